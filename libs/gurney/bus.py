@@ -1,0 +1,242 @@
+"""One connection to NATS: questions, answers, events and durable consumers, with trace context and errors translated.
+
+Nothing above this module knows nats-py, except `streams` (declarations are data of its types).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+from nats.micro import add_service
+from nats.micro.request import Request
+from nats.micro.service import Service as NatsService
+from pydantic import ValidationError
+
+from gurney import telemetry
+from gurney.errors import ErrorBody, GurneyError, Internal, Invalid, NatsUnavailable, from_body
+from gurney.model.base import Message
+from gurney.model.event import SCHEMA, Event
+from gurney.settings import Settings
+from gurney.streams import STREAMS, Stream
+from gurney.subjects import Operation
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+Answer = Callable[[Any], Awaitable[Message]]
+
+ERROR_CODE = "Nats-Service-Error-Code"
+OLDEST_SERVER = (2, 12)
+#: Faults of the connection, as opposed to answers.
+AWAY = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.NoServersError,
+    nats.errors.StaleConnectionError,
+    nats.js.errors.ServiceUnavailableError,
+    TimeoutError,
+    OSError,
+)
+
+_log = telemetry.log("bus")
+
+
+class Bus:
+    """A connection under one service's name."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._settings = settings
+        self.service = service
+        self._nats = Client()
+        self._js: JetStreamContext = self._nats.jetstream(timeout=settings.request_timeout)
+        self._answering: set[asyncio.Task[None]] = set()
+        #: Called after each reconnect.
+        self.on_reconnect: list[Callable[[], None]] = []
+
+    @property
+    def js(self) -> JetStreamContext:
+        return self._js
+
+    @property
+    def connected(self) -> bool:
+        return self._nats.is_connected
+
+    async def connect(self) -> None:
+        """Connect; raises `NatsUnavailable` with one clear line."""
+        password = self._settings.nats_password
+        try:
+            await self._nats.connect(
+                self._settings.nats_url,
+                name=f"gurney-{self.service}",
+                user=self._settings.nats_user,
+                password=password.get_secret_value() if password else None,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                connect_timeout=2,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+            )
+        except (*AWAY, nats.errors.Error) as error:
+            raise NatsUnavailable(f"cannot reach NATS at {self._settings.nats_url}: {error}") from error
+        version = self._nats.connected_server_version
+        if (version.major, version.minor) < OLDEST_SERVER:
+            await self._nats.close()
+            raise NatsUnavailable(f"nats-server {version} is too old: 2.12 or later is needed")
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=5)
+        with contextlib.suppress(*AWAY, nats.errors.Error):
+            await asyncio.wait_for(self._nats.flush(), 1)
+        await self._nats.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        _log.warning("nats error", service=self.service, error=repr(error))
+
+    async def _on_disconnect(self) -> None:
+        _log.info("nats disconnected", service=self.service)
+
+    async def _on_reconnect(self) -> None:
+        _log.info("nats reconnected", service=self.service)
+        for call in self.on_reconnect:
+            call()
+
+    # --- questions ---
+
+    async def request(self, operation: Operation[Q, R], question: Q, *, within: float | None = None) -> R:
+        """Ask and return the answer; raises the error that the owner raised, or `NatsUnavailable`."""
+        if not self._nats.is_connected:
+            raise NatsUnavailable("the message server is away", retry_after_s=1)
+        subject = operation.subject
+        with telemetry.span(subject, telemetry.CLIENT):
+            headers = _trace_headers()
+            timeout = within or self._settings.request_timeout
+            try:
+                reply = await self._nats.request(subject, question.encode(), timeout=timeout, headers=headers)
+            except AWAY as error:
+                raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
+        if reply.headers and ERROR_CODE in reply.headers:
+            raise from_body(ErrorBody.model_validate_json(reply.data))
+        return operation.reply.decode(reply.data)
+
+    async def serve(self, answers: Mapping[Operation[Any, Any], Answer]) -> NatsService:
+        """Answer questions, each in a task of its own, as a NATS service (`$SRV` discovery, queue group)."""
+        service = await add_service(
+            self._nats, name=f"gurney-{self.service}", version="1.0.0", description=f"Gurney's {self.service} service"
+        )
+        for operation, answer in answers.items():
+            await service.add_endpoint(
+                name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
+            )
+        return service
+
+    def _answering_task(self, operation: Operation[Any, Any], answer: Answer) -> Callable[[Request], Awaitable[None]]:
+        async def handle(request: Request) -> None:
+            task = asyncio.create_task(self._answer(operation, answer, request))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+        return handle
+
+    async def _answer(self, operation: Operation[Any, Any], answer: Answer, request: Request) -> None:
+        parent = (request.headers or {}).get("traceparent")
+        code = "ok"
+        with telemetry.span(operation.subject, telemetry.SERVER, parent):
+            try:
+                try:
+                    question = operation.request.decode(request.data)
+                except ValidationError as error:
+                    raise Invalid(f"{operation.subject}: {error}") from error
+                reply = (await answer(question)).encode()
+                await request.respond(reply)
+            except GurneyError as error:
+                code = error.code
+                await self._respond_error(request, error)
+            except AWAY as error:
+                code = "unavailable"
+                await self._respond_error(request, NatsUnavailable(f"{operation.subject}: {error!r}", retry_after_s=1))
+            except Exception:  # the asker must hear of a defect at once
+                code = "internal"
+                _log.exception("handler failed", operation=operation.subject)
+                await self._respond_error(request, Internal(f"{operation.subject} failed"))
+        telemetry.REQUESTS.labels(operation.service, operation.name, code).inc()
+
+    async def _respond_error(self, request: Request, error: GurneyError) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            body = error.body().model_dump_json().encode()
+            await request.respond_error(error.code, error.title, body)
+
+    # --- events ---
+
+    async def publish_event(self, event: Event) -> "asyncio.Future[Any]":
+        """Send an event to its stream; the future resolves when JetStream has it."""
+        headers = {
+            "Nats-Msg-Id": event.id,
+            "ce-specversion": "1.0",
+            "ce-id": event.id,
+            "ce-type": event.type,
+            "ce-source": event.source,
+            "ce-time": event.model_dump(mode="json", include={"at"})["at"],
+            "ce-subject": event.subject.rpartition(".")[2],
+            "gurney-schema": SCHEMA,
+        }
+        if event.traceparent:
+            headers["traceparent"] = event.traceparent
+        return await self._js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=5)
+
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send without waiting for anybody (core NATS): for what may be lost, as live logs and heartbeats."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._nats.publish(subject, data, headers=dict(headers or {}) | _trace_headers())
+
+    async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Hear a subject as it happens (core NATS)."""
+        return await self._nats.subscribe(subject, cb=call)
+
+    @property
+    def raw(self) -> Client:
+        """The client itself, for `consume`."""
+        return self._nats
+
+    # --- streams ---
+
+    async def declare(self, streams: Sequence[Stream] | None = None) -> None:
+        """Make this service's streams where they are missing, and bring their settings up to date."""
+        for stream in streams if streams is not None else [s for s in STREAMS if s.declarer == self.service]:
+            config = stream.config(self._settings)
+            try:
+                try:
+                    await self._js.add_stream(config)
+                except nats.js.errors.BadRequestError:  # there, with other settings
+                    await self._js.update_stream(config)
+            except (*AWAY, nats.js.errors.Error) as error:
+                raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
+
+    async def stream_created(self, name: str) -> str | None:
+        """Return when a stream was made, its epoch; None while there is none."""
+        try:
+            info = await self._js.stream_info(name)
+        except nats.js.errors.NotFoundError:
+            return None
+        return info.created.isoformat() if info.created else ""
+
+
+def _trace_headers() -> dict[str, str]:
+    parent = telemetry.traceparent()
+    return {"traceparent": parent} if parent else {}

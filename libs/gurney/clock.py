@@ -1,0 +1,21 @@
+"""The only reader of clocks. Decisions take `now` as an argument."""
+
+import time
+from datetime import UTC, datetime
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now() -> datetime:
+    """Return the wall clock in UTC, for time stamps that people and documents see."""
+    return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Return seconds of a clock that never goes back, for durations."""
+    return time.monotonic()
+
+
+def rfc3339(at: datetime) -> str:
+    """Return `at` as RFC 3339 in UTC with microseconds."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

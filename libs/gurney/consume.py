@@ -1,0 +1,170 @@
+"""A durable pull consumer: messages are worked on at once, in order per id, and acknowledged when their work is safe.
+
+What a handler raises decides: nothing, acknowledged; `Reject` or undecodable, a dead letter and `+TERM`; anything else,
+the message comes again with back-off. Delivery counts only pace the back-off.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from pydantic import ValidationError
+
+from gurney import telemetry
+from gurney.bus import AWAY, Bus
+from gurney.streams import Consumer
+
+#: Takes subject and data.
+Handle = Callable[[str, bytes], Awaitable[None]]
+
+PULL_S = 30.0
+IDLE_HEARTBEAT_S = 5.0
+RETRY_S = 0.5
+
+_log = telemetry.log("consume")
+
+
+class Reject(Exception):
+    """This message can never succeed: it becomes a dead letter."""
+
+
+class Puller:
+    """Runs one consumer until cancelled; makes it again when it is gone and then calls `renewed`."""
+
+    def __init__(self, bus: Bus, consumer: Consumer, handle: Handle, renewed: Callable[[], None]) -> None:
+        self._bus = bus
+        self._consumer = consumer
+        self._handle = handle
+        self._renewed = renewed
+        self._created: object = None
+        self._tails: dict[str, asyncio.Task[None]] = {}
+        self._working: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
+        self._owed = 0
+        self._broken = False
+
+    async def run(self) -> None:
+        """Pull for ever; on cancellation, finish what was begun."""
+        inbox = self._bus.raw.new_inbox()
+        subscription = await self._bus.raw.subscribe(inbox, cb=self._on_message)
+        try:
+            while True:
+                try:
+                    await self.ensure()
+                    await self._pull(inbox)
+                except (*AWAY, nats.errors.Error) as error:
+                    _log.debug("consumer waits", consumer=self._consumer.durable, error=repr(error))
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            with contextlib.suppress(*AWAY, nats.errors.Error):
+                await subscription.unsubscribe()
+            if self._working:
+                await asyncio.wait(self._working, timeout=10)
+
+    async def ensure(self) -> None:
+        """Make the consumer where it is missing."""
+        wanted = ConsumerConfig(
+            durable_name=self._consumer.durable,
+            filter_subjects=list(self._consumer.filters),
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._consumer.ack_wait,
+            max_deliver=-1,
+            max_ack_pending=self._consumer.in_flight,
+        )
+        info = await self._bus.js.add_consumer(self._consumer.stream, wanted)
+        if info.created != self._created:
+            self._created = info.created
+            self._renewed()
+
+    async def _pull(self, inbox: str) -> None:
+        """Keep one request for messages open, until it breaks."""
+        self._broken = False
+        self._owed = 0
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.durable}"
+        request = {
+            "batch": self._consumer.in_flight,
+            "expires": int(PULL_S * 1e9),
+            "idle_heartbeat": int(IDLE_HEARTBEAT_S * 1e9),
+        }
+        body = json.dumps(request).encode()
+        while not self._broken:
+            if self._owed <= 0:
+                self._owed = self._consumer.in_flight
+                await self._bus.raw.publish(subject, body, inbox)
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(2 * IDLE_HEARTBEAT_S + 1):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return
+
+    async def _on_message(self, message: Msg) -> None:
+        if message.reply.startswith("$JS.ACK."):
+            self._take(message)
+        else:
+            self._on_status((message.headers or {}).get("Status"))
+
+    def _on_status(self, status: str | None) -> None:
+        match status:
+            case "100":  # idle heartbeat
+                pass
+            case "408" | "404":  # the request has expired
+                self._owed = 0
+            case _:  # the consumer is gone, or nobody answers
+                self._broken = True
+        self._arrived.set()
+
+    def _take(self, message: Msg) -> None:
+        self._owed -= 1
+        if self._owed <= 0:
+            self._arrived.set()
+        key = message.subject.rpartition(".")[2]
+        task = asyncio.create_task(self._work(message, self._tails.get(key)))
+        self._tails[key] = task
+        self._working.add(task)
+        task.add_done_callback(lambda done: self._finished(key, done))
+
+    def _finished(self, key: str, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        if self._tails.get(key) is task:
+            del self._tails[key]
+
+    async def _work(self, message: Msg, before: asyncio.Task[None] | None) -> None:
+        if before:
+            await asyncio.wait([before])
+        parent = (message.headers or {}).get("traceparent")
+        name = f"{self._consumer.durable} {'.'.join(message.subject.split('.')[:2])}"
+        with telemetry.span(name, telemetry.CONSUMER, parent), contextlib.suppress(nats.errors.Error, OSError):
+            result = await self._handled(message)
+            telemetry.MESSAGES.labels(self._consumer.durable, result).inc()
+
+    async def _handled(self, message: Msg) -> str:
+        try:
+            await self._handle(message.subject, message.data)
+        except (Reject, ValidationError) as error:
+            await self._bury(message, str(error))
+            return "dead"
+        except Exception as error:
+            delivered = message.metadata.num_delivered or 1
+            _log.warning(
+                "message comes again", consumer=self._consumer.durable, subject=message.subject, error=repr(error)
+            )
+            await message.nak(delay=min(30.0, 0.05 * 2 ** min(delivered, 12)))
+            return "again"
+        await message.ack()
+        return "done"
+
+    async def _bury(self, message: Msg, reason: str) -> None:
+        """Keep a dead letter, then end the message: the server publishes its advisory."""
+        _log.error("dead letter", consumer=self._consumer.durable, subject=message.subject, reason=reason)
+        headers = {key: value for key, value in (message.headers or {}).items() if not key.startswith("Nats-")}
+        headers |= {"gurney-subject": message.subject, "gurney-reason": reason.replace("\n", " ")[:512]}
+        subject = f"dead.{self._consumer.stream}.{self._consumer.durable}"
+        await self._bus.js.publish(subject, message.data, headers=headers)
+        await self._bus.raw.publish(message.reply, b"+TERM " + headers["gurney-reason"].encode())

@@ -1,0 +1,312 @@
+"""Jobs: the document, what clients send, and the events of a job's life."""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gurney.model.access import Caller
+from gurney.model.base import Idempotency, Input, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.map import Generation
+from gurney.model.resources import Resources
+
+
+class JobState(StrEnum):
+    REQUESTED = "requested"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})
+LIVE = frozenset(JobState) - TERMINAL
+
+
+class Priority(StrEnum):
+    LOWER = "lower"
+    NORMAL = "normal"
+    HIGHER = "higher"
+    IMMEDIATE = "immediate"
+
+
+class Admission(StrEnum):
+    QUEUE = "queue"  #: wait for room
+    REJECT = "reject"  #: room now, or 503
+
+
+class MapRef(Message):
+    id: str
+    name: str | None = None
+    urn: str
+    digest: str
+
+
+class Phase(Message):
+    """`pulling`, `staging`, `running` or `collecting`, with counts of what is being moved."""
+
+    name: str
+    done: int | None = None
+    total: int | None = None
+
+
+class Waiting(Message):
+    position: int
+    reasons: tuple["WaitReason", ...] = ()
+    estimated_start: Timestamp | None = None
+
+
+class WaitReason(Message):
+    code: str
+    #: How many nodes give this reason.
+    count: int
+    message: str
+
+
+class Timings(Message):
+    """Seconds of a job's wall time, by phase; `other` is the rest."""
+
+    queued: float | None = None
+    pulling: float | None = None
+    staging: float | None = None
+    running: float | None = None
+    collecting: float | None = None
+    other: float | None = None
+
+
+class LogInfo(Message):
+    attempt: int
+    bytes: int
+    sha256: str
+
+
+class RunRequest(Message):
+    """What was frozen when the job was accepted: all that a run needs to know, whatever becomes of the MAP."""
+
+    urn: str
+    digest: str
+    generation: Generation
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+    input_path: str
+    output_path: str
+    #: Payload id of the input.
+    payload: str
+    resources: Resources
+    timeout_s: float | None = None
+
+
+class StoryItem(Message):
+    """One thing that happened to a job, and why."""
+
+    at: Timestamp
+    event: str
+    attempt: int
+    node: str | None = None
+    #: Id of the message that caused it.
+    cause: str | None = None
+    message: str | None = None
+
+
+class Folded(Message):
+    """How far lifecycle events are folded in: they apply in the order (attempt, placement revision)."""
+
+    attempt: int = 0
+    revision: int = 0
+
+
+class Counts(Message):
+    """Files and bytes of the results."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+class Job(Owned):
+    PRIVATE: ClassVar[frozenset[str]] = frozenset(
+        {"idempotency", "request", "story", "folded", "notified", "failures", "counts", "deleting", "not_before"}
+    )
+    LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"log_tail", "waiting", "metadata", "usage", "timings"})
+
+    name: str | None = None
+    labels: Labels = {}
+    parent: str | None = None
+    map: MapRef
+    #: Payload id of the input, and of the results once they are bound.
+    payload: str
+    results: str | None = None
+    state: JobState
+    phase: Phase | None = None
+    reason: Reason | None = None
+    waiting: Waiting | None = None
+    attempt: int = 1
+    exit_code: int | None = None
+    node: str | None = None
+    priority: Priority = Priority.NORMAL
+    resources: Resources
+    timeout_s: float | None = None
+    admission: Admission
+    #: How often a failure of the application is retried.
+    retries: int = 0
+    #: Given: exactly these. None: all that match.
+    handlers: tuple[str, ...] | None = None
+    metadata: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    timings: Timings = Timings()
+    logs: tuple[LogInfo, ...] = ()
+    log_tail: tuple[str, ...] = ()
+    scheduled_at: Timestamp | None = None
+    started_at: Timestamp | None = None
+    stopped_at: Timestamp | None = None
+    finalized_at: Timestamp | None = None
+    cancel_requested_at: Timestamp | None = None
+
+    request: RunRequest
+    story: tuple[StoryItem, ...] = ()
+    folded: Folded = Folded()
+    counts: Counts = Counts()
+    #: Every handler's delivery is in the notifier's documents.
+    notified: bool = False
+    #: Attempts that ended by a fault of the infrastructure, and by one of the application.
+    failures: tuple[int, int] = (0, 0)
+    deleting: bool = False
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+
+class CreateJob(Input):
+    """Body of POST /v1/jobs."""
+
+    #: MAP and payload, each by id or name.
+    map: str
+    payload: str
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    labels: Labels = {}
+    handlers: tuple[str, ...] | None = None
+    priority: Priority = Priority.NORMAL
+    resources: Resources | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] = 0
+    admission: Admission | None = None
+
+
+class JobCreate(Message):
+    caller: Caller
+    body: CreateJob
+    idempotency: Idempotency | None = None
+    dry_run: bool = False
+
+
+class JobList(Message):
+    caller: Caller
+    map: str | None = None
+    payload: str | None = None
+    state: JobState | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
+    completed_after: Timestamp | None = None
+    completed_before: Timestamp | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class JobGet(Message):
+    """A job for a caller (404 where he may not see it), or for a service (caller None)."""
+
+    caller: Caller | None = None
+    job: str
+
+
+class JobRefs(Message):
+    jobs: tuple[str, ...] = Field(max_length=256)
+
+
+class JobOwed(Message):
+    """What a reconciler is owed: a page of jobs by kind, oldest first."""
+
+    #: `requested`: wait for a placement; `canceling`: live, cancel asked for; `unnotified`: ended, not yet told.
+    kind: Literal["requested", "canceling", "unnotified"]
+    after: str | None = None
+    limit: int = Field(default=100, ge=1, le=100)
+
+
+class MapJobs(Message):
+    """How many live jobs a MAP has: asked by the MAP's owner before it unregisters."""
+
+    map: str
+
+
+class LiveJobs(Message):
+    jobs: tuple[str, ...]
+    count: int
+
+
+class PlacementRequest(Message):
+    """What the scheduler needs to know of a job; the data of `job.requested` carries it, and `owed` returns it."""
+
+    job_id: str
+    attempt: int
+    project: str
+    created_by: str
+    priority: Priority
+    #: When this attempt began to wait; the first attempt's `created_at`.
+    requested_at: Timestamp
+    created_at: Timestamp
+    cancel_requested_at: Timestamp | None = None
+    #: Nodes on which an attempt was lost: tried last.
+    avoid: tuple[str, ...] = ()
+    request: RunRequest
+
+
+class OwedJobs(Message):
+    items: tuple[PlacementRequest, ...] = ()
+    #: Events of ended jobs, for `unnotified`.
+    ended: tuple["JobEvent", ...] = ()
+    next: str | None = None
+
+
+class JobEvent(Message):
+    """Data of `job.<event>.<job_id>`. No free text of the application."""
+
+    id: str
+    event: str
+    event_id: str
+    at: Timestamp
+    project: str
+    created_by: str
+    name: str | None
+    labels: Labels
+    map: MapRef
+    payload: str
+    results: str | None
+    state: JobState
+    attempt: int
+    reason: str | None = None
+    exit_code: int | None = None
+    node: str | None = None
+    phase: Phase | None = None
+    counts: Counts = Counts()
+    created_at: Timestamp
+    scheduled_at: Timestamp | None = None
+    started_at: Timestamp | None = None
+    stopped_at: Timestamp | None = None
+    handlers: tuple[str, ...] | None = None
+    #: With `requested` only.
+    placement: PlacementRequest | None = None
+
+
+class CancelJob(Message):
+    """Data of `cancel.<job_id>`."""
+
+    job_id: str
+    attempt: int
+    at: Timestamp
+
+
+Waiting.model_rebuild()
+OwedJobs.model_rebuild()

@@ -1,0 +1,164 @@
+"""MAPs: documents, what clients send and what crosses NATS about them."""
+
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gurney.model.access import Caller
+from gurney.model.base import Idempotency, Input, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.resources import Resources
+
+Generation = Literal["monai", "holoscan", "supplied"]
+
+
+class MapState(StrEnum):
+    REGISTERING = "registering"
+    READY = "ready"
+    INVALID = "invalid"
+    UNREGISTERED = "unregistered"
+
+
+class Model(Message):
+    """A model that a MAP brings, by its name and its path in the MAP."""
+
+    name: str
+    path: str
+
+
+class Description(Message):
+    """The normalised view of a MAP's manifests."""
+
+    generation: Generation
+    #: An argument list, never empty.
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+    input_path: str
+    output_path: str
+    models: tuple[Model, ...] = ()
+    resources: Resources = Resources()
+    #: None: the deployment's default holds.
+    timeout_s: float | None = None
+
+
+class Manifest(Message):
+    """A manifest as it lay in the MAP. `content` is its JSON, unchanged in meaning."""
+
+    path: str
+    generation: Generation
+    content: Any
+
+
+class Progress(Message):
+    """How far a registration is."""
+
+    phase: str
+    done: int = 0
+    total: int | None = None
+
+
+class Inspecting(Message):
+    """The inspection that is under way for a MAP."""
+
+    id: str
+    attempt: int = 1
+    #: Nodes that were tried.
+    nodes: tuple[str, ...] = ()
+    deadline: Timestamp
+
+
+class Map(Owned):
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "inspecting"})
+    LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"manifests"})
+
+    name: str | None = None
+    #: Normalised URN (RFC 8141): `urn:oci:<reference>` or `urn:gurney:dir:<name>`.
+    urn: str
+    #: Pins the content, None until it was read.
+    digest: str | None = None
+    state: MapState
+    reason: Reason | None = None
+    approved: bool = False
+    approved_by: str | None = None
+    approved_at: Timestamp | None = None
+    progress: Progress | None = None
+    labels: Labels = {}
+    manifests: tuple[Manifest, ...] = ()
+    description: Description | None = None
+    ready_at: Timestamp | None = None
+    inspecting: Inspecting | None = None
+
+    def unique_keys(self) -> tuple[str, ...]:
+        named = (f"name:{self.project}:{self.name}",) if self.name else ()
+        return (*super().unique_keys(), *named)
+
+
+class RegisterMap(Input):
+    """Body of POST /v1/maps."""
+
+    urn: str
+    name: str | None = None
+    labels: Labels = {}
+    description: None = None
+
+
+class MapRegister(Message):
+    caller: Caller
+    body: RegisterMap
+    idempotency: Idempotency | None = None
+    dry_run: bool = False
+
+
+class MapList(Message):
+    caller: Caller
+    name: str | None = None
+    state: MapState | None = None
+    urn: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class InspectMap(Message):
+    """map -> scheduler (`svc.scheduler.inspect`), scheduler -> agent (`run.<node>.inspect.<id>`)."""
+
+    id: str
+    map_id: str
+    urn: str
+    #: Nodes not to ask again.
+    avoid: tuple[str, ...] = ()
+
+
+class InspectAccepted(Message):
+    node: str
+
+
+class InspectReport(Message):
+    """agent -> map: what was read, or why nothing could be. Phases `progress`, `done`, `failed`."""
+
+    id: str
+    map_id: str
+    node: str
+    phase: Literal["progress", "done", "failed"]
+    progress: Progress | None = None
+    digest: str | None = None
+    #: Path -> text of the manifest, together at most 128 KiB.
+    manifests: dict[str, str] = {}
+    reason: Reason | None = None
+
+
+class MapEvent(Message):
+    """Data of `map.<event>.<map_id>`."""
+
+    id: str
+    project: str
+    created_by: str
+    name: str | None
+    urn: str
+    digest: str | None
+    state: MapState
+    reason: Reason | None
+    at: Timestamp

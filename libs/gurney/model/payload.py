@@ -1,0 +1,287 @@
+"""Payloads, files, claims and what crosses NATS about them."""
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gurney.model.access import Caller
+from gurney.model.base import Document, Idempotency, Input, Labels, Message, Owned, Timestamp
+
+
+class PayloadState(StrEnum):
+    DRAFT = "draft"  #: results of a run that is not bound yet
+    OPEN = "open"
+    DELETING = "deleting"  #: nobody sees it any more; a sweep finishes the work
+
+
+class Payload(Owned):
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run"})
+
+    name: str | None = None
+    labels: Labels = {}
+    state: PayloadState
+    #: Contents stay when the last claim goes.
+    keep: bool = False
+    #: Results of an attempt that failed.
+    partial: bool = False
+    #: The job whose results these are.
+    job: str | None = None
+    #: The run that fills this draft, kept after it was bound.
+    run: str | None = None
+    updated_at: Timestamp
+    # Derived when asked for, never stored:
+    files: int = 0
+    bytes: int = 0
+    #: The first ten ids of jobs with a holding claim.
+    held_by: tuple[str, ...] = ()
+    #: How many claims there are, holding and keeping.
+    claims: int = 0
+
+    def unique_keys(self) -> tuple[str, ...]:
+        named = (f"name:{self.project}:{self.name}",) if self.name else ()
+        drafted = (f"run:{self.run}",) if self.run else ()
+        return (*super().unique_keys(), *named, *drafted)
+
+
+class Content(Message):
+    """The bytes that a path of a payload has."""
+
+    key: str
+    size: int
+    sha256: str
+    created_at: Timestamp
+
+
+class Upload(Message):
+    """An upload that has begun: its id is its object's key, too."""
+
+    key: str
+    begun_at: Timestamp
+
+
+class File(Document):
+    """One path of one owner (a payload, or a job whose logs these are): everything about it in one document.
+
+    So a commit, a replacement and an abandoned upload are one compare-and-set each.
+    """
+
+    #: Payload id, or job id for logs.
+    owner: str
+    path: str
+    #: None: not visible yet, or removed.
+    content: Content | None = None
+    pending: tuple[Upload, ...] = ()
+    #: Keys whose bytes nobody can reach any more.
+    garbage: tuple[str, ...] = ()
+    #: Set while a commit or removal waits to see whether a job holds the payload.
+    changing: bool = False
+
+
+class FileView(Message):
+    """A file as clients see it. An empty folder is one whose path ends in `/`."""
+
+    path: str
+    size: int
+    sha256: str
+    created_at: Timestamp
+
+
+class Claim(Document):
+    """A job's claim on a payload: `input` or `result`; `holding` until the job ends, then `keeping`."""
+
+    payload: str
+    job: str
+    kind: Literal["input", "result"]
+    state: Literal["holding", "keeping"]
+    created_at: Timestamp
+
+
+class CreatePayload(Input):
+    """Body of POST /v1/payloads."""
+
+    name: str | None = None
+    labels: Labels = {}
+    keep: bool = False
+
+
+class PayloadCreate(Message):
+    caller: Caller
+    body: CreatePayload
+    idempotency: Idempotency | None = None
+
+
+class PayloadList(Message):
+    caller: Caller
+    name: str | None = None
+    state: PayloadState | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class FileList(Message):
+    """Who asks: a caller, or a run by its token."""
+
+    caller: Caller | None = None
+    token: str | None = None
+    payload: str
+    prefix: str = ""
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class FileRef(Message):
+    caller: Caller
+    payload: str
+    path: str
+
+
+class SignedFile(Message):
+    """A file and the URL that reads it."""
+
+    file: FileView
+    url: str
+
+
+class SignFiles(Message):
+    """Asks for URLs of at most 256 files, for example to stage an input."""
+
+    caller: Caller | None = None
+    token: str | None = None
+    payload: str
+    paths: tuple[str, ...] = Field(max_length=256)
+
+
+class SignedFiles(Message):
+    items: tuple[SignedFile, ...]
+
+
+class BeginUploads(Message):
+    """Begins uploads of at most 256 paths. `owner` is a payload; with a run's token `results` or `log`."""
+
+    caller: Caller | None = None
+    token: str | None = None
+    owner: str
+    paths: tuple[str, ...] = Field(max_length=256)
+
+
+class BegunUpload(Message):
+    path: str
+    key: str
+    url: str
+
+
+class BegunUploads(Message):
+    #: The owner's id, which the commit names.
+    owner: str
+    items: tuple[BegunUpload, ...]
+
+
+class Uploaded(Message):
+    path: str
+    key: str
+    size: int
+    sha256: str
+
+
+class CommitUploads(Message):
+    """Makes uploaded files visible: each path on its own, all or an error that names the first that failed."""
+
+    caller: Caller | None = None
+    token: str | None = None
+    owner: str
+    items: tuple[Uploaded, ...] = Field(max_length=256)
+
+
+class Committed(Message):
+    items: tuple[FileView, ...]
+    #: The paths that had content before.
+    replaced: tuple[str, ...] = ()
+
+
+class AbandonUploads(Message):
+    caller: Caller | None = None
+    token: str | None = None
+    owner: str
+    #: Path and key of each.
+    items: tuple[tuple[str, str], ...] = Field(max_length=256)
+
+
+class ClaimInput(Message):
+    """job -> payload: insert a holding claim, wait until no file is changing, return the payload."""
+
+    caller: Caller
+    payload: str
+    job: str
+
+
+class RestoreClaims(Message):
+    """job -> payload: live jobs whose input claims have to be there (reconciler)."""
+
+    #: (payload, job)
+    claims: tuple[tuple[str, str], ...] = Field(max_length=256)
+
+
+class ReleaseClaim(Message):
+    """job -> payload: the create was given up, its claim goes."""
+
+    payload: str
+    job: str
+
+
+class EndPayloads(Message):
+    """job -> payload, before a terminal state: bind the run's results to the job, end the hold on the input.
+
+    Idempotent; only one run can ever be bound to a job. `run` None: there are no results.
+    """
+
+    job: str
+    payload: str
+    run: str | None
+    partial: bool = False
+    project: str
+    created_by: str
+
+
+class Ended(Message):
+    """What was bound."""
+
+    results: str | None
+    files: int = 0
+    bytes: int = 0
+
+
+class FinalizeInput(Message):
+    """job -> payload: drop the input claim; contents go with the last claim unless `keep`."""
+
+    job: str
+    payload: str
+
+
+class DropJob(Message):
+    """job -> payload: the job is deleted: all its claims go, results with their last one, and its logs."""
+
+    job: str
+
+
+class LogRef(Message):
+    """edge -> payload: the kept log of one attempt. The caller's right to the job was checked by the job's owner."""
+
+    job: str
+    attempt: int
+
+
+class PayloadEvent(Message):
+    """Data of `payload.<event>.<payload_id>`."""
+
+    id: str
+    project: str
+    created_by: str
+    name: str | None
+    job: str | None
+    at: Timestamp
+    #: The path that changed, for `changed`.
+    path: str | None = None

@@ -1,0 +1,47 @@
+"""What a job needs and what a node has. Memory in bytes, cpu in cores."""
+
+from gurney.model.base import Labels, Message
+
+
+class Resources(Message):
+    """What is asked for. None: not said."""
+
+    cpu: float | None = None
+    memory: int | None = None
+    shared_memory: int | None = None
+    gpus: int | None = None
+    #: Bytes per GPU.
+    gpu_memory: int | None = None
+    #: Bytes of one GPU that may be shared with others.
+    gpu_share: int | None = None
+    gpu_model: str | None = None
+    compute_capability: str | None = None
+    node_labels: Labels | None = None
+
+    def over(self, base: "Resources") -> "Resources":
+        """Return `base` with everything that is said here laid over it."""
+        return base.but(**{name: value for name, value in self if value is not None})
+
+
+class Gpu(Message):
+    uuid: str
+    model: str
+    #: Bytes.
+    memory: int
+    #: Bytes in use by anybody, as the driver tells.
+    used: int = 0
+    health: str = "ok"
+
+
+class Amount(Message):
+    """CPU cores, bytes of memory and whole GPUs: of a node, or of what is used or free there."""
+
+    cpu: float = 0.0
+    memory: int = 0
+    gpus: int = 0
+
+    def minus(self, other: "Amount") -> "Amount":
+        return Amount(cpu=self.cpu - other.cpu, memory=self.memory - other.memory, gpus=self.gpus - other.gpus)
+
+    def plus(self, other: "Amount") -> "Amount":
+        return Amount(cpu=self.cpu + other.cpu, memory=self.memory + other.memory, gpus=self.gpus + other.gpus)

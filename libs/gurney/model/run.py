@@ -1,0 +1,249 @@
+"""Placements, nodes, runs: what passes between scheduler, agents and job."""
+
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gurney.model.base import Document, Labels, Message, Reason, Timestamp
+from gurney.model.job import Admission, LogInfo, Phase, Priority, RunRequest, Timings, Waiting
+from gurney.model.resources import Amount, Gpu, Resources
+
+
+class PlacementState(StrEnum):
+    RESERVED = "reserved"  #: room held for a job that is being accepted
+    PLACED = "placed"  #: decided, the agent was told
+    CONFIRMED = "confirmed"  #: the agent may start, or has started
+    ENDED = "ended"
+    CANCELED = "canceled"  #: ended before it was confirmed
+
+
+LIVE_PLACEMENTS = frozenset({PlacementState.RESERVED, PlacementState.PLACED, PlacementState.CONFIRMED})
+
+Ending = Literal["succeeded", "failed", "canceled", "lost"]
+
+
+class Outcome(Message):
+    """How a run ended, as its agent tells it."""
+
+    ending: Ending
+    reason: Reason | None = None
+    exit_code: int | None = None
+    started_at: Timestamp | None = None
+    stopped_at: Timestamp | None = None
+    timings: Timings = Timings()
+    usage: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    log: LogInfo | None = None
+    #: At most 100 lines and 16 KiB.
+    log_tail: tuple[str, ...] = ()
+    #: Whether a draft with files is there to bind.
+    output: bool = False
+
+
+class Placement(Document):
+    """Where one attempt of a job runs. Its id is the run id."""
+
+    job_id: str
+    attempt: int
+    project: str
+    priority: Priority
+    state: PlacementState
+    #: None for a placement that was canceled before one was chosen.
+    node: str | None
+    resources: Resources
+    gpus: tuple[str, ...] = ()
+    #: The leadership under which it was written.
+    epoch: int
+    request: RunRequest | None
+    requested_at: Timestamp
+    placed_at: Timestamp
+    confirmed_at: Timestamp | None = None
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    cancel_requested_at: Timestamp | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE_PLACEMENTS
+
+
+class NodeState(StrEnum):
+    READY = "ready"
+    DRAINING = "draining"
+    LOST = "lost"
+
+
+class Heartbeat(Message):
+    """agent -> scheduler, through KV `heartbeats`, key: node id."""
+
+    node: str
+    #: New at each start of the agent.
+    incarnation: str
+    at: Timestamp
+    labels: Labels = {}
+    simulated: bool = False
+    capacity: Amount
+    gpus: tuple[Gpu, ...] = ()
+    #: URN prefixes that the node's runtimes run.
+    kinds: tuple[str, ...]
+    images: tuple[str, ...] = ()
+    #: Runs that the agent has in its journal.
+    runs: tuple[str, ...] = ()
+
+
+class Node(Document):
+    """A host with an agent. `used` and `free` are derived when asked for."""
+
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"incarnation", "revision"})
+
+    state: NodeState
+    labels: Labels = {}
+    simulated: bool = False
+    capacity: Amount
+    used: Amount = Amount()
+    free: Amount = Amount()
+    gpus: tuple[Gpu, ...] = ()
+    images: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    incarnation: str = ""
+    last_seen_at: Timestamp
+
+
+class NodeList(Message):
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class Admit(Message):
+    """job -> scheduler: may this job come in? `reject` reserves or raises `NoRoom`; what never fits is refused."""
+
+    job_id: str
+    project: str
+    priority: Priority
+    admission: Admission
+    request: RunRequest
+    #: Nothing is written.
+    dry_run: bool = False
+
+
+class Admitted(Message):
+    """The job may come in; `reserved` tells whether room is held for it."""
+
+    reserved: bool
+
+
+class Release(Message):
+    """job -> scheduler: the create was given up, its reservation goes."""
+
+    job_id: str
+
+
+class Explain(Message):
+    job_id: str
+
+
+class Explained(Message):
+    waiting: Waiting | None
+
+
+class StartRun(Message):
+    """Data of `run.<node_id>.start.<run_id>`."""
+
+    run_id: str
+    job_id: str
+    attempt: int
+    node: str
+    epoch: int
+    gpus: tuple[str, ...] = ()
+    request: RunRequest
+    #: Lets the run's agent read its input and write its results and log, nothing else.
+    token: str
+
+
+class StopRun(Message):
+    """Data of `run.<node_id>.stop.<run_id>`."""
+
+    run_id: str
+    node: str
+    epoch: int
+    reason: str
+
+
+class Confirm(Message):
+    """agent -> scheduler: may I start? Idempotent for the same node."""
+
+    run_id: str
+    node: str
+    epoch: int
+
+
+class Confirmed(Message):
+    start: bool
+    #: Why not.
+    message: str = ""
+
+
+class RunReport(Message):
+    """agent -> scheduler, `report.run.<node_id>.<phase>.<run_id>`: phases before the end."""
+
+    run_id: str
+    node: str
+    phase: Literal["pulling", "staging", "running", "collecting"]
+    at: Timestamp
+    done: int | None = None
+    total: int | None = None
+
+
+class RunEnded(Message):
+    """agent -> scheduler (`svc.scheduler.ended`): repeated until answered; answered when the placement says it."""
+
+    run_id: str
+    node: str
+    outcome: Outcome
+
+
+class Lifecycle(Message):
+    """scheduler -> job, `lifecycle.<event>.<job_id>`."""
+
+    event: Literal["waiting", "scheduled", "progress", "started", "succeeded", "failed", "canceled", "lost"]
+    event_id: str
+    job_id: str
+    attempt: int
+    #: Revision of the placement that says it; 0 for `waiting` and `progress`, which are not in a placement.
+    revision: int
+    at: Timestamp
+    node: str | None = None
+    phase: Phase | None = None
+    outcome: Outcome | None = None
+    #: Code of the first reason, for `waiting`.
+    reason: Reason | None = None
+
+
+class PlacementsSince(Message):
+    """job -> scheduler: what became of these attempts (reconciler)."""
+
+    runs: tuple[str, ...] = Field(max_length=100)
+
+
+class PlacementEvents(Message):
+    """For each asked run that has a placement: the lifecycle events it would publish, in order."""
+
+    items: tuple[Lifecycle, ...]
+
+
+class LogChunk(Message):
+    """agent -> edge, `log.<node_id>.<run_id>`: `offset` counts bytes from the run's start; `text` may end anywhere."""
+
+    run_id: str
+    offset: int
+    text: str
+
+
+class NodeEvent(Message):
+    """Data of `node.<event>.<node_id>`."""
+
+    id: str
+    state: NodeState
+    at: Timestamp

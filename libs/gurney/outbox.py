@@ -1,0 +1,94 @@
+"""Publishes the events that documents carry, in the order in which they were written, and again what a crash left.
+
+Events are sent from memory while all goes well. When a send fails, memory is dropped and the documents are read until
+nothing is left in them; so a long outage costs no memory and no order.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from gurney import telemetry
+from gurney.bus import AWAY, Bus
+from gurney.clock import now
+from gurney.documents.port import Collection, Documents
+from gurney.errors import GurneyError
+from gurney.model.event import Event
+
+_log = telemetry.log("outbox")
+
+RETRY_S = 0.5
+BATCH = 256
+#: A published event stays this long in the documents before the sweep believes that it was lost.
+SWEEP_AGE_S = 10.0
+
+Queued = tuple[Collection[Any], Event]
+
+
+class Outbox:
+    """One per service."""
+
+    def __init__(
+        self, bus: Bus, documents: Documents, collections: Sequence[Collection[Any]], ack_s: float = 5
+    ) -> None:
+        self._bus = bus
+        self._documents = documents
+        self._collections = collections
+        self._ack_s = ack_s
+        self._queue: asyncio.Queue[Queued] = asyncio.Queue()
+        self._behind = True
+
+    def push(self, collection: Collection[Any], events: Sequence[Event]) -> None:
+        """Send these soon; they are in the documents already."""
+        if not self._behind:
+            for event in events:
+                self._queue.put_nowait((collection, event))
+
+    async def run(self) -> None:
+        """Publish for ever. Begins with what a crash left."""
+        while True:
+            try:
+                if self._behind:
+                    await self._catch_up()
+                else:
+                    await self._send(await self._next())
+            except (*AWAY, GurneyError, LookupError) as error:
+                _log.warning("events wait", service=self._bus.service, error=repr(error))
+                self._fall_behind()
+                await asyncio.sleep(RETRY_S)
+
+    async def sweep(self) -> None:
+        """Publish what has stayed unpublished although it was sent."""
+        late = [event for each in self._collections for event in await self._documents.unpublished(each, SWEEP_AGE_S)]
+        age = max(((now() - event.at).total_seconds() for event in late), default=0.0)
+        telemetry.OUTBOX_AGE.labels(self._bus.service).set(age)
+        if late:
+            self._fall_behind()
+
+    def _fall_behind(self) -> None:
+        self._behind = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    async def _catch_up(self) -> None:
+        self._behind = False  # what is written from now on comes through the queue, or is found here, or both
+        for collection in self._collections:
+            while left := await self._documents.unpublished(collection, 0):
+                await self._send([(collection, event) for event in left])
+
+    async def _next(self) -> list[Queued]:
+        batch = [await self._queue.get()]
+        while len(batch) < BATCH and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return batch
+
+    async def _send(self, batch: Sequence[Queued]) -> None:
+        async with asyncio.timeout(self._ack_s):
+            acks = [await self._bus.publish_event(event) for _, event in batch]
+            await asyncio.gather(*acks)
+        by_collection: dict[str, tuple[Collection[Any], list[str]]] = {}
+        for collection, event in batch:
+            by_collection.setdefault(collection.name, (collection, []))[1].append(event.id)
+            telemetry.PUBLISHED.labels(event.type).inc()
+        for collection, ids in by_collection.values():
+            await self._documents.settle(collection, ids)

@@ -1,0 +1,132 @@
+"""The port `runtime`: runs the applications of one host, one container or supervised process per run.
+
+Promises. `start` begins a run at most once, whatever crashes: an exclusive mark is made before the application, and who
+finds it does not start. Runs outlive the caller; after a restart `runs` lists every run that was not forgotten, and its
+end is found there. An application whose mark has neither process nor end was cut off by the host: cause `lost`.
+Times are wall clock UTC; durations in seconds by the monotonic clock; memory in bytes; cpu in cores.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Cause(StrEnum):
+    """Why an application is no longer running."""
+
+    EXITED = "exited"  #: by itself, with an exit code or by a signal of its own
+    TIMEOUT = "timeout"  #: ended because its time was over
+    MEMORY = "memory"  #: ended because it went past its memory
+    LEASE = "lease"  #: ended because the node's lease lapsed
+    STOPPED = "stopped"  #: ended because `stop` asked for it
+    LOST = "lost"  #: nobody knows: mark without process and without end
+    NOT_STARTED = "not_started"  #: it never began: bad command, no room on disk; `message` says why
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything a runtime needs to start one attempt of a job."""
+
+    run_id: str
+    job_id: str
+    attempt: int
+    node: str
+    urn: str
+    digest: str
+    #: `monai`, `holoscan` or `supplied`: decides the names of the environment variables.
+    generation: str
+    #: An argument list.
+    command: tuple[str, ...]
+    #: The manifest's environment, before the paths of this run are laid over it.
+    environment: Mapping[str, str]
+    working_directory: str | None
+    #: Where container runtimes mount input and output; the process runtime passes host folders instead.
+    input_path: str
+    output_path: str
+    #: Host folders: the staged payload (read-only for the run) and an empty folder for results.
+    input_dir: Path
+    output_dir: Path
+    cpu: float
+    memory: int
+    shared_memory: int | None = None
+    #: UUIDs of the placed GPUs; empty: none may be visible.
+    gpus: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    #: Extra variables such as TRACEPARENT.
+    extra_environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended."""
+
+    cause: Cause
+    #: 0 to 255; 128 + n for signal n; None when unknown.
+    exit_code: int | None
+    started_at: datetime | None
+    stopped_at: datetime | None
+    #: Seconds between start and stop by the monotonic clock; None when unknown.
+    duration_s: float | None
+    #: Highest resident memory seen, bytes; None when never sampled.
+    peak_memory: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A run as the runtime sees it now."""
+
+    run_id: str
+    #: None while it is running.
+    end: End | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What registration reads of a MAP: a digest that pins it and its raw manifests (path -> bytes).
+
+    In an image the path tells the generation (`/etc/holoscan/app.json`); a folder MAP has `app.json` and `pkg.json`.
+    """
+
+    digest: str
+    manifests: Mapping[str, bytes]
+
+
+class Runtime(Protocol):
+    """One per host and kind; `kinds` says which URNs it runs."""
+
+    #: URN prefixes, for example `urn:gurney:dir:` or `urn:oci:`.
+    kinds: tuple[str, ...]
+
+    async def open(self) -> None:
+        """Connect, start what has to be resident, find runs that are still there."""
+
+    async def close(self) -> None:
+        """Let go; runs stay."""
+
+    async def inspect(self, urn: str) -> Inspection:
+        """Pin and read a MAP without running its code; raises `MapUnreadable` whose reason and message say why."""
+
+    async def available(self, urn: str, digest: str) -> None:
+        """Make the pinned MAP present on this host; raises `ImageUnavailable`."""
+
+    async def start(self, spec: RunSpec) -> None:
+        """Begin the run; returns when it is begun or known to have begun before. A failure to begin is an `End`."""
+
+    async def stop(self, run_id: str, grace_s: float = 10.0) -> None:
+        """Ask the run to end: SIGTERM, and SIGKILL after the grace. Unknown or ended runs are no error."""
+
+    async def runs(self) -> list[Observed]:
+        """List all runs that were started and not forgotten."""
+
+    def ends(self) -> AsyncIterator[Observed]:
+        """Yield each run as it ends, from this call on, for as long as the runtime is open; each end once."""
+
+    def log_path(self, run_id: str) -> Path:
+        """Return the file to which the merged output of the run is being written, in order."""
+
+    async def forget(self, run_id: str) -> None:
+        """Remove mark, end and log of an ended run; unknown runs are no error, a live one is a `Conflict`."""

@@ -1,0 +1,111 @@
+"""Every setting, in one frozen object: `GURNEY_*` environment variables, or one TOML file named by `GURNEY_CONFIG`.
+
+Each field documents itself; `docs/settings.md` is generated from here.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from gurney.model.job import Admission
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+def default_node() -> str:
+    """Return the host name's first label as a node id."""
+    label = "".join(c if c.isalnum() else "-" for c in socket.gethostname().partition(".")[0].lower()).strip("-")
+    return label[:63] or "node"
+
+
+class Settings(BaseSettings):
+    """The deployment's settings. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="GURNEY_", frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """Where the NATS server listens."""
+    nats_user: str | None = None
+    """User of this process at the NATS server."""
+    nats_password: SecretStr | None = None
+    """Password of that user."""
+    data: Path = Path("gurney-data")
+    """Folder of everything that this host keeps: documents and objects (embedded), runs, MAP copies."""
+    host: str = "127.0.0.1"
+    """Address on which the edge listens."""
+    port: int = Field(default=8350, ge=0, le=65535)
+    """Port on which the edge listens; 0 takes a free one."""
+    node: str = Field(default_factory=default_node, pattern=r"^[a-z0-9-]{1,63}$")
+    """Id of this host's node; by default the host name's first label."""
+    maps: Path | None = None
+    """Folder of folder MAPs, for `urn:gurney:dir:<name>`."""
+    admission: Admission = Admission.QUEUE
+    """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
+    require_approval: bool = False
+    """Only approved MAPs may run."""
+    run_secret: SecretStr = SecretStr("")
+    """Signs the tokens that let a run's agent read its input and write its results. Shared by scheduler and payload."""
+    sync: Literal["full", "normal"] = "full"
+    """`full`: a document counts when it is synced to disk; `normal`: a power cut may lose the last moments."""
+    max_upload: int = Field(default=64 * GIB, gt=0)
+    """Largest file or archive that a client may upload."""
+    max_archive_files: int = Field(default=100_000, gt=0)
+    """Most entries in an uploaded archive."""
+    events_max_messages: int = Field(default=20_000, gt=0)
+    """Bound of the stream EVENTS, in messages."""
+    events_max_bytes: int = Field(default=1 * GIB, gt=0)
+    """Bound of the stream EVENTS, in bytes."""
+    events_max_age: float = Field(default=7 * 86400, gt=0)
+    """Bound of the stream EVENTS, in seconds."""
+    heartbeat_interval: float = Field(default=5.0, gt=0)
+    """Seconds between two heartbeats of an agent."""
+    reconcile_interval: float = Field(default=30.0, gt=0)
+    """Seconds between two rounds in which a service makes up what is missing."""
+    request_timeout: float = Field(default=5.0, gt=0)
+    """Seconds that a question to another service may take."""
+    job_timeout: float = Field(default=86_400.0, gt=0)
+    """Seconds that a run may take when neither job nor MAP say so."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a job is started when the infrastructure fails under it."""
+    stop_grace: float = Field(default=10.0, ge=0)
+    """Seconds between SIGTERM and SIGKILL."""
+    transfer_patience: float = Field(default=600.0, ge=0)
+    """Seconds for which staging and the upload of results are retried in place."""
+    infeasible_after: float = Field(default=600.0, ge=0)
+    """Seconds after which a queued job that no node can hold any more fails."""
+    reserve_memory: int = Field(default=512 * MIB, ge=0)
+    """Memory of the host that is not given to jobs."""
+    cpu: float | None = Field(default=None, gt=0)
+    """Cores that are given to jobs; by default all that this process may use."""
+    memory: int | None = Field(default=None, gt=0)
+    """Memory that is given to jobs; by default the host's less `reserve_memory`."""
+    webhook_private: Literal["none", "loopback", "all"] = "loopback"
+    """Which private addresses job handlers may have: none, this host only, all."""
+    webhook_timeout: float = Field(default=10.0, gt=0)
+    """Seconds that a job handler may take to answer."""
+    webhook_patience: float = Field(default=86_400.0, gt=0)
+    """Seconds over which a delivery is retried before it is kept as failed."""
+    metrics_public: bool = True
+    """`/metrics` needs no token."""
+    log_level: Literal["info", "debug"] = "info"
+    """`debug` is the verbose level."""
+    otlp_endpoint: str | None = None
+    """Where traces go (OTLP over HTTP), for example http://127.0.0.1:4318; None: nowhere."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        file = os.environ.get("GURNEY_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
