@@ -3,8 +3,8 @@
     python bench/transfer.py [--mib 1024] [--runs 5] [--loop uvloop] [--read-kib 64]
 
 Every run takes all four, in turn. A ratio is the transfer's rate over the rate of the slower of `cp` and `sha256sum` in
-the same run. Memory is the growth of the server's peak over what it held before the transfer. The client is this process,
-with a plain socket; uploads count until the answer, so they include the sync to disk, which `cp` does not do.
+the same run. Memory is the growth of the server's peak over what it held before the transfer. The client is this
+process, with a plain socket; uploads count until the answer, so they include the sync to disk, which `cp` does not do.
 """
 
 import argparse
@@ -101,8 +101,8 @@ def request(port: int, method: str, name: str, file: Path | None = None) -> tupl
         got = len(last)
         while taken := connection.recv_into(buffer):
             got += taken
-            last = buffer[max(taken - 64, 0) : taken]
-        return got, bytes(last)
+            last = bytes(buffer[max(taken - 64, 0) : taken])
+        return got, last
 
 
 def memory_kib(pid: int, field: str) -> int:
@@ -159,7 +159,9 @@ def measure(options: Options, folder: Path, port: int, pid: int) -> None:
         print(f"{run:>4}{cells}   {up_memory:.0f} up, {down_memory:.0f} down", flush=True)
     for name, values in ratios.items():
         low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name}: {middle:.2f} of the slower of cp and sha256sum (min {low:.2f}, max {high:.2f}, n={len(values)})")
+        print(
+            f"{name}: {middle:.2f} of the slower of cp and sha256sum (min {low:.2f}, max {high:.2f}, n={len(values)})"
+        )
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gurney.clock import rfc3339
@@ -48,11 +48,17 @@ def cut(items: Sequence[D], limit: int) -> tuple[list[D], bool]:
 
 
 async def newest_first(
-    documents: Documents, collection: Collection[W], where: Sequence[Where], limit: int, cursor: str | None
+    documents: Documents,
+    collection: Collection[W],
+    where: Sequence[Where],
+    limit: int,
+    cursor: str | None,
+    *,
+    slim: Callable[[W], W] = lambda document: document,
 ) -> Page[W]:
-    """Return a page of documents, newest first."""
+    """Return a page of documents, newest first; `slim` takes off what lists leave out."""
     query = Query(tuple(where), limit=limit + 1, after=decode_cursor(cursor, 2))
-    kept, more = cut(await documents.find(collection, query), limit)
+    kept, more = cut([slim(document) for document in await documents.find(collection, query)], limit)
     following = encode_cursor(rfc3339(kept[-1].created_at), kept[-1].id) if more else None
     return Page(items=tuple(kept), next_cursor=following)
 

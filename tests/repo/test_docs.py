@@ -49,7 +49,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 def test_fragments_make_a_change_log() -> None:
     """The fragments of the next release can be put together into an entry of the change log."""
-    command = [Path(sys.executable).with_name("towncrier"), "build", "--draft", "--version", "0"]
+    command = [str(Path(sys.executable).with_name("towncrier")), "build", "--draft", "--version", "0"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     for fragment in (ROOT / "changelog.d").glob("*.*.md"):

@@ -20,6 +20,6 @@ LINTERS = {
 def test_linter_is_content(linter: str) -> None:
     """Each linter, with the configuration of the repository, has nothing to say about it."""
     program, *arguments = LINTERS[linter]
-    command = [Path(sys.executable).with_name(program), *arguments]
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout + told.stderr

@@ -38,6 +38,8 @@ def copy(tmp_path: Path) -> Path:
     """A copy of the sources and their configuration."""
     for folder in ("libs", "services"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # As a regular package the copy hides the original, which a namespace package would be merged with.
+    (tmp_path / "services" / "__init__.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -45,7 +47,7 @@ def copy(tmp_path: Path) -> Path:
 def run(copy: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a tool of this environment over the copy."""
     environment = os.environ | {"PYTHONPATH": f"{copy / 'libs'}{os.pathsep}{copy}"}
-    command = [Path(sys.executable).with_name(program), *arguments]
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -100,7 +100,6 @@ class RegisterMap(Input):
     urn: str
     name: str | None = None
     labels: Labels = {}
-    description: None = None
 
 
 class MapRegister(Message):

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from threading import Event, Lock
 from typing import Any, ParamSpec, TypeVar
 
@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: More than cores: most of these threads wait for a disk. Threads are made when work comes.
-POOL = ThreadPoolExecutor(16, thread_name_prefix="gurney-bytes")
+POOL = ThreadPoolExecutor(32, thread_name_prefix="gurney-bytes")
 
 
 async def hop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -19,10 +19,10 @@ async def hop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return await asyncio.wrap_future(POOL.submit(work, *args, **kwargs))
 
 
-async def hop_stoppable(work: Callable[[Event], T]) -> T:
-    """Run `work` in the pool; cancelled, set the event and wait until `work` has ended: nothing races with it."""
+async def hop_stoppable(work: Callable[[Event], T], pool: Executor = POOL) -> T:
+    """Run `work` in a pool; cancelled, set the event and wait until `work` has ended: nothing races with it."""
     stop = Event()
-    inner = POOL.submit(work, stop)
+    inner = pool.submit(work, stop)
     future = asyncio.wrap_future(inner)
     try:
         return await asyncio.shield(future)

@@ -72,7 +72,8 @@ class NatsServer:
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n"
             f"{self.settings}\n"
         )
-        command = ["/bin/sh", "-c", GUARD, "nats-guard", server, "-c", configuration, "--ports_file_dir", self.folder]
+        command: list[str | Path] = ["/bin/sh", "-c", GUARD, "nats-guard"]
+        command += [server, "-c", configuration, "--ports_file_dir", self.folder]
         with (self.folder / "nats.log").open("ab") as log:
             self._guard = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-from gurney import clock
 from gurney.runtime.supervisor import launch, memory, procfs, records
 from gurney.runtime.supervisor.cores import Cores
 from gurney.runtime.supervisor.kin import Kin
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from gurney.runtime.supervisor.poller import Poller
     from gurney.runtime.supervisor.run import Reply
 
-_TREE_S = 0.25
+_SEARCH_S = 0.25
 _DRAIN_S = 0.02
 _SAVE_AGAIN_S = 1.0
 
@@ -115,7 +114,7 @@ class Keeper:
             while left := self._kin.refresh(run):
                 for pid, ticks in left.items():
                     procfs.send(pid, ticks, signal.SIGKILL)
-                if clock.monotonic() > run.drain_until:
+                if time.monotonic() > run.drain_until:
                     break
                 time.sleep(_DRAIN_S / 10)
         end = lost(mark)
@@ -147,7 +146,7 @@ class Keeper:
         run = self.runs[run_id] = self._by_pid[pid] = Run(run_id, pid, mark)
         run.pipe = ours
         run.replies.append(reply)
-        run.look_at = clock.monotonic() + _DRAIN_S
+        run.look_at = time.monotonic() + _DRAIN_S
         self._poller.watch(ours, lambda _: self._hear(run))
 
     def _hear(self, run: Run) -> None:
@@ -199,7 +198,7 @@ class Keeper:
 
     def _drain(self, run: Run) -> None:
         """Kill what the main process left; when nothing is left write the end."""
-        now = clock.monotonic()
+        now = time.monotonic()
         left = self._kin.refresh(run)
         if left and now < run.drain_until:
             for pid, ticks in left.items():
@@ -224,7 +223,7 @@ class Keeper:
 
     def _ask_to_end(self, run: Run, reason: str, grace_s: float) -> None:
         """SIGTERM now, SIGKILL after the grace; who asked first is the cause, unless the run was faster."""
-        kill_at = clock.monotonic() + grace_s
+        kill_at = time.monotonic() + grace_s
         if run.reason:
             run.kill_at = kill_at if run.kill_at is None else min(run.kill_at, kill_at)
             return
@@ -244,14 +243,14 @@ class Keeper:
 
     def tick(self) -> float | None:
         """Do what is due; return the seconds until the next, None where nothing waits."""
-        now = clock.monotonic()
+        now = time.monotonic()
         due = [self._tick(run, now) for run in list(self.runs.values())]
         if self._unsaved:
             if now >= self._save_at:
                 for run_id, end in list(self._unsaved.items()):
                     self._save(run_id, end)
             due.append(self._save_at)
-        return max(0.0, min(due) - clock.monotonic()) if due else None
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _tick(self, run: Run, now: float) -> float:
         if not run.running:
@@ -270,13 +269,13 @@ class Keeper:
 
     def _look(self, run: Run, now: float) -> None:
         """Measure the memory and enforce the limit."""
-        if now >= run.tree_at:
-            self._kin.refresh(run)
-            run.tree_at = now + _TREE_S
+        search = now >= run.search_at
+        if search:
+            run.search_at = now + _SEARCH_S
         limit = run.mark["memory"]
-        held, pause = memory.measure(run.members, limit)
+        held = memory.used(self._kin.refresh(run, search=search), limit)
         run.peak = max(run.peak, held)
-        run.look_at = now + pause
+        run.look_at = now + memory.pause(held, limit, time.monotonic() - now)
         if 0 < limit < held and not run.has_exited():
             if not run.reason:
                 run.reason, run.message = MEMORY, f"{held} bytes held, {limit} allowed"
@@ -295,4 +294,4 @@ class Keeper:
             self._unsaved.pop(run_id, None)
         except OSError:
             self._unsaved[run_id] = end
-            self._save_at = clock.monotonic() + _SAVE_AGAIN_S
+            self._save_at = time.monotonic() + _SAVE_AGAIN_S

@@ -22,15 +22,17 @@ class Kin:
         self._runs = runs
         self._owners: dict[tuple[int, int], str] = {}
 
-    def refresh(self, run: Run) -> dict[int, int]:
-        """Return the live processes of the run by start time, and remember them as its members."""
+    def refresh(self, run: Run, *, search: bool = True) -> dict[int, int]:
+        """Return the live processes of the run by start time, and remember them as its members.
+
+        Without `search` the costly look through /proc for orphans of an adopted run is left out.
+        """
         roots = [run.pid] if run.running else []
+        roots += [pid for pid, started in run.members.items() if procfs.ticks(pid) == started]
         roots += [pid for pid, owner in self._orphans().items() if owner == run.id]
-        if run.adopted:
+        if run.adopted and search:
             roots += [pid for pid in procfs.pids() if self._claims(run, pid)]
-        found = {pid: started for pid in procfs.descendants(roots) if (started := procfs.ticks(pid))}
-        kept = {pid: started for pid, started in run.members.items() if procfs.ticks(pid) == started}
-        run.members = kept | found
+        run.members = {pid: started for pid in procfs.descendants(roots) if (started := procfs.ticks(pid))}
         return run.members
 
     def strays(self) -> dict[int, int]:

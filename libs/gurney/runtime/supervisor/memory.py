@@ -9,7 +9,6 @@ GPU libraries and runtimes with garbage collectors reserve far more than they us
 from __future__ import annotations
 
 import resource
-import time
 
 from gurney.runtime.supervisor import procfs
 
@@ -36,13 +35,6 @@ def pause(held: int, limit: int, cost: float) -> float:
     """Return the seconds until the next look; `cost` is what this one took."""
     room = (limit - held) / _FASTEST if limit else _LATEST
     return max(_SOONEST, 20 * cost, min(room, _LATEST))
-
-
-def measure(pids: Iterable[int], limit: int) -> tuple[int, float]:
-    """Return the bytes held and the seconds until the next look."""
-    began = time.monotonic()
-    held = used(pids, limit)
-    return held, pause(held, limit, time.monotonic() - began)
 
 
 def peak_of(usage: resource.struct_rusage) -> int:

@@ -13,8 +13,8 @@ import select
 import signal
 import socket
 import sys
+import time
 
-from gurney import clock
 from gurney.runtime.supervisor.keeper import Keeper
 from gurney.runtime.supervisor.poller import READ, READ_WRITE, Poller
 
@@ -41,7 +41,7 @@ class Server:
         self._listening = listening
         self._clients: set[Client] = set()
         self._idle_s = idle_s
-        self._idle_since = clock.monotonic()
+        self._idle_since = time.monotonic()
         self._leaving = False
         self._woken, self._waker = socket.socketpair()
         for end in (self._woken, self._waker):
@@ -61,7 +61,7 @@ class Server:
         while not self._may_go():
             due = self.keeper.tick()
             if not self.keeper.runs and not self._clients:
-                idle = max(0.0, self._idle_since + self._idle_s - clock.monotonic())
+                idle = max(0.0, self._idle_since + self._idle_s - time.monotonic())
                 due = idle if due is None else min(due, idle)
             self._poller.turn(due)
 
@@ -71,11 +71,11 @@ class Server:
 
     def _may_go(self) -> bool:
         if self.keeper.runs:
-            self._idle_since = clock.monotonic()
+            self._idle_since = time.monotonic()
             return False
         if self._leaving:
             return True
-        return not self._clients and clock.monotonic() >= self._idle_since + self._idle_s
+        return not self._clients and time.monotonic() >= self._idle_since + self._idle_s
 
     def _wake(self, _: int) -> None:
         try:
@@ -182,4 +182,4 @@ class Server:
         self._poller.unwatch(client.socket.fileno())
         client.socket.close()
         if not self._clients:
-            self._idle_since = clock.monotonic()
+            self._idle_since = time.monotonic()

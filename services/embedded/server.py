@@ -1,0 +1,76 @@
+"""Composition of the embedded server: which services, over which adapters, in which order."""
+
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from pydantic import SecretStr
+
+from gurney.documents.sqlite import SqliteDocuments
+from gurney.objects.folder import FolderObjects
+from gurney.runtime.process import ProcessRuntime
+from gurney.service import Service
+from gurney.settings import Settings
+from services.agent.__main__ import build as build_agent
+from services.edge.__main__ import build as build_edge
+from services.embedded.folder import DataFolder
+from services.embedded.nats_server import NatsServer
+from services.job.__main__ import build as build_job
+from services.map.__main__ import build as build_map
+from services.notifier.__main__ import build as build_notifier
+from services.payload.__main__ import build as build_payload
+from services.scheduler.__main__ import build as build_scheduler
+
+
+class EmbeddedServer:
+    """Everything in one process, as a context: inside, it serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.folder = DataFolder(settings.data.absolute())
+        self._stack = contextlib.AsyncExitStack()
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self.folder.locked())
+            token = self.folder.secret("token", "gurney_")
+            nats = await stack.enter_async_context(NatsServer(self.folder.nats))
+            settings = self._with_secrets(nats)
+            documents = SqliteDocuments(self.folder.documents, sync=settings.sync)
+            stack.push_async_callback(documents.close)
+            objects = FolderObjects(self.folder.objects)
+            runtime = ProcessRuntime(settings.data, settings.maps)
+            services: list[Service] = [
+                build_job(settings, documents=documents),
+                build_scheduler(settings, documents=documents),
+                build_payload(settings, documents=documents, objects=objects),
+                build_map(settings, documents=documents),
+                build_notifier(settings, documents=documents),
+                build_agent(settings, runtimes=[runtime]),
+            ]
+            for service in services:
+                await stack.enter_async_context(service)
+            edge = build_edge(settings, documents=documents, admin_token=token)
+            await stack.enter_async_context(edge)
+            self.url = edge.url
+            self.folder.address.write_text(f"{self.url}\n")
+            stack.callback(self.folder.address.unlink, missing_ok=True)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def _with_secrets(self, nats: NatsServer) -> Settings:
+        return self._settings.model_copy(
+            update={
+                "data": self.folder.root,
+                "nats_url": nats.url,
+                "nats_user": nats.user,
+                "nats_password": SecretStr(nats.password),
+                "run_secret": SecretStr(self.folder.secret("run-secret")),
+            }
+        )

@@ -1,0 +1,1 @@
+"""The map service: registers MAPs, keeps their manifests and names. Owns `maps`."""

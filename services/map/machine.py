@@ -1,0 +1,88 @@
+"""The states of a MAP: `registering` -> `ready` | `invalid` -> `unregistered`. Pure; no other module assigns `state`."""
+
+from datetime import datetime, timedelta
+
+from gurney.errors import MapUnreadable
+from gurney.model.base import Reason
+from gurney.model.map import Inspecting, InspectReport, Map, MapState
+from services.map import manifest
+
+#: An inspection that was not reported by then is tried on another node.
+INSPECTION_S = 600.0
+ATTEMPTS = 3
+
+TRANSITIONS: dict[MapState, frozenset[MapState]] = {
+    MapState.REGISTERING: frozenset({MapState.READY, MapState.INVALID, MapState.UNREGISTERED}),
+    MapState.READY: frozenset({MapState.UNREGISTERED}),
+    MapState.INVALID: frozenset({MapState.UNREGISTERED}),
+    MapState.UNREGISTERED: frozenset(),
+}
+
+
+def first_inspection(inspection_id: str, now: datetime) -> Inspecting:
+    return Inspecting(id=inspection_id, deadline=now + timedelta(seconds=INSPECTION_S))
+
+
+def reported(document: Map, report: InspectReport, now: datetime) -> Map | None:
+    """Return what a report makes of the MAP; None where it is not (or no longer) of this inspection."""
+    if document.inspecting is None or document.inspecting.id != report.id:
+        return None
+    match report.phase:
+        case "progress":
+            return document.next(progress=report.progress)
+        case "failed":
+            return invalid(document, report.reason or Reason.of("internal", "the node gave no reason"))
+        case "done":
+            return _read(document, report, now)
+
+
+def next_attempt(document: Map, inspection_id: str, now: datetime) -> Map | None:
+    """Return the MAP with its next inspection, `invalid` after the last; None before the deadline."""
+    tried = document.inspecting
+    if document.state is not MapState.REGISTERING or tried is None or now < tried.deadline:
+        return None
+    if tried.attempt >= ATTEMPTS:
+        return invalid(document, Reason.of("inspection_timeout", f"{ATTEMPTS} nodes did not answer in time"))
+    inspecting = first_inspection(inspection_id, now).but(attempt=tried.attempt + 1, nodes=tried.nodes)
+    return document.next(inspecting=inspecting)
+
+
+def asked(document: Map, inspection_id: str, node: str) -> Map | None:
+    """Return the MAP with the node noted that inspects it."""
+    if document.inspecting is None or document.inspecting.id != inspection_id:
+        return None
+    inspecting = document.inspecting
+    return document.next(inspecting=inspecting.but(nodes=(*inspecting.nodes, node)))
+
+
+def invalid(document: Map, reason: Reason) -> Map:
+    return _to(document, MapState.INVALID).but(reason=reason, inspecting=None, progress=None)
+
+
+def unregistered(document: Map) -> Map | None:
+    """Return the MAP unregistered, its name free; None where it is already."""
+    if document.state is MapState.UNREGISTERED:
+        return None
+    return _to(document, MapState.UNREGISTERED).but(name=None, inspecting=None, progress=None)
+
+
+def _read(document: Map, report: InspectReport, now: datetime) -> Map:
+    try:
+        manifests, description = manifest.read(report.manifests)
+    except MapUnreadable as error:
+        return invalid(document, Reason.of(error.reason, str(error))).but(digest=report.digest)
+    return _to(document, MapState.READY).but(
+        digest=report.digest,
+        manifests=manifests,
+        description=description,
+        ready_at=now,
+        inspecting=None,
+        progress=None,
+        reason=None,
+    )
+
+
+def _to(document: Map, state: MapState) -> Map:
+    if state not in TRANSITIONS[document.state]:
+        raise ValueError(f"a MAP cannot go from {document.state} to {state}")
+    return document.next(state=state)

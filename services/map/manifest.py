@@ -1,0 +1,183 @@
+"""Reads `app.json` and `pkg.json` of both generations of MONAI Application Packages into one description. Pure.
+
+Real packagers break the written specification (MONAI Application Package 0.1 and 1.0): `command` is a shell line or
+a JSON array inside a string, `models` an object or an array, sizes come in many spellings. So: lenient, and the raw JSON
+is kept.
+"""
+
+import json
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from gurney.errors import MapUnreadable
+from gurney.model.map import Description, Generation, Manifest, Model
+from gurney.model.resources import Resources
+
+#: Together, in bytes of text.
+MAX_MANIFESTS = 128 * 1024
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "m": 1000**2,
+    "g": 1000**3,
+    "t": 1000**4,
+    "ki": 1024,
+    "mi": 1024**2,
+    "gi": 1024**3,
+    "ti": 1024**4,
+}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
+_SHELL = re.compile(r"[|&;<>()$`*?\[\]~#]")
+_WORKING_DIRECTORY: dict[Generation, str] = {"holoscan": "/var/holoscan", "monai": "/var/monai"}
+
+Json = dict[str, Any]
+
+
+def read(texts: Mapping[str, str]) -> tuple[tuple[Manifest, ...], Description]:
+    """Return manifests and description.
+
+    Raises `MapUnreadable`: manifest_missing, manifest_too_large, manifest_broken or no_command.
+    """
+    if sum(len(text.encode()) for text in texts.values()) > MAX_MANIFESTS:
+        raise MapUnreadable("manifest_too_large", f"the manifests have over {MAX_MANIFESTS} bytes")
+    contents = {path: _parse(path, text) for path, text in sorted(texts.items())}
+    app, pkg = _pick(contents, "app.json"), _pick(contents, "pkg.json")
+    generation = generation_of(contents, app)
+    manifests = tuple(Manifest(path=path, generation=generation, content=value) for path, value in contents.items())
+    return manifests, describe(generation, app, pkg)
+
+
+def generation_of(contents: Mapping[str, Json], app: Json) -> Generation:
+    """Tell the generation by the folder in the image, or by the spelling of the keys."""
+    if any("/etc/holoscan/" in path for path in contents):
+        return "holoscan"
+    if any("/etc/monai/" in path for path in contents):
+        return "monai"
+    kebab = any("-" in key for key in app)
+    camel = any(key in app for key in ("apiVersion", "sdkVersion", "workingDirectory", "sdk"))
+    return "monai" if kebab and not camel else "holoscan"
+
+
+def describe(generation: Generation, app: Json, pkg: Json) -> Description:
+    """Return the normalised view."""
+    base = _WORKING_DIRECTORY[generation]
+    working = _text(_get(app, "workingDirectory"))
+    return Description(
+        generation=generation,
+        command=_command(_get(app, "command")),
+        environment=_environment(_get(app, "environment")),
+        working_directory=working,
+        input_path=_mount(base, app.get("input"), "input"),
+        output_path=_mount(base, app.get("output"), "output"),
+        models=_models(_get(pkg, "models")),
+        resources=_resources(_get(pkg, "resources")),
+        timeout_s=_positive(_get(app, "timeout")),
+    )
+
+
+def size(value: Any) -> int | None:
+    """Return bytes of `1Gi`, `7168Mi`, `512MB`, `1024`; None for zero, nothing or what is no size."""
+    if isinstance(value, bool) or value is None:
+        return None
+    match = _SIZE.fullmatch(str(value))
+    if not match:
+        return None
+    return int(float(match[1]) * _UNITS[match[2].lower()]) or None
+
+
+def _parse(path: str, text: str) -> Json:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise MapUnreadable("manifest_broken", f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise MapUnreadable("manifest_broken", f"{path} is not a JSON object")
+    return content
+
+
+def _pick(contents: Mapping[str, Json], name: str) -> Json:
+    for path, content in contents.items():
+        if posixpath.basename(path) == name:
+            return content
+    raise MapUnreadable("manifest_missing", f"the MAP has no {name}")
+
+
+def _get(content: Json, camel: str) -> Any:
+    """Return a key in either spelling."""
+    kebab = re.sub(r"([A-Z])", lambda found: f"-{found[1].lower()}", camel)
+    return content[camel] if camel in content else content.get(kebab)
+
+
+def _command(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise MapUnreadable("manifest_broken", f"app.json: command is not an argument list: {error}") from error
+    if isinstance(value, str):
+        value = _shell_line(value)
+    if not value:
+        raise MapUnreadable("no_command", "app.json has no command")
+    if not isinstance(value, list) or not all(isinstance(each, str | int | float) for each in value):
+        raise MapUnreadable("manifest_broken", "app.json: command is neither a line nor a list of texts")
+    return tuple(str(each) for each in value)
+
+
+def _shell_line(line: str) -> list[str]:
+    """Return a line's words; a line that needs a shell goes to one."""
+    if _SHELL.search(line):
+        return ["/bin/sh", "-c", line]
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise MapUnreadable("manifest_broken", f"app.json: command: {error}") from error
+
+
+def _environment(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MapUnreadable("manifest_broken", "app.json: environment is not an object")
+    return {str(name): "" if each is None else str(each) for name, each in value.items()}
+
+
+def _mount(base: str, value: Any, name: str) -> str:
+    path = value.get("path") if isinstance(value, dict) else None
+    return posixpath.normpath(posixpath.join(base, path if isinstance(path, str) and path else name))
+
+
+def _models(value: Any) -> tuple[Model, ...]:
+    if isinstance(value, dict):
+        return tuple(Model(name=str(name), path=str(path)) for name, path in value.items())
+    if isinstance(value, list):
+        entries = [each for each in value if isinstance(each, dict)]
+        return tuple(Model(name=str(each.get("name", "")), path=str(each.get("path", ""))) for each in entries)
+    return ()
+
+
+def _resources(value: Any) -> Resources:
+    asked = value if isinstance(value, dict) else {}
+    gpus = _positive(asked.get("gpu"))
+    return Resources(
+        cpu=_positive(asked.get("cpu")),
+        memory=size(asked.get("memory")),
+        shared_memory=size(_get(asked, "sharedMemory")),
+        gpus=int(gpus) if gpus else 0,
+        gpu_memory=size(_get(asked, "gpuMemory")) if gpus else None,
+    )
+
+
+def _positive(value: Any) -> float | None:
+    """Return a number over zero, also out of a text; None for all else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,56 @@
+"""The collection `maps` and its queries."""
+
+from gurney.documents.port import Collection, Where
+from gurney.errors import NotFound
+from gurney.ids import is_id
+from gurney.model.access import Caller, Role
+from gurney.model.common import Page
+from gurney.model.map import Map, MapList, MapState
+from gurney.paging import given, label_where, newest_first
+from gurney.store import Store
+
+MAPS = Collection(
+    "maps", Map, (("created_at",), ("project", "created_at"), ("state", "created_at"), ("urn", "created_at"))
+)
+
+
+def sees(caller: Caller, document: Map) -> bool:
+    """Tell whether a MAP exists for a caller: MAPs are for everybody in their project."""
+    return caller.role is Role.ADMINISTRATOR or caller.project == document.project
+
+
+async def resolve(store: Store, caller: Caller | None, ref: str) -> Map:
+    """Return a MAP by id, or by its name in the caller's project; raises `NotFound`."""
+    if is_id(ref, "map"):
+        found = await store.documents.get(MAPS, ref)
+    elif caller:
+        found = await store.documents.by_key(MAPS, f"name:{caller.project}:{ref}")
+    else:
+        found = None
+    if found is None or (caller and not sees(caller, found)):
+        raise NotFound(f"there is no MAP {ref}")
+    return found
+
+
+async def page(store: Store, question: MapList) -> Page[Map]:
+    caller = question.caller
+    project = None if caller.role is Role.ADMINISTRATOR else caller.project
+    where = given(
+        project=("project", "=", project),
+        name=("name", "=", question.name),
+        state=("state", "=", question.state),
+        urn=("urn", "=", question.urn),
+        after=("created_at", ">=", question.created_after),
+        before=("created_at", "<", question.created_before),
+    )
+    if question.state is None:
+        where.append(Where("state", "!=", MapState.UNREGISTERED))
+    where += label_where(question.labels)
+    documents = store.documents
+    return await newest_first(
+        documents, MAPS, where, question.limit, question.cursor, slim=lambda each: each.but(manifests=())
+    )
+
+
+async def registering(store: Store) -> list[Map]:
+    return await store.find(MAPS, Where("state", "=", MapState.REGISTERING))

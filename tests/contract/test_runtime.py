@@ -1,0 +1,446 @@
+"""What every runtime promises (`gurney.runtime.port`)."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gurney.errors import Conflict, Invalid, MapUnreadable
+from gurney.runtime.port import Cause
+from tests.contract.runtime_harness import GRACE_S, MIB, SECONDS, App, Harness, ProcessHarness
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {"process": ProcessHarness}
+Make = Callable[..., App]
+
+#: A pipeline whose last part holds all of it in memory until it may go.
+EAT = '{ head -c 200000000 /dev/zero; read _ < "$OUT/eaten"; } | tail -n 1 > /dev/null'
+
+
+@pytest.fixture(params=sorted(HARNESSES))
+async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
+    """An open runtime; whatever was started through it is ended."""
+    made = HARNESSES[request.param](tmp_path)
+    await made.open()
+    yield made
+    await made.finish()
+
+
+@pytest.fixture
+async def app(harness: Harness) -> AsyncIterator[Make]:
+    """Make applications of the pinned MAP."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    made: list[App] = []
+
+    def make(script: str | tuple[str, ...], run_id: str = "job_1-1", *pipes: str) -> App:
+        made.append(App(harness, digest, script, run_id))
+        made[-1].pipe(*pipes)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("kill -KILL $$", 137),
+        ("kill -TERM $$", 143),
+        (("no-such-program",), 127),
+        (("./plain",), 126),
+    ],
+)
+async def test_exit_code(app: Make, script: str | tuple[str, ...], code: int) -> None:
+    """The end has the exit code as shells count it, 128 + n for a signal, and times that fit each other."""
+    end = await app(script).run()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, code)
+    assert end.started_at is not None
+    assert end.stopped_at is not None
+    assert end.duration_s is not None
+    assert abs((end.stopped_at - end.started_at) - timedelta(seconds=end.duration_s)) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("command", ["no-such-program", "./plain"])
+async def test_what_cannot_be_executed_is_named(app: Make, command: str) -> None:
+    """A program that is missing or not executable is named in the message and in the log."""
+    run = app((command,))
+    end = await run.run()
+    assert command in end.message
+    assert command in run.log()
+
+
+async def test_empty_command_does_not_begin(app: Make) -> None:
+    """A command without a program is an end, too: not started, and the message says why."""
+    end = await app(()).run()
+    assert (end.cause, end.exit_code, end.started_at) == (Cause.NOT_STARTED, None, None)
+    assert "command" in end.message
+
+
+async def test_start_happens_once(harness: Harness, app: Make) -> None:
+    """However often, at once, by whom and when a run is started: it is executed once."""
+    run = app('echo >> "$OUT/count"; echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1", "ready", "go")
+    await asyncio.gather(*(harness.runtime.start(run.spec) for _ in range(5)))
+    await run.told("ready")
+    await harness.runtime.start(run.spec)
+    await harness.reopen()
+    await harness.runtime.start(run.spec)
+    run.tell("go")
+    assert (await run.end()).exit_code == 0
+    await harness.runtime.start(run.spec)
+    await harness.reopen()
+    await harness.runtime.start(run.spec)
+    assert (run.output / "count").read_text() == "\n"
+
+
+async def test_timeout_ends_the_stubborn(app: Make) -> None:
+    """An application that ignores SIGTERM is killed after the grace when its time is over."""
+    run = app("trap '' TERM; while :; do sleep 1; done")
+    run.spec = replace(run.spec, timeout_s=0.3)
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.TIMEOUT, 137)
+    assert end.duration_s is not None
+    assert end.duration_s >= 0.3 + GRACE_S
+
+
+async def test_timeout_asks_first(app: Make) -> None:
+    """An application may clean up on SIGTERM: the cause is the timeout, the exit code its own."""
+    run = app("trap 'echo bye; exit 3' TERM; while :; do sleep 0.01; done")
+    run.spec = replace(run.spec, timeout_s=0.3)
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.TIMEOUT, 3)
+    assert "bye" in run.log()
+
+
+async def test_exit_before_the_timeout_is_an_exit(app: Make) -> None:
+    """A timeout that did not come changes nothing."""
+    run = app("exit 4")
+    run.spec = replace(run.spec, timeout_s=3600.0)
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 4)
+
+
+async def test_stop(harness: Harness, app: Make) -> None:
+    """A stopped run gets SIGTERM and its cause is `stopped`."""
+    run = app("trap 'exit 0' TERM; echo > \"$OUT/ready\"; while :; do sleep 0.01; done", "job_1-1", "ready")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.stop("job_1-1")
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.STOPPED, 0)
+
+
+async def test_stop_kills_after_the_grace(harness: Harness, app: Make) -> None:
+    """A run that ignores SIGTERM is killed after the grace; an impatient second stop shortens it."""
+    run = app("trap '' TERM; echo > \"$OUT/ready\"; while :; do sleep 1; done", "job_1-1", "ready")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.stop("job_1-1", 3600.0)
+    await harness.runtime.stop("job_1-1", GRACE_S)
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.STOPPED, 137)
+
+
+async def test_stop_of_the_ended_and_the_unknown(harness: Harness, app: Make) -> None:
+    """Stopping a run that has ended or never was is no error and changes nothing."""
+    run = app("exit 0")
+    await run.run()
+    await harness.runtime.stop("job_1-1")
+    await harness.runtime.stop("job_2-1")
+    assert [each.run_id for each in await harness.runtime.runs()] == ["job_1-1"]
+    assert (await run.end()).cause == Cause.EXITED
+
+
+async def test_memory_is_enforced(app: Make) -> None:
+    """A run whose processes together hold more than its memory is killed, with the cause and the peak."""
+    run = app(f"{EAT}; echo survived", "job_1-1", "eaten")
+    run.spec = replace(run.spec, memory=50 * MIB)
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.MEMORY, 137)
+    assert end.peak_memory is not None
+    assert end.peak_memory > 50 * MIB
+    assert "survived" not in run.log()
+
+
+async def test_memory_within_the_limit(app: Make) -> None:
+    """The same application with enough memory ends well, and its peak was seen."""
+    run = app(f"{EAT}; echo survived", "job_1-1", "eaten")
+    run.tell("eaten")
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 0)
+    assert end.peak_memory is not None
+    assert 190_000_000 < end.peak_memory < 512 * MIB
+    assert "survived" in run.log()
+
+
+async def test_environment(app: Make) -> None:
+    """Absolute paths beat the manifest's relative ones; the extras are there; no GPU is visible unless placed."""
+    run = app("env")
+    run.spec = replace(
+        run.spec,
+        environment={"HOLOSCAN_INPUT_PATH": "input/", "HOLOSCAN_OUTPUT_PATH": "output/", "MODE": "fast"},
+        extra_environment={"TRACEPARENT": "00-1-2-03"},
+    )
+    run.spec = replace(run.spec, command=("sh", "-c", 'cd "$HOLOSCAN_INPUT_PATH" && cd "$HOLOSCAN_OUTPUT_PATH" && env'))
+    assert (await run.run()).exit_code == 0
+    variables = dict(line.split("=", 1) for line in run.log().splitlines())
+    assert variables["HOLOSCAN_INPUT_PATH"].startswith("/")
+    assert variables["MODE"] == "fast"
+    assert variables["TRACEPARENT"] == "00-1-2-03"
+    assert variables["GURNEY_RUN_ID"] == "job_1-1"
+    assert variables["GURNEY_ATTEMPT"] == "1"
+    assert variables["MONAI_JOBID"] == "job_1"
+    assert variables["CUDA_VISIBLE_DEVICES"] == ""
+
+
+async def test_placed_gpus_are_visible(app: Make) -> None:
+    """A run sees exactly the GPUs that were placed, by UUID and in order."""
+    run = app('echo "$CUDA_VISIBLE_DEVICES"')
+    run.spec = replace(run.spec, gpus=("GPU-b", "GPU-a"))
+    await run.run()
+    assert run.log() == "GPU-b,GPU-a\n"
+
+
+async def test_secrets_stay_with_the_server(app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's own environment does not reach the application."""
+    monkeypatch.setenv("GURNEY_S3_SECRET_KEY", "do-not-tell")
+    run = app("env")
+    await run.run()
+    assert "do-not-tell" not in run.log()
+
+
+async def test_input_and_output(app: Make) -> None:
+    """The application finds the payload at its input path, and what it writes is in the output folder."""
+    run = app('cp "$HOLOSCAN_INPUT_PATH/scan.dcm" "$OUT/copy.dcm"')
+    (run.input / "scan.dcm").write_bytes(bytes(range(256)))
+    assert (await run.run()).exit_code == 0
+    assert (run.output / "copy.dcm").read_bytes() == bytes(range(256))
+
+
+async def test_standard_input_is_empty(app: Make) -> None:
+    """An application that reads its standard input finds the end at once."""
+    assert (await app("cat").run()).exit_code == 0
+
+
+async def test_log_keeps_the_order(app: Make) -> None:
+    """Standard output and standard error arrive in one log in the order of writing."""
+    run = app("for i in 1 2 3 4 5 6 7 8 9; do echo out$i; echo err$i >&2; done")
+    await run.run()
+    assert run.log().split() == [f"{stream}{i}" for i in range(1, 10) for stream in ("out", "err")]
+
+
+async def test_log_is_whole(harness: Harness, app: Make) -> None:
+    """50 MB of output are in the log when the end is told, none missing, none twice."""
+    run = app("seq 1000000 7250000")
+    await run.run()
+    with harness.runtime.log_path("job_1-1").open("rb") as log:
+        for first in range(1_000_000, 7_250_001, 100_000):
+            expected = b"".join(b"%d\n" % i for i in range(first, min(first + 100_000, 7_250_001)))
+            assert log.read(len(expected)) == expected
+        assert log.read() == b""
+
+
+async def test_log_can_be_followed(harness: Harness, app: Make) -> None:
+    """What was written so far can be read while the run goes on."""
+    run = app('echo hello; echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1", "ready", "go")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    assert run.log() == "hello\n"
+    run.tell("go")
+    await run.end()
+
+
+async def test_runs_run_side_by_side(harness: Harness, app: Make) -> None:
+    """Two runs are alive at the same time, each with its own end and log."""
+    first, second = (
+        app(f'echo > "$OUT/ready"; read _ < "$OUT/go"; echo {i}; exit {i}', f"job_{i}-1", "ready", "go") for i in (1, 2)
+    )
+    for run in (first, second):
+        await harness.runtime.start(run.spec)
+    for run in (first, second):
+        await run.told("ready")
+    for run in (second, first):
+        run.tell("go")
+    assert [(await run.end()).exit_code for run in (first, second)] == [1, 2]
+    assert [run.log() for run in (first, second)] == ["1\n", "2\n"]
+
+
+async def test_live_run_is_adopted(harness: Harness, app: Make) -> None:
+    """A run survives the server: the next one lists it as running and hears of its end with the exit code."""
+    run = app('echo > "$OUT/ready"; read _ < "$OUT/go"; exit 5', "job_1-1", "ready", "go")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.reopen()
+    ends = harness.runtime.ends()
+    observed = await run.observed()
+    assert observed is not None
+    assert observed.end is None
+    run.tell("go")
+    end = await run.end(ends)
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+
+
+async def test_end_without_a_server_is_found(harness: Harness, app: Make) -> None:
+    """A run that ends while no server is there is found ended, with its exit code."""
+    run = app('echo > "$OUT/ready"; read _ < "$OUT/go"; exec 8>"$OUT/held"; exit 5', "job_1-1", "ready", "go", "held")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    run.tell("go")
+    await harness.reopen()
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+
+
+async def test_crash_of_the_resident_part(harness: Harness, app: Make) -> None:
+    """A crash of what watches the runs neither ends nor repeats them; their end is told in any case."""
+    run = app('echo >> "$OUT/count"; echo > "$OUT/ready"; read _ < "$OUT/go"; echo done', "job_1-1", "ready", "go")
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.crash()
+    await harness.runtime.start(run.spec)
+    observed = await run.observed()
+    assert observed is not None
+    assert observed.end is None
+    run.tell("go")
+    end = await run.end(ends)
+    assert end.cause in {Cause.EXITED, Cause.LOST}
+    assert run.log() == "done\n"
+    assert (run.output / "count").read_text() == "\n"
+
+
+async def test_crash_while_nobody_asks(harness: Harness, app: Make) -> None:
+    """Without any call in between, the end of a run is told after a crash of what watches it."""
+    run = app('echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1", "ready", "go")
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.crash()
+    run.tell("go")
+    assert (await asyncio.wait_for(anext(ends), SECONDS)).run_id == "job_1-1"
+
+
+async def test_timeout_survives_a_crash(harness: Harness, app: Make) -> None:
+    """The timeout is kept, counted from the start, also for a run that was adopted after a crash."""
+    run = app("trap '' TERM; echo > \"$OUT/ready\"; while :; do sleep 1; done", "job_1-1", "ready")
+    run.spec = replace(run.spec, timeout_s=1.0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.crash()
+    assert (await run.end()).cause == Cause.TIMEOUT
+
+
+async def test_memory_limit_survives_a_crash(harness: Harness, app: Make) -> None:
+    """The memory limit is kept for a run that was adopted after a crash."""
+    run = app(f'echo > "$OUT/ready"; read _ < "$OUT/go"; {EAT}', "job_1-1", "ready", "go", "eaten")
+    run.spec = replace(run.spec, memory=50 * MIB)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.crash()
+    await run.observed()
+    run.tell("go")
+    assert (await run.end()).cause == Cause.MEMORY
+
+
+async def test_stop_survives_a_crash(harness: Harness, app: Make) -> None:
+    """A run that was asked to stop is killed after its grace although what watched it crashed in between."""
+    run = app("trap '' TERM; echo > \"$OUT/ready\"; while :; do sleep 1; done", "job_1-1", "ready")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.stop("job_1-1", GRACE_S)
+    await harness.crash()
+    assert (await run.end()).cause == Cause.STOPPED
+
+
+@pytest.mark.parametrize("escape", ["setsid sh -c", "env -i PATH=/usr/bin:/bin setsid sh -c"])
+async def test_nothing_escapes(harness: Harness, app: Make, escape: str) -> None:
+    """Grandchildren that left session, parents and environment behind are gone when the end is told."""
+    inner = "exec 8>$0; echo > $1; sleep 1000"
+    run = app(f"""( {escape} '{inner}' "$OUT/held" "$OUT/ready" & ) & wait; sleep 1000 | read _ < "$OUT/go" """)
+    run.pipe("held", "ready", "go")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    run.tell("go")
+    await harness.runtime.stop("job_1-1", 0.0)
+    await run.end()
+    assert not run.held("held")
+
+
+async def test_children_do_not_outlive_the_main_process(app: Make) -> None:
+    """When the main process ends by itself, what it left in the background is ended, and the exit code is its own."""
+    run = app('( exec 8>"$OUT/held"; echo > "$OUT/ready"; sleep 1000 ) & read _ < "$OUT/go"; exit 6')
+    run.pipe("held", "ready", "go")
+    await run.harness.runtime.start(run.spec)
+    await run.told("ready")
+    run.tell("go")
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 6)
+    assert not run.held("held")
+
+
+async def test_ends_are_told_once_to_everyone(harness: Harness, app: Make) -> None:
+    """Everyone who listens hears of each end once, of none from before, and is let go when the runtime closes."""
+    await app("exit 0", "job_0-1").run()
+    listeners = [harness.runtime.ends() for _ in range(2)]
+    await app("exit 0", "job_1-1").run()
+    await app("exit 0", "job_2-1").run()
+    await harness.reopen()
+    assert [[each.run_id async for each in ends] for ends in listeners] == [["job_1-1", "job_2-1"]] * 2
+
+
+async def test_forget_leaves_nothing(harness: Harness, app: Make) -> None:
+    """A forgotten run is unknown, its files are gone, and its id can be used again."""
+    run = app('mkdir -p "$TMPDIR/a" && chmod 500 "$TMPDIR/a"; echo >> "$OUT/count"')
+    assert (await run.run()).exit_code == 0
+    await harness.runtime.forget("job_1-1")
+    await harness.runtime.forget("job_1-1")
+    assert await harness.runtime.runs() == []
+    assert not harness.runtime.log_path("job_1-1").exists()
+    left = [path for path in harness.base.glob("data/**/*") if "job_1-1" in path.parts]
+    assert left == []
+    await run.run()
+    assert (run.output / "count").read_text() == "\n\n"
+
+
+async def test_forget_of_a_live_run_is_refused(harness: Harness, app: Make) -> None:
+    """A run that has not ended cannot be forgotten."""
+    run = app('echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1", "ready", "go")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    with pytest.raises(Conflict):
+        await harness.runtime.forget("job_1-1")
+    run.tell("go")
+    assert (await run.end()).exit_code == 0
+
+
+async def test_run_ids_are_checked(harness: Harness, app: Make) -> None:
+    """A run id that could lead elsewhere is refused everywhere."""
+    run = app("exit 0")
+    with pytest.raises(Invalid):
+        await harness.runtime.start(replace(run.spec, run_id="../x"))
+    with pytest.raises(Invalid):
+        await harness.runtime.forget("..")
+    with pytest.raises(Invalid):
+        harness.runtime.log_path("a/b")
+
+
+async def test_inspect_pins_and_reads(harness: Harness) -> None:
+    """An inspection gives the same digest each time and the raw manifests."""
+    first, second = await asyncio.gather(*(harness.runtime.inspect(harness.urn) for _ in range(2)))
+    assert first == second
+    assert first.digest.startswith("sha256:")
+    assert any(os.path.basename(path) == "app.json" for path in first.manifests)  # noqa: PTH119  paths of the MAP
+    await harness.runtime.available(harness.urn, first.digest)
+
+
+async def test_inspect_of_a_missing_map(harness: Harness) -> None:
+    """A MAP that is not there is told as such."""
+    with pytest.raises(MapUnreadable) as told:
+        await harness.runtime.inspect(harness.missing_urn)
+    assert told.value.reason == "not_found"
