@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from gurney.clock import rfc3339
 from gurney.documents.port import Collection, Documents, Query, Where
 from gurney.errors import Invalid
-from gurney.model.base import Document, Owned
+from gurney.model.base import Dated, Document
 from gurney.model.common import Page
 
 #: No message over NATS is larger than 512 KiB; a page leaves room for its envelope.
 PAGE_BYTES = 448 * 1024
 
 D = TypeVar("D", bound=Document)
-W = TypeVar("W", bound=Owned)
+W = TypeVar("W", bound="Dated")
 
 
 def encode_cursor(*values: Any) -> str:

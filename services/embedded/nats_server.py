@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from gurney import telemetry
 from gurney.errors import NatsUnavailable
@@ -50,7 +51,7 @@ class NatsServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def __aenter__(self) -> "NatsServer":
+    async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._prepare)
         await self._start()
         self._watching = asyncio.create_task(self._watch())

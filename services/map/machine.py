@@ -1,4 +1,4 @@
-"""The states of a MAP: `registering` -> `ready` | `invalid` -> `unregistered`. Pure; no other module assigns `state`."""
+"""The states of a MAP: `registering` -> `ready` | `invalid` -> `unregistered`. Pure; nobody else assigns `state`."""
 
 from datetime import datetime, timedelta
 

@@ -1,8 +1,8 @@
 """Reads `app.json` and `pkg.json` of both generations of MONAI Application Packages into one description. Pure.
 
 Real packagers break the written specification (MONAI Application Package 0.1 and 1.0): `command` is a shell line or
-a JSON array inside a string, `models` an object or an array, sizes come in many spellings. So: lenient, and the raw JSON
-is kept.
+a JSON array inside a string, `models` an object or an array, sizes come in many spellings. So: lenient, and the raw
+JSON is kept.
 """
 
 import json

@@ -1,8 +1,10 @@
 """What set-up says and does on machines that lack something."""
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,31 @@ def test_environment_is_kept_while_nothing_changes(machine: Machine) -> None:
     assert machine.run(f"{spies} setup; setup") == (0, "project\n", "")
     (machine.clone / "requirements.lock").write_text("two")
     assert machine.run(f"{spies} setup")[1] == "locked\nproject\n"
+
+
+def test_versions_go_with_the_project() -> None:
+    """Set-up takes exactly the Pythons that the project allows."""
+    script = (ROOT / "scripts" / "lib.sh").read_text()
+    bounds = re.search(r"\((\d+), (\d+)\) <= sys\.version_info < \((\d+), (\d+)\)", script)
+    assert bounds is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={bounds[1]}.{bounds[2]},<{bounds[3]}.{bounds[4]}"
+
+
+def test_ci_installs_what_is_missing_and_no_more(machine: Machine) -> None:
+    """CI's script asks the package manager for git and Python where they are missing, and for nothing where not."""
+    (machine.clone / ".ci").mkdir()
+    (machine.clone / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text())
+    machine.program("apt-get", 'echo "apt-get $*"')
+    tests = machine.clone / "scripts" / "test"
+    tests.write_text('#!/bin/sh\necho "test $*, required: $GURNEY_REQUIRE"\n')
+    tests.chmod(0o755)
+    run = f'bash "{machine.clone}/.ci/run"'
+    update, install, done = machine.run(run)[1].splitlines()
+    assert update == "apt-get update"
+    assert {"git", "python3", "python3-venv"} <= set(install.split())
+    assert done == "test ci, required: nats"
+    machine.program("git", "exit 0")
+    machine.program("python3", f'exec "{sys.executable}" "$@"')
+    machine.program("apt-get", "exit 9")
+    assert machine.run(run) == (0, "test ci, required: nats\n", "")

@@ -1,7 +1,7 @@
 """Walks over zip and tar files that nobody vouches for. All of it blocks.
 
 Python's readers take an archive at its word: its index, its headers and its offsets go to memory or decide where to
-read next. The two guards stand between reader and file and bound that; the rest of the distrust is in `unpack`.
+read next. The two guards stand between reader and file and bound that; the rest of the distrust is in `unpacking`.
 """
 
 import gzip
@@ -100,6 +100,9 @@ def _walk_tar(raw: IO[bytes]) -> Iterator[Found]:
                 raise refuse("is a link, a device or sparse", info.name)
     if guard.last != bytes(tarfile.BLOCKSIZE):  # the reader takes any rubbish for the end
         raise refuse("the archive breaks off: it has no end mark")
+    padding = raw.read(BLOCK)  # to the end, where gzip has its checksum
+    if any(padding) or raw.read(1):
+        raise refuse("the archive goes on behind its end mark")
 
 
 def _reader(member: IO[bytes], name: str) -> Callable[[int], bytes]:

@@ -1,9 +1,11 @@
 """Who asks: roles, tokens, and what a caller may see."""
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from gurney.model.base import Message, Owned, Timestamp
+from pydantic import AfterValidator, Field
+
+from gurney.model.base import Input, Message, Owned, Timestamp
 
 
 class Role(StrEnum):
@@ -53,3 +55,26 @@ class Token(Owned):
 
     def unique_keys(self) -> tuple[str, ...]:
         return (*super().unique_keys(), f"secret:{self.secret_sha256}")
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must have printable characters only")
+    return text
+
+
+class CreateToken(Input):
+    """Body of POST /v1/tokens."""
+
+    subject: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+    name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)] | None = None
+    role: Role
+    #: Part of unique keys, so no `:`.
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = "default"
+    expires_at: Timestamp | None = None
+
+
+class IssuedToken(Token):
+    """A token at its creation: the only time when its secret is told."""
+
+    token: str

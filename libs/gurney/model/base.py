@@ -19,6 +19,23 @@ Timestamp = Annotated[
 
 Labels = dict[str, str]
 
+MAX_LABELS, MAX_LABEL_KEY, MAX_LABEL_VALUE = 64, 63, 255
+
+
+def _checked_labels(labels: Labels) -> Labels:
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"has {len(labels)} labels, at most {MAX_LABELS} are allowed")
+    for key, value in labels.items():
+        if not 1 <= len(key) <= MAX_LABEL_KEY or not key.isprintable() or "=" in key:
+            raise ValueError(f"a key must have 1 to {MAX_LABEL_KEY} printable characters and no =")
+        if len(value) > MAX_LABEL_VALUE or "\0" in value:
+            raise ValueError(f"a value must have at most {MAX_LABEL_VALUE} characters and no NUL")
+    return labels
+
+
+#: Labels as a client sends them.
+InputLabels = Annotated[Labels, AfterValidator(_checked_labels)]
+
 
 class Message(BaseModel):
     """A frozen message. Fields that a newer peer adds are ignored, so old and new run side by side."""
@@ -75,8 +92,19 @@ class Document(Message):
         hidden = self.PRIVATE | self.LIST_OMITS if in_list else self.PRIVATE
         return self.model_dump(mode="json", exclude=set(hidden))
 
+    def public_json(self, *, in_list: bool = False) -> bytes:
+        """Return `public()` as JSON, without the way over dictionaries."""
+        hidden = self.PRIVATE | self.LIST_OMITS if in_list else self.PRIVATE
+        return self.model_dump_json(exclude=set(hidden)).encode()
 
-class Owned(Document):
+
+class Dated(Document):
+    """A document of a list: newest first by (`created_at`, id)."""
+
+    created_at: Timestamp
+
+
+class Owned(Dated):
     """A document that a client made: it has a project, an author and may have been made under an idempotency key."""
 
     PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency"})
@@ -84,7 +112,6 @@ class Owned(Document):
     project: str = "default"
     #: The subject of the token that made it.
     created_by: str = ""
-    created_at: Timestamp
     idempotency: Idempotency | None = None
 
     def unique_keys(self) -> tuple[str, ...]:

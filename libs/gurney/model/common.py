@@ -3,7 +3,7 @@
 from typing import Generic, TypeVar
 
 from gurney.model.access import Caller
-from gurney.model.base import Message
+from gurney.model.base import Input, Message
 
 T = TypeVar("T")
 
@@ -32,3 +32,9 @@ class Rename(Message):
     caller: Caller
     ref: str
     name: str | None
+
+
+class SetName(Input):
+    """Body of PUT .../name."""
+
+    name: str

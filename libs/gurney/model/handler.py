@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.access import Caller
-from gurney.model.base import Document, Idempotency, Input, Labels, Message, Owned, Timestamp
+from gurney.model.base import Dated, Idempotency, Input, InputLabels, Labels, Message, Owned, Timestamp
 
 
 class Handler(Owned):
@@ -40,7 +40,7 @@ class DeliveryAttempt(Message):
     duration_ms: int
 
 
-class Delivery(Document):
+class Delivery(Dated):
     """One event for one handler; unique on the two."""
 
     PRIVATE: ClassVar[frozenset[str]] = frozenset({"body", "taken_until", "revision", "created_at"})
@@ -51,7 +51,6 @@ class Delivery(Document):
     state: DeliveryState
     attempts: tuple[DeliveryAttempt, ...] = ()
     next_attempt_at: Timestamp | None = None
-    created_at: Timestamp
     #: The JSON that is sent.
     body: str
     #: While set and not past, somebody is delivering it.
@@ -71,14 +70,14 @@ class CreateHandler(Input):
     events: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] = TERMINAL_EVENTS
     #: A MAP by id or name.
     map: str | None = None
-    labels: Labels = {}
+    labels: InputLabels = {}
 
 
 class PatchHandler(Input):
     """Body of PATCH /v1/handlers/{handler}; what is absent stays."""
 
     events: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] | None = None
-    labels: Labels | None = None
+    labels: InputLabels | None = None
     state: Literal["active", "disabled"] | None = None
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.access import Caller
-from gurney.model.base import Idempotency, Input, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
 from gurney.model.map import Generation
-from gurney.model.resources import Resources
+from gurney.model.resources import AskedResources, Resources
 
 
 class JobState(StrEnum):
@@ -110,6 +110,12 @@ class StoryItem(Message):
     message: str | None = None
 
 
+class Story(Message):
+    """What happened to a job and why, in order."""
+
+    items: tuple[StoryItem, ...]
+
+
 class Folded(Message):
     """How far lifecycle events are folded in: they apply in the order (attempt, placement revision)."""
 
@@ -126,7 +132,19 @@ class Counts(Message):
 
 class Job(Owned):
     PRIVATE: ClassVar[frozenset[str]] = frozenset(
-        {"idempotency", "request", "story", "folded", "notified", "failures", "counts", "deleting", "not_before"}
+        {
+            "idempotency",
+            "request",
+            "story",
+            "folded",
+            "notified",
+            "failures",
+            "counts",
+            "deleting",
+            "requested_at",
+            "avoid",
+            "owes",
+        }
     )
     LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"log_tail", "waiting", "metadata", "usage", "timings"})
 
@@ -171,6 +189,12 @@ class Job(Owned):
     notified: bool = False
     #: Attempts that ended by a fault of the infrastructure, and by one of the application.
     failures: tuple[int, int] = (0, 0)
+    #: When this attempt began to wait; None: the first, at `created_at`.
+    requested_at: Timestamp | None = None
+    #: Nodes on which an attempt was lost.
+    avoid: tuple[str, ...] = ()
+    #: What the payload service has yet to be told: that the input claim goes, or that the whole job does.
+    owes: Literal["finalize", "drop"] | None = None
     deleting: bool = False
 
     @property
@@ -185,10 +209,10 @@ class CreateJob(Input):
     map: str
     payload: str
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    labels: Labels = {}
+    labels: InputLabels = {}
     handlers: tuple[str, ...] | None = None
     priority: Priority = Priority.NORMAL
-    resources: Resources | None = None
+    resources: AskedResources | None = None
     timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     retries: Annotated[int, Field(ge=0, le=10)] = 0
     admission: Admission | None = None
@@ -224,6 +248,13 @@ class JobGet(Message):
 
 class JobRefs(Message):
     jobs: tuple[str, ...] = Field(max_length=256)
+
+
+class JobsAlive(Message):
+    """Of the jobs asked for, those that exist: `live` ones, and ones that have ended."""
+
+    live: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
 
 
 class JobOwed(Message):

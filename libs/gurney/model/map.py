@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.access import Caller
-from gurney.model.base import Idempotency, Input, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
 from gurney.model.resources import Resources
 
 Generation = Literal["monai", "holoscan", "supplied"]
@@ -99,7 +99,7 @@ class RegisterMap(Input):
 
     urn: str
     name: str | None = None
-    labels: Labels = {}
+    labels: InputLabels = {}
 
 
 class MapRegister(Message):

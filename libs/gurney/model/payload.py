@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.access import Caller
-from gurney.model.base import Document, Idempotency, Input, Labels, Message, Owned, Timestamp
+from gurney.model.base import Document, Idempotency, Input, InputLabels, Labels, Message, Owned, Timestamp
 
 
 class PayloadState(StrEnum):
@@ -101,7 +101,7 @@ class CreatePayload(Input):
     """Body of POST /v1/payloads."""
 
     name: str | None = None
-    labels: Labels = {}
+    labels: InputLabels = {}
     keep: bool = False
 
 

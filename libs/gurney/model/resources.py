@@ -1,5 +1,7 @@
 """What a job needs and what a node has. Memory in bytes, cpu in cores."""
 
+from pydantic import ConfigDict
+
 from gurney.model.base import Labels, Message
 
 
@@ -21,6 +23,12 @@ class Resources(Message):
     def over(self, base: "Resources") -> "Resources":
         """Return `base` with everything that is said here laid over it."""
         return base.but(**{name: value for name, value in self if value is not None})
+
+
+class AskedResources(Resources):
+    """What a client asks for: unknown fields are errors, so that a typing mistake is told, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Gpu(Message):

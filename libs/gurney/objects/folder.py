@@ -115,7 +115,8 @@ def _list(root: Path, prefix: str) -> Iterator[ObjectInfo]:
 def _owners(root: Path, prefix: str) -> Iterator[Path]:
     owner, slash, _ = prefix.partition("/")
     if slash:
-        yield layout.path_of(root, f"{owner}/").parent
+        with suppress(ValueError):  # no object can lie there
+            yield layout.path_of(root, check_key(f"{owner}/x")).parent
         return
     for fan in (root / "objects").iterdir():
         yield from (path for path in fan.iterdir() if path.name.startswith(prefix))

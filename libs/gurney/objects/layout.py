@@ -108,7 +108,8 @@ def open_temp(root: Path, mode: int = 0o400) -> Temp:
 
 def _link(temp: Path, target: Path) -> None:
     for _ in range(_TRIES):
-        target.parent.mkdir(exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):  # `exist_ok` fails where the folder goes in the same moment
+            target.parent.mkdir(mode=0o700)
         try:
             target.hardlink_to(temp)
         except FileExistsError:

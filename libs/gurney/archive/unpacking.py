@@ -16,19 +16,19 @@ from gurney.paths import check_path, folders_of, is_folder
 
 # Judging is minutes of work for one core: it must not hold the threads that move bytes.
 _JUDGES = ThreadPoolExecutor(2, thread_name_prefix="gurney-archive")
-_RATIO_FROM = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What an archive may hold. Entries are files and folders; bytes are unpacked ones.
 
-    `ratio` is of unpacked to packed bytes; it counts from 256 MiB on, so that small files of zeros pass.
+    `ratio` is of unpacked to packed bytes; it counts from `ratio_from` bytes on, so that small files of zeros pass.
     """
 
     entries: int = 100_000
     bytes: int = 1 << 40
     ratio: int = 200
+    ratio_from: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +162,5 @@ class _Judge:
         self._bytes += size
         if self._bytes > self.limits.bytes:
             raise refuse(f"takes the archive over {self.limits.bytes} bytes unpacked", name)
-        if self._bytes > max(self.packed * self.limits.ratio, _RATIO_FROM):
+        if self._bytes > max(self.packed * self.limits.ratio, self.limits.ratio_from):
             raise refuse(f"takes the archive over {self.limits.ratio} times its packed size", name)

@@ -89,6 +89,7 @@ async def _zip_entry(archive: zipfile.ZipFile, sink: _Sink, entry: Entry) -> Asy
     info.create_system = 3  # Unix, so that the mode counts
     if is_folder(entry.path):
         info.external_attr = (0o40755 << 16) | 0x10
+        info.CRC = 0  # `mkdir` takes it as given
         archive.mkdir(info)
         return
     info.external_attr = 0o100644 << 16

@@ -1,0 +1,160 @@
+"""HTTP for the clients: bearer token, problem documents turned into the errors of `gurney.errors`, pages, events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from gurney.errors import ErrorBody, GurneyError, Unavailable, from_body
+
+Json = dict[str, Any]
+#: Told how many more bytes have moved.
+Moved = Callable[[int], None]
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """An event of `GET /v1/events` or of a job: `type` such as `job.succeeded`, `id` to resume after."""
+
+    id: str
+    type: str
+    data: Any
+
+
+def segment(text: str) -> str:
+    """Return a path segment."""
+    return quote(text, safe="")
+
+
+def file_path(path: str) -> str:
+    """Return a file's path for a URL: slashes stay."""
+    return "/".join(map(segment, path.split("/")))
+
+
+class Http:
+    """One server and one token."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.base = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=None)
+        connector = aiohttp.TCPConnector(limit=256)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and yield its response; raises the error that the server told."""
+        if self._session is None:
+            raise RuntimeError("the client is not open: use it as a context")
+        url = URL(self.base + path, encoded=True)
+        try:
+            async with self._session.request(method, url, headers=headers, **options) as response:
+                if response.status >= 400:  # noqa: PLR2004  # HTTP's border between success and error
+                    raise _error(response, await response.read())
+                yield response
+        except aiohttp.ClientConnectionError as error:
+            raise Unavailable(f"cannot reach {self.base}: {error}") from error
+
+    async def json(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request and return its JSON, None where there is no body."""
+        async with self.stream(method, path, **options) as response:
+            body = await response.read()
+            return json.loads(body) if body else None
+
+    async def pages(self, path: str, params: list[tuple[str, str]]) -> AsyncIterator[Json]:
+        """Yield the items of a list, page after page."""
+        cursor: str | None = None
+        while True:
+            more = [("cursor", cursor)] if cursor else []
+            page = await self.json("GET", path + query(params + more))
+            for item in page["items"]:
+                yield item
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    async def events(self, path: str, last_event_id: str | None = None) -> AsyncIterator[ServerEvent]:
+        """Yield server-sent events (WHATWG HTML, 9.2) until the server ends the stream."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
+        async with self.stream("GET", path, headers=headers) as response:
+            fields: dict[str, str] = {}
+            async for raw in response.content:
+                line = raw.decode().rstrip("\r\n")
+                if line:
+                    name, _, value = line.partition(":")
+                    fields[name] = f"{fields['data']}\n{value[1:]}" if name == "data" in fields else value.lstrip(" ")
+                elif "data" in fields:
+                    yield ServerEvent(fields.get("id", ""), fields.get("event", "message"), _loaded(fields["data"]))
+                    fields = {}
+
+
+def query(params: list[tuple[str, str]]) -> str:
+    """Return a query string, empty where there are no parameters."""
+    return "?" + "&".join(f"{quote(key)}={segment(value)}" for key, value in params) if params else ""
+
+
+def filters(**values: Any) -> list[tuple[str, str]]:
+    """Return query parameters for what is given; `label` is a mapping."""
+    params: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name == "label":
+            params += [("label", f"{key}={each}") for key, each in value.items()]
+        else:
+            params.append((name, str(value)))
+    return params
+
+
+async def chunks_of(path: str, moved: Moved | None) -> AsyncIterator[bytes]:
+    """Yield a local file's bytes, read off the loop."""
+    file = await asyncio.to_thread(open, path, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+            if moved:
+                moved(len(chunk))
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _error(response: aiohttp.ClientResponse, body: bytes) -> GurneyError:
+    try:
+        problem = json.loads(body)
+        told = ErrorBody(
+            code=problem["code"],
+            message=problem.get("detail") or problem.get("title") or "",
+            errors=problem.get("errors") or (),
+            retry_after_s=response.headers.get("Retry-After"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return GurneyError(f"{response.method} {response.url.path}: {response.status} {response.reason}")
+    return from_body(told)

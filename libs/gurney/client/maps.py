@@ -1,0 +1,43 @@
+"""MAPs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from gurney.client.http import Json, filters
+from gurney.client.named import Named
+
+
+class Maps(Named):
+    _path = "/v1/maps"
+
+    async def register(
+        self,
+        urn: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Register a MAP; its state is `registering` until its manifests were read."""
+        body = {"urn": urn, "name": name, "labels": dict(labels or {})}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        answer: Json = await self._http.json("POST", self._path, json=body, headers=headers)
+        return answer
+
+    async def settled(self, ref: str, *, poll_s: float = 0.05) -> Json:
+        """Return the MAP once it is no longer `registering`."""
+        while True:
+            found = await self.get(ref)
+            if found["state"] != "registering":
+                return found
+            await asyncio.sleep(poll_s)
+
+    def list(
+        self,
+        *,
+        name: str | None = None,
+        state: str | None = None,
+        urn: str | None = None,
+        label: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Json]:
+        return self._http.pages(self._path, filters(name=name, state=state, urn=urn, label=label))

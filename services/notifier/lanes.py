@@ -1,0 +1,129 @@
+"""One lane per handler, so that a dead target delays no other. Documents are the truth; lanes a bounded hand-off."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterable
+
+from gurney import clock, telemetry
+from gurney.errors import NotFound, RevisionConflict
+from gurney.model.handler import Delivery, Handler
+from gurney.settings import Settings
+from gurney.store import Store
+from services.notifier import policy, repository
+from services.notifier.repository import DELIVERIES, HANDLERS
+from services.notifier.sender import Sender
+
+#: Deliveries of one handler under way at once.
+WIDTH = 8
+#: Deliveries that a lane holds in memory; more stay in the documents until they are due again.
+LENGTH = 1024
+
+_log = telemetry.log("notifier")
+
+
+class Lanes:
+    """Delivers what was taken, and looks for what is due."""
+
+    def __init__(self, store: Store, sender: Sender, settings: Settings) -> None:
+        self._store = store
+        self._sender = sender
+        self._patience = settings.webhook_patience
+        self._waiting: dict[str, deque[Delivery]] = {}
+        self._workers: dict[str, set[asyncio.Task[None]]] = {}
+        self._held: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def hand(self, deliveries: Iterable[Delivery]) -> None:
+        """Deliver these, which this process has taken."""
+        for delivery in deliveries:
+            lane = self._waiting.setdefault(delivery.handler, deque())
+            if len(lane) >= LENGTH:
+                continue  # the time for which it is taken passes, then it is due again
+            lane.append(delivery)
+            self._held.add(delivery.id)
+            self._staff(delivery.handler)
+
+    def wake(self) -> None:
+        """Look for what is due now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Hand over what comes due, for ever."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._hand_due()
+                await self._sleep()
+        finally:
+            workers = [task for lane in self._workers.values() for task in lane]
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _hand_due(self) -> None:
+        now = clock.now()
+        for delivery in await repository.due(self._store, now):
+            taken = None if delivery.id in self._held else policy.take(delivery, now)
+            if taken is None:
+                continue
+            try:
+                self.hand([await self._store.replace(DELIVERIES, taken)])
+            except RevisionConflict:
+                continue  # another took it
+
+    async def _sleep(self) -> None:
+        due = await repository.next_due(self._store)
+        wait = 30.0 if due is None else (due - clock.now()).total_seconds()
+        try:
+            async with asyncio.timeout(min(30.0, max(0.25, wait))):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _staff(self, handler: str) -> None:
+        workers = self._workers.setdefault(handler, set())
+        if len(workers) < WIDTH:
+            task = asyncio.create_task(self._work(handler))
+            workers.add(task)
+            task.add_done_callback(lambda done: self._left(handler, done))
+
+    def _left(self, handler: str, task: asyncio.Task[None]) -> None:
+        self._workers[handler].discard(task)
+        if not self._workers[handler] and not self._waiting.get(handler):
+            self._workers.pop(handler)
+            self._waiting.pop(handler, None)
+
+    async def _work(self, handler: str) -> None:
+        lane = self._waiting[handler]
+        while lane:
+            delivery = lane.popleft()
+            try:
+                await self._deliver(delivery)
+            except Exception as error:
+                _log.warning("delivery comes again", delivery=delivery.id, error=repr(error))
+            finally:
+                self._held.discard(delivery.id)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        handler = await self._store.documents.get(HANDLERS, delivery.handler)
+        if handler is None or handler.deleting:
+            await self._store.remove(DELIVERIES, delivery)
+            return
+        attempt = await self._sender.send(handler, delivery)
+        after = policy.tried(delivery, attempt, self._patience, random.random())  # noqa: S311  # not a secret
+        try:
+            await self._store.replace(DELIVERIES, after)
+        except RevisionConflict:
+            _log.info("delivery was taken by another meanwhile", delivery=delivery.id)
+        if attempt.status == policy.GONE:
+            await self._disable(handler)
+        if after.next_attempt_at:
+            self.wake()
+
+    async def _disable(self, handler: Handler) -> None:
+        """A target that answers 410 wants no more (Standard Webhooks)."""
+        try:
+            await self._store.update(HANDLERS, handler.id, lambda found: (found.next(state="disabled"), ()))
+        except NotFound:
+            return
