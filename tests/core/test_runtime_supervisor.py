@@ -172,6 +172,26 @@ async def test_left_processes_of_the_lost_are_killed(harness: ProcessHarness, ap
     assert not app.held("held")
 
 
+async def test_runs_of_other_servers_are_left_alone(harness: ProcessHarness, app: App, tmp_path: Path) -> None:
+    """A run of the same id under another data folder lives on when ours, adopted after a crash, has ended."""
+    theirs = ProcessHarness(tmp_path / "other")
+    await theirs.open()
+    digest = (await theirs.runtime.inspect(theirs.urn)).digest
+    other = App(theirs, digest, WAIT, "job_1-1")
+    other.pipe("ready", "go")
+    for each in (app, other):
+        await each.harness.runtime.start(each.spec)
+        await each.told("ready")
+    ends = harness.runtime.ends()
+    await harness.crash()
+    await harness.runtime.stop("job_1-1", 0.0)
+    assert (await app.end(ends)).cause == Cause.STOPPED
+    other.tell("go")
+    assert (await other.end()).exit_code == 0
+    other.close()
+    await theirs.finish()
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor cannot be divided")
 async def test_whole_processors_are_pinned(harness: ProcessHarness, app: App) -> None:
     """A run that asks for one processor of several gets one, and one that asks for half may use all."""

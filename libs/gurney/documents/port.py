@@ -84,6 +84,11 @@ class Documents(Protocol):
     ) -> tuple[int, int]:
         """Return how many documents match, and the sum of a number field over them (0 without a field)."""
 
+    async def totals_by(
+        self, collection: Collection[D], by: str, where: Sequence[Where], field: str | None = None
+    ) -> dict[Any, tuple[int, int]]:
+        """Return the `totals` of each group of documents that share a value of the field `by`; absent: no documents."""
+
     async def cas(self, writes: Sequence[Write]) -> list[GurneyError | None]:
         """Try each write; the answer says for each None or why not. Never raises for a single write's fault."""
 

@@ -109,8 +109,18 @@ class SqliteDocuments:
         return self._cache[slot]  # type: ignore[return-value]
 
     async def get_many(self, collection: Collection[D], ids: Sequence[str]) -> list[D]:
-        found = [await self.get(collection, each) for each in ids]
-        return [document for document in found if document is not None]
+        missing = [each for each in dict.fromkeys(ids) if (collection.name, each) not in self._cache]
+        known = {each: self._cache.get((collection.name, each)) for each in ids}
+        if missing:
+            condition = where_sql([Where("id", "in", missing)])
+            sql = f'SELECT id, body FROM "{collection.name}" WHERE {condition.text}'  # noqa: S608
+            rows = {id_: collection.model.decode(body) for id_, body in await self._read(Sql(sql, condition.values))}
+            for each in missing:
+                slot = (collection.name, each)
+                if slot not in self._cache:  # a write that was answered meanwhile knows better
+                    self._remember(slot, rows.get(each))
+                known[each] = self._cache.get(slot, rows.get(each))
+        return [document for document in known.values() if document is not None]  # type: ignore[misc]
 
     async def by_key(self, collection: Collection[D], key: str) -> D | None:
         rows = await self._read(Sql("SELECT id FROM keys WHERE collection = ? AND key = ?", (collection.name, key)))
@@ -128,6 +138,17 @@ class SqliteDocuments:
         sql = f'SELECT count(*), {total} FROM "{collection.name}" WHERE {condition.text}'  # noqa: S608
         rows = await self._read(Sql(sql, condition.values))
         return int(rows[0][0]), int(rows[0][1])
+
+    async def totals_by(
+        self, collection: Collection[D], by: str, where: Sequence[Where], field: str | None = None
+    ) -> dict[Any, tuple[int, int]]:
+        condition = where_sql(where)
+        total = f"coalesce(sum({field_sql(field)}), 0)" if field else "0"
+        sql = (
+            f"SELECT {field_sql(by)}, count(*), {total} "  # noqa: S608
+            f'FROM "{collection.name}" WHERE {condition.text} GROUP BY 1'
+        )
+        return {group: (count, int(sum_)) for group, count, sum_ in await self._read(Sql(sql, condition.values))}
 
     async def unpublished(self, collection: Collection[Any], older_than_s: float) -> list[Event]:
         self._settle_now()

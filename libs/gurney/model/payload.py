@@ -16,7 +16,7 @@ class PayloadState(StrEnum):
 
 
 class Payload(Owned):
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run", "doomed"})
 
     name: str | None = None
     labels: Labels = {}
@@ -25,10 +25,12 @@ class Payload(Owned):
     keep: bool = False
     #: Results of an attempt that failed.
     partial: bool = False
-    #: The job whose results these are.
+    #: The job whose results these are; of a draft, may become.
     job: str | None = None
     #: The run that fills this draft, kept after it was bound.
     run: str | None = None
+    #: Its deletion can no longer be undone: nothing held it once it was marked. A doomed draft lost to another run.
+    doomed: bool = False
     updated_at: Timestamp
     # Derived when asked for, never stored:
     files: int = 0
@@ -39,9 +41,12 @@ class Payload(Owned):
     claims: int = 0
 
     def unique_keys(self) -> tuple[str, ...]:
+        if self.doomed:
+            return ()
         named = (f"name:{self.project}:{self.name}",) if self.name else ()
         drafted = (f"run:{self.run}",) if self.run else ()
-        return (*super().unique_keys(), *named, *drafted)
+        bound = (f"job:{self.job}",) if self.job and self.state is not PayloadState.DRAFT else ()
+        return (*super().unique_keys(), *named, *drafted, *bound)
 
 
 class Content(Message):
@@ -60,6 +65,13 @@ class Upload(Message):
     begun_at: Timestamp
 
 
+class Mark(Message):
+    """Who changes a file, from marking it until the change is made or given up."""
+
+    id: str
+    at: Timestamp
+
+
 class File(Document):
     """One path of one owner (a payload, or a job whose logs these are): everything about it in one document.
 
@@ -69,13 +81,17 @@ class File(Document):
     #: Payload id, or job id for logs.
     owner: str
     path: str
+    #: An empty folder: listed, not counted.
+    folder: bool = False
     #: None: not visible yet, or removed.
     content: Content | None = None
     pending: tuple[Upload, ...] = ()
     #: Keys whose bytes nobody can reach any more.
     garbage: tuple[str, ...] = ()
     #: Set while a commit or removal waits to see whether a job holds the payload.
-    changing: bool = False
+    changing: Mark | None = None
+    #: Since when there has been something pending, garbage or changing: where the sweep looks for what a crash left.
+    unsettled: Timestamp | None = None
 
 
 class FileView(Message):
@@ -160,7 +176,11 @@ class SignedFiles(Message):
 
 
 class BeginUploads(Message):
-    """Begins uploads of at most 256 paths. `owner` is a payload; with a run's token `results` or `log`."""
+    """Begins uploads of at most 256 paths. `owner` is a payload, by id or name.
+
+    With a run's token it is `results`, the draft of this run, made when it is first needed, or `log`, whose one path
+    is `<attempt>.log`. An empty folder (a path that ends in `/`) has no bytes: commit it with size 0, PUT nothing.
+    """
 
     caller: Caller | None = None
     token: str | None = None
@@ -188,7 +208,10 @@ class Uploaded(Message):
 
 
 class CommitUploads(Message):
-    """Makes uploaded files visible: each path on its own, all or an error that names the first that failed."""
+    """Makes uploaded files visible: each path on its own, all or an error that names the first that failed.
+
+    `owner` as in the begin, or the id that it answered. A repeated commit of the same keys succeeds again.
+    """
 
     caller: Caller | None = None
     token: str | None = None

@@ -2,7 +2,7 @@
 
 Whatever a run's processes leave behind when they end becomes our child (we are their subreaper), so the descendants of
 the main process and of such orphans are the run. Who an orphan belongs to is told by, in this order: what was seen
-before, its session, the run id in its environment; and by elimination when there is one run only. The orphans of
+before, its session, the run's folder in its environment (run ids alone may be those of another server); and by elimination when there is one run only. The orphans of
 adopted runs went to init: for those all of /proc is read.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from gurney.runtime.supervisor import procfs
+from gurney.runtime.supervisor import procfs, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ class Kin:
         found = procfs.stat(pid)
         if found is None or not found.alive or pid == os.getpid():
             return False
-        return found.session == run.pid or procfs.has_variable(pid, b"GURNEY_RUN_ID=" + os.fsencode(run.id))
+        return found.session == run.pid or procfs.has_variable(pid, records.token(run.id))

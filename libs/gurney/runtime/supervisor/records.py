@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 TRASH = "trash"
+TOKEN = "GURNEY_RUN_FOLDER"
 
 
 def folder(run_id: str) -> str:
@@ -34,6 +35,11 @@ def prepare(run_id: str) -> str:
     made = folder(run_id)
     os.makedirs(f"{made}/tmp", exist_ok=True)  # noqa: S108  below our own folder
     return os.path.abspath(made)
+
+
+def token(run_id: str) -> bytes:
+    """Return the assignment in the environment of the run's processes by which they are known on the whole host."""
+    return os.fsencode(f"{TOKEN}={os.path.abspath(folder(run_id))}")
 
 
 def sync(path: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m gurney.cli`."""
+
+from gurney.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""`gurney payload`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from gurney.cli.connect import Server
+from gurney.cli.output import print_json, show, show_list
+from gurney.cli.progress import bar
+from gurney.client.payloads import local_files
+
+app = App(name="payload", help="Payloads: create, put, get, list, remove.")
+
+HERE = Server()
+
+
+@app.command
+async def create(
+    *, name: str | None = None, keep: Annotated[bool, Parameter(negative=())] = False, server: Server = HERE
+) -> None:
+    """Create an empty payload."""
+    async with server.client() as gurney:
+        show(await gurney.payloads.create(name=name, keep=keep), as_json=server.json)
+
+
+@app.command
+async def put(ref: str, *paths: Path, server: Server = HERE) -> None:
+    """Upload files and folders."""
+    total = sum(file.stat().st_size for _, file in local_files(paths))
+    async with server.client() as gurney:
+        with bar("uploading", total, hidden=server.json) as moved:
+            count = await gurney.payloads.upload(ref, paths, moved=moved)
+        show(await gurney.payloads.get(ref) | {"uploaded": count}, as_json=server.json)
+
+
+@app.command
+async def get(ref: str, *, output: Annotated[Path, Parameter(name=("--output", "-o"))], server: Server = HERE) -> None:
+    """Download all files of a payload, each verified."""
+    async with server.client() as gurney:
+        total = (await gurney.payloads.get(ref))["bytes"]
+        with bar("downloading", total, hidden=server.json) as moved:
+            files = await gurney.payloads.download(ref, output, moved=moved)
+    if server.json:
+        print_json({"files": [str(file) for file in files]})
+
+
+@app.command
+async def ls(ref: str | None = None, *, name: str | None = None, server: Server = HERE) -> None:
+    """List payloads, newest first; with a payload, its files."""
+    async with server.client() as gurney:
+        if ref is None:
+            columns = ("id", "name", "files", "bytes", "claims", "created_at")
+            await show_list(gurney.payloads.list(name=name), columns, as_json=server.json)
+        else:
+            await show_list(gurney.payloads.files(ref), ("path", "size", "sha256"), as_json=server.json)
+
+
+@app.command
+async def rm(ref: str, *paths: str, server: Server = HERE) -> None:
+    """Delete a payload; with paths, only these files of it."""
+    async with server.client() as gurney:
+        if not paths:
+            await gurney.payloads.delete(ref)
+        for path in paths:
+            await gurney.payloads.remove(ref, path)
+    if server.json:
+        print_json({"removed": list(paths) or ref})

@@ -1,0 +1,128 @@
+"""`gurney run`: upload, submit, follow, download."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+from cyclopts import Parameter
+
+from gurney.cli.connect import Server
+from gurney.cli.jobs import exit_code
+from gurney.cli.output import err, print_json, size
+from gurney.cli.progress import bar
+from gurney.client import AsyncClient
+from gurney.client.http import Json
+from gurney.client.payloads import local_files
+from gurney.errors import GurneyError, Invalid, MapNotReady
+
+HERE = Server()
+
+
+async def run(
+    map: str,  # noqa: A002  # what people call it
+    *paths: Path,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    timeout: float | None = None,
+    name: str | None = None,
+    server: Server = HERE,
+) -> int:
+    """Run a MAP on files and folders: upload, submit, follow state and log live, download the results.
+
+    The exit code is that of the outcome: 0, the application's own, 130 when canceled, else 1. Ctrl-C cancels the job.
+
+    Parameters
+    ----------
+    map
+        A MAP by id or name, or a URN, which is registered where it is not yet.
+    paths
+        Files and folders to upload.
+    output
+        Folder for the results.
+    timeout
+        Seconds that the run may take.
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise Invalid(f"there is no {', '.join(missing)}")
+    async with server.client() as gurney:
+        ready = await _ready(gurney, map)
+        payload = await _upload(gurney, paths, quiet=server.json)
+        options: dict[str, Any] = {key: value for key, value in (("timeout_s", timeout), ("name", name)) if value is not None}
+        job = await gurney.jobs.create(map=ready["id"], payload=payload["id"], **options)
+        err.print(f"job {job['id']}", markup=False)
+        ended = await _follow(gurney, job["id"], log=sys.stderr if server.json else sys.stdout)
+        await _results(gurney, ended, output, quiet=server.json)
+    if server.json:
+        print_json(ended)
+    return exit_code(ended)
+
+
+async def _ready(gurney: AsyncClient, ref: str) -> Json:
+    """Return the MAP, registered where a URN is not yet."""
+    if not ref.startswith("urn:"):
+        return await gurney.maps.get(ref)
+    async for found in gurney.maps.list(urn=ref, state="ready"):
+        return found
+    registered = await gurney.maps.register(ref)
+    settled = await gurney.maps.settled(registered["id"])
+    if settled["state"] != "ready":
+        reason = settled["reason"] or {}
+        raise MapNotReady(f"{ref}: {reason.get('code')}: {reason.get('message')}")
+    return settled
+
+
+async def _upload(gurney: AsyncClient, paths: tuple[Path, ...], *, quiet: bool) -> Json:
+    files = await asyncio.to_thread(lambda: [(path, file.stat().st_size) for path, file in local_files(paths)])
+    payload = await gurney.payloads.create()
+    with bar("uploading", sum(bytes_ for _, bytes_ in files), hidden=quiet) as moved:
+        await gurney.payloads.upload(payload["id"], paths, moved=moved)
+    if not quiet:
+        err.print(f"payload {payload['id']}: {len(files)} files, {size(sum(b for _, b in files))}", markup=False)
+    return payload
+
+
+async def _follow(gurney: AsyncClient, job: str, *, log: TextIO) -> Json:
+    """Show states and log until the job has ended; Ctrl-C cancels it."""
+    tasks = [asyncio.create_task(_states(gurney, job)), asyncio.create_task(_log(gurney, job, log))]
+    try:
+        ended = await gurney.jobs.wait(job)
+        await asyncio.wait(tasks, timeout=5)
+    except asyncio.CancelledError:
+        err.print("canceling the job", markup=False)
+        await gurney.jobs.cancel(job)
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    reason = f": {ended['reason']['code']} {ended['reason']['message']}" if ended["reason"] else ""
+    err.print(f"{ended['state']}{reason}", markup=False)
+    return ended
+
+
+async def _states(gurney: AsyncClient, job: str) -> None:
+    try:
+        async for event in gurney.jobs.events(job):
+            if event.type.startswith("job.") and event.type != "job.progress":
+                err.print(event.type.removeprefix("job."), style="dim", markup=False)
+    except GurneyError:
+        return  # the wait tells how it ended
+
+
+async def _log(gurney: AsyncClient, job: str, out: TextIO) -> None:
+    try:
+        async for text in gurney.jobs.logs(job, follow=True):
+            print(text, end="", file=out, flush=True)
+    except GurneyError:
+        return
+
+
+async def _results(gurney: AsyncClient, job: Json, output: Path | None, *, quiet: bool) -> None:
+    if output is None or not job["results"]:
+        return
+    total = (await gurney.payloads.get(job["results"]))["bytes"]
+    with bar("downloading", total, hidden=quiet) as moved:
+        files = await gurney.jobs.download(job["id"], output, moved=moved)
+    if not quiet:
+        err.print(f"{len(files)} results in {output}", markup=False)

@@ -1,0 +1,1 @@
+"""The REST service for clients: authenticates, validates, asks the owner over NATS, answers. Owns the tokens."""

@@ -1,0 +1,185 @@
+"""What clients send becomes models; what is wrong with it is told by field, with the limit."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from aiohttp import web
+from multidict import MultiMapping
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+
+from gurney.errors import FieldError, Invalid, TooLarge, UnsupportedType
+from gurney.model.base import Input, Timestamp
+from gurney.settings import KIB
+
+B = TypeVar("B", bound=BaseModel)
+
+#: A JSON body becomes a message, and none is over 512 KiB.
+MAX_JSON = 448 * KIB
+#: The longest wait that `Prefer: wait=n` gets.
+MAX_WAIT_S = 60
+MAX_KEY = 255
+MAX_FAULTS = 20
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+PREFER = "Prefer"
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_WAIT = re.compile(r"wait\s*=\s*\"?([^\";]*)\"?")
+
+
+# --- query parameters ---
+
+
+def _rfc3339(text: object) -> object:
+    if isinstance(text, datetime) or (isinstance(text, str) and _RFC3339.fullmatch(text)):
+        return text
+    raise ValueError("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a query, write + as %2B)")
+
+
+def _label(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    if not key or not equals:
+        raise ValueError("must be key=value")
+    return text
+
+
+Time = Annotated[Timestamp, BeforeValidator(_rfc3339)]
+Label = Annotated[str, AfterValidator(_label)]
+
+
+class Query(Input):
+    """Query parameters of a route; unknown ones are errors."""
+
+    #: Those that may be given more than once.
+    REPEATED: ClassVar[frozenset[str]] = frozenset()
+
+    def filters(self) -> dict[str, Any]:
+        """Return the parameters as the owner's message has them."""
+        return dict(self)
+
+
+class Paged(Query):
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class Labelled(Paged):
+    REPEATED = frozenset({"label"})
+
+    label: Annotated[tuple[Label, ...], Field(max_length=64)] = ()
+    created_after: Time | None = None
+    created_before: Time | None = None
+
+    def filters(self) -> dict[str, Any]:
+        filters = dict(self)
+        labels = [label.partition("=") for label in filters.pop("label")]
+        return filters | {"labels": tuple((key, value) for key, _, value in labels)}
+
+
+class DryRun(Query):
+    dry_run: bool = False
+
+
+def query(kind: type[Query] | None, given: MultiMapping[str]) -> Query | None:
+    """Return the parameters of a route; `kind` None: it takes none."""
+    if not given:
+        return kind() if kind else None
+    if kind is None:
+        raise _faults([FieldError(field=name, message="is no parameter of this route") for name in dict(given)])
+    values: dict[str, Any] = {}
+    for name in dict(given):
+        all_of_it = given.getall(name)
+        if name not in kind.REPEATED and len(all_of_it) > 1:
+            raise Invalid.field(name, "is given more than once")
+        values[name] = all_of_it if name in kind.REPEATED else all_of_it[0]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error, flat=True) from error
+
+
+# --- bodies ---
+
+
+async def json_bytes(request: web.Request) -> bytes:
+    """Return a JSON body as it came; none at all is an empty object."""
+    if not request.body_exists and "Content-Type" not in request.headers:
+        return b"{}"
+    if request.content_type != "application/json":
+        raise UnsupportedType(f"Content-Type: is {request.content_type[:80]}, application/json is needed")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge(f"body: at most {MAX_JSON} bytes are allowed") from error
+
+
+def body(kind: type[B], raw: bytes) -> B:
+    """Return the model that a JSON body is."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def digest(raw: bytes) -> str:
+    """Return a digest of a JSON body that does not depend on how it was written."""
+    canonical = json.dumps(json.loads(raw or b"null"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# --- headers ---
+
+
+def idempotency_key(key: str) -> str:
+    """Return a client's `Idempotency-Key` if it may be one."""
+    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid.field(IDEMPOTENCY_KEY, f"must have 1 to {MAX_KEY} printable ASCII characters")
+    return key
+
+
+def prefer_wait(headers: Mapping[str, str]) -> int | None:
+    """Return the seconds of `Prefer: wait=n`, at most 60; None where none are asked for."""
+    wishes = (_WAIT.match(wish.strip().lower()) for wish in headers.get(PREFER, "").split(","))
+    wait = next((match[1].strip() for match in wishes if match), None)
+    if wait is None:
+        return None
+    if not wait.isascii() or not wait.isdecimal():
+        raise Invalid.field(PREFER, "wait must be whole seconds, as in wait=60")
+    return min(int(wait[:9]), MAX_WAIT_S)
+
+
+# --- faults ---
+
+
+def invalid(error: ValidationError, *, flat: bool = False) -> Invalid:
+    """Return pydantic's findings by field; `flat`: fields have no parts."""
+    found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+    return _faults([FieldError(field=_field(each["loc"], flat=flat), message=_message(each)) for each in found])
+
+
+def _faults(faults: list[FieldError]) -> Invalid:
+    return Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults[:MAX_FAULTS])
+
+
+def _field(loc: tuple[int | str, ...], *, flat: bool) -> str:
+    if flat:
+        loc = loc[:1]
+    return ".".join(str(part) for part in loc)[:256] or "body"
+
+
+def _message(error: Any) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "is not known here"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "json_invalid":
+            return f"is not JSON: {error['ctx']['error']}"
+        case _:
+            return str(error["msg"])

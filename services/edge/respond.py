@@ -1,0 +1,43 @@
+"""Answers: documents without their private fields, pages, nothing."""
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from gurney.model.base import Document, Message
+from gurney.model.common import Page
+
+JSON = "application/json"
+
+
+def document(found: Message, status: int = 200, *, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with one document, or with a message that has no private fields."""
+    return json_bytes(_public(found), status, headers=headers)
+
+
+def made(found: Document, at: str, status: int = 201) -> web.Response:
+    """Answer with a document that was made, and where it is."""
+    return document(found, status, headers={"Location": f"{at}/{found.id}"})
+
+
+def dry(found: Document) -> web.Response:
+    """Answer with the document that would have been made."""
+    return document(found.but(id=None))
+
+
+def page(found: Page[Document]) -> web.Response:
+    """Answer with a page of a list."""
+    items = b",".join([item.public_json(in_list=True) for item in found.items])
+    cursor = f'"{found.next_cursor}"'.encode() if found.next_cursor else b"null"  # base64: nothing to escape
+    return json_bytes(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
+
+
+def nothing() -> web.Response:
+    return web.Response(status=204)
+
+
+def json_bytes(body: bytes, status: int = 200, *, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type=JSON, headers=headers)
+
+
+def _public(found: BaseModel) -> bytes:
+    return found.public_json() if isinstance(found, Document) else found.model_dump_json().encode()

@@ -1,0 +1,1 @@
+"""Views by noun: parse, ask the owner, respond. A view decides nothing."""
