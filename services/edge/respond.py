@@ -1,12 +1,16 @@
 """Answers: documents without their private fields, pages, nothing."""
 
+import json
+from typing import TypeVar
+
 from aiohttp import web
-from pydantic import BaseModel
 
 from gurney.model.base import Document, Message
 from gurney.model.common import Page
 
 JSON = "application/json"
+
+D = TypeVar("D", bound=Document)
 
 
 def document(found: Message, status: int = 200, *, headers: dict[str, str] | None = None) -> web.Response:
@@ -21,14 +25,13 @@ def made(found: Document, at: str, status: int = 201) -> web.Response:
 
 def dry(found: Document) -> web.Response:
     """Answer with the document that would have been made."""
-    return document(found.but(id=None))
+    return json_bytes(json.dumps(found.public() | {"id": None}).encode())
 
 
-def page(found: Page[Document]) -> web.Response:
+def page(found: Page[D]) -> web.Response:
     """Answer with a page of a list."""
     items = b",".join([item.public_json(in_list=True) for item in found.items])
-    cursor = f'"{found.next_cursor}"'.encode() if found.next_cursor else b"null"  # base64: nothing to escape
-    return json_bytes(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
+    return json_bytes(b'{"items":[%b],"next_cursor":%b}' % (items, json.dumps(found.next_cursor).encode()))
 
 
 def nothing() -> web.Response:
@@ -39,5 +42,5 @@ def json_bytes(body: bytes, status: int = 200, *, headers: dict[str, str] | None
     return web.Response(body=body, status=status, content_type=JSON, headers=headers)
 
 
-def _public(found: BaseModel) -> bytes:
+def _public(found: Message) -> bytes:
     return found.public_json() if isinstance(found, Document) else found.model_dump_json().encode()

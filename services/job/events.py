@@ -99,10 +99,11 @@ class Delete(Asked):
 
 
 Ending = Succeeded | Failed | Canceled | Lost
-Event = Waiting | Progress | Scheduled | Started | Ending | CancelRequested | Finalize | Delete
+Request = CancelRequested | Finalize | Delete
+Event = Waiting | Progress | Scheduled | Started | Ending | Request
 
 
-def told(message: Lifecycle) -> Event:
+def told(message: Lifecycle) -> Event:  # noqa: PLR0911  # one for each event
     """Return the event that a message of the scheduler stands for."""
     common: _Common = {
         "at": message.at,

@@ -1,9 +1,13 @@
 """The states of a job, and the one place that changes them. Pure.
 
-requested -> scheduled -> running -> succeeded | failed | canceled; an attempt that fails and is tried again goes back to
-requested. Terminal states are final. Events of the scheduler are in order by (attempt, stage, placement revision),
+requested -> scheduled -> running -> succeeded | failed | canceled; an attempt that fails and is tried again goes back
+to requested. Terminal states are final. Events of the scheduler are in order by (attempt, stage, placement revision),
 where the stages are scheduled, started, ended: a placement goes through them once. An event that is not newer than
 what was folded only fills a missing time stamp.
+
+A cancel request ends a job by what its placement says: a success or a final failure that was recorded first stays, and
+an attempt that would have been tried again is not, so that job is canceled. The output of a canceled run is not kept,
+its log is.
 """
 
 from collections.abc import Mapping
@@ -67,7 +71,9 @@ class IllegalEvent(Conflict):
     def __init__(self, job: Job, event: Event) -> None:
         told = ", ".join(f"{item.event}({item.attempt})" for item in job.story[-8:])
         name = type(event).__name__
-        super().__init__(f"{job.id} is {job.state} at attempt {job.attempt}: {name} is illegal: {event}; so far: {told}")
+        super().__init__(
+            f"{job.id} is {job.state} at attempt {job.attempt}: {name} is illegal: {event}; so far: {told}"
+        )
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -84,7 +90,9 @@ def begin(job: Job, cause: str | None) -> Decision:
     return job, (Announce(event="requested", attempt=job.attempt, at=job.created_at),)
 
 
-def decide(job: Job, event: Event, now: datetime, *, attempts: int) -> Decision:
+def decide(  # noqa: PLR0911  # one for each event
+    job: Job, event: Event, now: datetime, *, attempts: int
+) -> Decision:
     """Return what becomes of the job and what follows; the same object where nothing changes.
 
     `attempts` is the limit for faults of the infrastructure. Raises `JobLive`, `JobTerminal` or `IllegalEvent`.
@@ -134,7 +142,9 @@ def _on_cancel(job: Job, event: CancelRequested, now: datetime) -> Decision:
     if job.terminal or job.cancel_requested_at:
         return job, ()
     at = max(now, job.created_at)
-    job = life.told(job.but(cancel_requested_at=at), "cancel requested", at, job.attempt, cause=event.cause, message=event.by)
+    job = life.told(
+        job.but(cancel_requested_at=at), "cancel requested", at, job.attempt, cause=event.cause, message=event.by
+    )
     return job, (TellScheduler(attempt=job.attempt, at=at),)
 
 

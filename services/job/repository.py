@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Callable
 
 from gurney import ids
+from gurney.clock import rfc3339
 from gurney.documents.port import Collection, Query, Where
 from gurney.errors import NotFound
-from gurney.clock import rfc3339
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency
 from gurney.model.common import Page
@@ -95,6 +95,7 @@ async def live_of_map(store: Store, map_id: str) -> tuple[list[str], int]:
 
 async def owed(store: Store, question: JobOwed) -> tuple[list[Job], str | None]:
     """Return a page of what a reconciler is owed, oldest first, and the cursor of the next."""
+    where: tuple[Where, ...]
     match question.kind:
         case "requested":
             where = (Where("state", "=", JobState.REQUESTED),)

@@ -48,7 +48,8 @@ async def run(
     async with server.client() as gurney:
         ready = await _ready(gurney, map)
         payload = await _upload(gurney, paths, quiet=server.json)
-        options: dict[str, Any] = {key: value for key, value in (("timeout_s", timeout), ("name", name)) if value is not None}
+        asked: dict[str, Any] = {"timeout_s": timeout, "name": name}
+        options = {key: value for key, value in asked.items() if value is not None}
         job = await gurney.jobs.create(map=ready["id"], payload=payload["id"], **options)
         err.print(f"job {job['id']}", markup=False)
         ended = await _follow(gurney, job["id"], log=sys.stderr if server.json else sys.stdout)

@@ -38,3 +38,10 @@ class SetName(Input):
     """Body of PUT .../name."""
 
     name: str
+
+
+class Health(Message):
+    """Whether the server is there, and its parts."""
+
+    status: str
+    parts: dict[str, str] = {}

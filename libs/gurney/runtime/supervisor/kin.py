@@ -2,8 +2,8 @@
 
 Whatever a run's processes leave behind when they end becomes our child (we are their subreaper), so the descendants of
 the main process and of such orphans are the run. Who an orphan belongs to is told by, in this order: what was seen
-before, its session, the run's folder in its environment (run ids alone may be those of another server); and by elimination when there is one run only. The orphans of
-adopted runs went to init: for those all of /proc is read.
+before; its session; the run's folder in its environment (the run id alone might be that of another server); and by
+elimination when there is one run only. The orphans of adopted runs went to init: for those all of /proc is read.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def become(absolute: str, ask: dict[str, Any], mark: dict[str, Any], pipe: int) 
         except (OSError, ValueError) as error:
             os.write(pipe, NOT_BEGUN + str(error).encode()[:2000])
             os._exit(NOT_EXECUTABLE_CODE)
-        code, text = _execute(ask["argv"], {**ask["env"], records.TOKEN: absolute})
+        code, text = _execute(ask["argv"], {**ask["env"], records.FOLDER_VARIABLE: absolute})
         os.write(2, f"gurney: {text}\n".encode())
         os.write(pipe, NOT_EXECUTED + text.encode()[:2000])
         os._exit(code)

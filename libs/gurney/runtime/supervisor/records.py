@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 TRASH = "trash"
-TOKEN = "GURNEY_RUN_FOLDER"
+FOLDER_VARIABLE = "GURNEY_RUN_FOLDER"
 
 
 def folder(run_id: str) -> str:
@@ -39,7 +39,7 @@ def prepare(run_id: str) -> str:
 
 def token(run_id: str) -> bytes:
     """Return the assignment in the environment of the run's processes by which they are known on the whole host."""
-    return os.fsencode(f"{TOKEN}={os.path.abspath(folder(run_id))}")
+    return os.fsencode(f"{FOLDER_VARIABLE}={os.path.abspath(folder(run_id))}")
 
 
 def sync(path: str) -> None:

@@ -1,0 +1,1 @@
+"""Gurney's services: each a package of its own that knows no other."""

@@ -1,0 +1,74 @@
+"""What happens around every view: trace, metrics, one log line, errors as problems."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from gurney import telemetry
+from gurney.clock import monotonic
+from services.edge.auth import allow
+from services.edge.call import Call, Edge, Route
+from services.edge.problems import problem_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+UNKNOWN = "unknown"
+STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
+
+_log = telemetry.log("edge")
+
+
+def bind(edge: Edge, route: Route) -> Handler:
+    """Return the handler of a route: who asks, may he, is the query one that the route knows; then the view."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        caller = None
+        if route.roles:
+            caller = await edge.authenticator.caller(request.headers.get(hdrs.AUTHORIZATION))
+            allow(caller, route.roles)
+        return await route.view(Call(edge, request, route, caller))
+
+    return handle
+
+
+@web.middleware
+async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer whatever happens. The log says the template of the path, never the path: names may tell of patients."""
+    resource = request.match_info.route.resource
+    template = resource.canonical if resource else UNKNOWN
+    method = request.method if request.method in hdrs.METH_ALL else UNKNOWN
+    began = monotonic()
+    with telemetry.span(f"{method} {template}", telemetry.SERVER, request.headers.get("traceparent")):
+        response = await _answer(request, handler)
+        seconds = monotonic() - began
+        telemetry.HTTP_REQUESTS.labels(method, template, str(response.status)).inc()
+        telemetry.HTTP_SECONDS.labels(template).observe(seconds)
+        _log.info("request", method=method, route=template, status=response.status, ms=round(seconds * 1e3, 2))
+        if not response.prepared:
+            _tell_trace(response)
+        return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:
+        started = request.get(STARTED)
+        if started is None:
+            return problem_of(error)
+        _log.warning("answer broke off", route=request.match_info.route.resource.canonical, error=repr(error))  # type: ignore[union-attr]
+        if request.transport is not None:  # the status is out: only a broken connection tells the client
+            request.transport.abort()
+        return started
+
+
+async def note_start(request: web.Request, response: web.StreamResponse) -> None:
+    """Note that the head of an answer goes out; a stream's is the last moment to name its trace."""
+    request[STARTED] = response
+    if "Traceparent" not in response.headers:
+        _tell_trace(response)
+
+
+def _tell_trace(response: web.StreamResponse) -> None:
+    if parent := telemetry.traceparent():
+        response.headers["Traceparent"] = parent

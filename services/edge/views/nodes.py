@@ -1,0 +1,19 @@
+"""Nodes, with what they have and what is free there."""
+
+from aiohttp import web
+
+from gurney.model.common import Ref
+from gurney.model.run import NodeList
+from gurney.subjects import SCHEDULER_NODE, SCHEDULER_NODES
+from services.edge import respond
+from services.edge.call import Call
+from services.edge.parse import Paged
+
+
+async def index(call: Call) -> web.Response:
+    question = NodeList(**call.query(Paged).filters())
+    return respond.page(await call.ask(SCHEDULER_NODES, question))
+
+
+async def get(call: Call) -> web.Response:
+    return respond.document(await call.ask(SCHEDULER_NODE, Ref(caller=call.caller, ref=call.text("node"))))
