@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from gurney import telemetry
+from gurney.settings import Settings
 from gurney.testing.nats import NatsServer
 
 pytest_plugins = [
@@ -25,7 +27,16 @@ def blocking() -> Iterator[BlockBuster]:
     `blocking.functions["os.stat"].can_block_in("some/file.py", "function")`.
     """
     with blockbuster_ctx(["gurney", "services"], excluded_modules=["gurney.testing"]) as guard:
+        for call in ("os.stat", "io.BufferedReader.read", "io.TextIOWrapper.read"):
+            if call in guard.functions:  # a logged traceback shows lines of source
+                guard.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
         yield guard
+
+
+@pytest.fixture(autouse=True, scope="session")
+def telemetry_is_set_up() -> None:
+    """Logs are JSON lines on standard error, as in production."""
+    telemetry.setup(Settings(), "test")
 
 
 @pytest.fixture(scope="session")

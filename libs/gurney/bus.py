@@ -35,6 +35,7 @@ Answer = Callable[[Any], Awaitable[Message]]
 
 ERROR_CODE = "Nats-Service-Error-Code"
 OLDEST_SERVER = (2, 12)
+CONNECTS_WITHIN_S = 5.0
 #: Faults of the connection, as opposed to answers.
 AWAY = (
     nats.errors.TimeoutError,
@@ -76,11 +77,21 @@ class Bus:
         """Connect; raises `NatsUnavailable` with one clear line."""
         password = self._settings.nats_password
         try:
+            await self._connect(password.get_secret_value() if password else None)
+        except (*AWAY, nats.errors.Error) as error:
+            raise NatsUnavailable(f"cannot reach NATS at {self._settings.nats_url}: {error!r}") from error
+        version = self._nats.connected_server_version
+        if (version.major, version.minor) < OLDEST_SERVER:
+            await self._nats.close()
+            raise NatsUnavailable(f"nats-server {version} is too old: 2.12 or later is needed")
+
+    async def _connect(self, password: str | None) -> None:
+        async with asyncio.timeout(CONNECTS_WITHIN_S):  # the client itself would try for ever
             await self._nats.connect(
                 self._settings.nats_url,
                 name=f"gurney-{self.service}",
                 user=self._settings.nats_user,
-                password=password.get_secret_value() if password else None,
+                password=password,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=1,
@@ -91,12 +102,6 @@ class Bus:
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
             )
-        except (*AWAY, nats.errors.Error) as error:
-            raise NatsUnavailable(f"cannot reach NATS at {self._settings.nats_url}: {error}") from error
-        version = self._nats.connected_server_version
-        if (version.major, version.minor) < OLDEST_SERVER:
-            await self._nats.close()
-            raise NatsUnavailable(f"nats-server {version} is too old: 2.12 or later is needed")
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
@@ -104,7 +109,8 @@ class Bus:
             await asyncio.wait(self._answering, timeout=5)
         with contextlib.suppress(*AWAY, nats.errors.Error):
             await asyncio.wait_for(self._nats.flush(), 1)
-        await self._nats.close()
+        with contextlib.suppress(*AWAY, nats.errors.Error):  # the server may be gone
+            await self._nats.close()
 
     async def _on_error(self, error: Exception) -> None:
         _log.warning("nats error", service=self.service, error=repr(error))
@@ -184,8 +190,15 @@ class Bus:
 
     # --- events ---
 
-    async def publish_event(self, event: Event) -> "asyncio.Future[Any]":
-        """Send an event to its stream; the future resolves when JetStream has it."""
+    async def publish_events(self, events: Sequence[Event], *, within: float = 5.0) -> None:
+        """Send events to their streams, in order; returns when JetStream has all, else raises `NatsUnavailable`."""
+        try:
+            async with asyncio.timeout(within):
+                await asyncio.gather(*[await self._publish_event(event) for event in events])
+        except (*AWAY, nats.errors.Error) as error:
+            raise NatsUnavailable(f"events wait: {error!r}", retry_after_s=1) from error
+
+    async def _publish_event(self, event: Event) -> "asyncio.Future[Any]":
         headers = {
             "Nats-Msg-Id": event.id,
             "ce-specversion": "1.0",

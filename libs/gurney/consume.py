@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from pydantic import ValidationError
 
 from gurney import telemetry
@@ -31,6 +31,20 @@ _log = telemetry.log("consume")
 
 class Reject(Exception):
     """This message can never succeed: it becomes a dead letter."""
+
+
+async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
+    """Make a consumer where it is missing."""
+    wanted = ConsumerConfig(
+        durable_name=consumer.durable,
+        filter_subjects=list(consumer.filters),
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=consumer.ack_wait,
+        max_deliver=-1,
+        max_ack_pending=consumer.in_flight,
+    )
+    return await bus.js.add_consumer(consumer.stream, wanted)
 
 
 class Puller:
@@ -52,6 +66,7 @@ class Puller:
         """Pull for ever; on cancellation, finish what was begun."""
         inbox = self._bus.raw.new_inbox()
         subscription = await self._bus.raw.subscribe(inbox, cb=self._on_message)
+        self._bus.on_reconnect.append(self._break)
         try:
             while True:
                 try:
@@ -68,16 +83,7 @@ class Puller:
 
     async def ensure(self) -> None:
         """Make the consumer where it is missing."""
-        wanted = ConsumerConfig(
-            durable_name=self._consumer.durable,
-            filter_subjects=list(self._consumer.filters),
-            deliver_policy=DeliverPolicy.ALL,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._consumer.ack_wait,
-            max_deliver=-1,
-            max_ack_pending=self._consumer.in_flight,
-        )
-        info = await self._bus.js.add_consumer(self._consumer.stream, wanted)
+        info = await ensure(self._bus, self._consumer)
         if info.created != self._created:
             self._created = info.created
             self._renewed()
@@ -117,7 +123,11 @@ class Puller:
             case "408" | "404":  # the request has expired
                 self._owed = 0
             case _:  # the consumer is gone, or nobody answers
-                self._broken = True
+                self._break()
+        self._arrived.set()
+
+    def _break(self) -> None:
+        self._broken = True
         self._arrived.set()
 
     def _take(self, message: Msg) -> None:

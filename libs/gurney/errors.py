@@ -1,7 +1,7 @@
 """The error tree: code, HTTP status and whether a retry may help are data; nobody matches on a text.
 
 GurneyError
-├── Invalid 422                 IdempotencyKeyReused · Infeasible
+├── Invalid 422                 IdempotencyKeyReused · Infeasible · NoRuntime
 ├── Unauthorized 401
 ├── Forbidden 403
 ├── NotFound 404
@@ -83,6 +83,12 @@ class IdempotencyKeyReused(Invalid):
 
 class Infeasible(Invalid):
     code, title = "infeasible", "No node could ever hold this job"
+
+
+class NoRuntime(Invalid):
+    """No node runs MAPs of this kind. Its code is the `reason.code` of a MAP that is `invalid` for it."""
+
+    code, title = "no_runtime", "No node runs MAPs of this kind"
 
 
 class MapUnreadable(Invalid):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gurney import telemetry
-from gurney.bus import AWAY, Bus
+from gurney.bus import Bus
 from gurney.clock import now
 from gurney.documents.port import Collection, Documents
 from gurney.errors import GurneyError
@@ -28,13 +28,10 @@ Queued = tuple[Collection[Any], Event]
 class Outbox:
     """One per service."""
 
-    def __init__(
-        self, bus: Bus, documents: Documents, collections: Sequence[Collection[Any]], ack_s: float = 5
-    ) -> None:
+    def __init__(self, bus: Bus, documents: Documents, collections: Sequence[Collection[Any]]) -> None:
         self._bus = bus
         self._documents = documents
         self._collections = collections
-        self._ack_s = ack_s
         self._queue: asyncio.Queue[Queued] = asyncio.Queue()
         self._behind = True
 
@@ -52,7 +49,7 @@ class Outbox:
                     await self._catch_up()
                 else:
                     await self._send(await self._next())
-            except (*AWAY, GurneyError, LookupError) as error:
+            except GurneyError as error:
                 _log.warning("events wait", service=self._bus.service, error=repr(error))
                 self._fall_behind()
                 await asyncio.sleep(RETRY_S)
@@ -83,9 +80,7 @@ class Outbox:
         return batch
 
     async def _send(self, batch: Sequence[Queued]) -> None:
-        async with asyncio.timeout(self._ack_s):
-            acks = [await self._bus.publish_event(event) for _, event in batch]
-            await asyncio.gather(*acks)
+        await self._bus.publish_events([event for _, event in batch])
         by_collection: dict[str, tuple[Collection[Any], list[str]]] = {}
         for collection, event in batch:
             by_collection.setdefault(collection.name, (collection, []))[1].append(event.id)

@@ -57,6 +57,7 @@ class Service:
         self._collections = tuple(collections)
         self._outbox = Outbox(self.bus, documents, self._collections) if documents and collections else None
         self._wake = asyncio.Event()
+        self._reconnected = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._parts = Parts()
         self.ready = False
@@ -84,7 +85,7 @@ class Service:
             await self.bus.connect()
             stack.push_async_callback(self.bus.close)
             await self.bus.declare()
-            self.bus.on_reconnect.append(self.reconcile_soon)
+            self.bus.on_reconnect += [self._reconnected.set, self.reconcile_soon]
             for resource in self._parts.resources:
                 await stack.enter_async_context(resource)
             await self._start_tasks(stack)
@@ -120,7 +121,10 @@ class Service:
 
     async def _keep_declared(self) -> None:
         while True:
-            await asyncio.sleep(DECLARE_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DECLARE_INTERVAL_S):
+                    await self._reconnected.wait()
+            self._reconnected.clear()
             with contextlib.suppress(GurneyError):
                 await self.bus.declare()
 

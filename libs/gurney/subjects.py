@@ -83,7 +83,7 @@ JOB_CANCEL = Operation("job", "cancel", j.JobGet, j.Job, ("edge",))
 JOB_FINALIZE = Operation("job", "finalize", j.JobGet, j.Job, ("edge",))
 JOB_DELETE = Operation("job", "delete", j.JobGet, Empty, ("edge",))
 JOB_LIVE = Operation("job", "live", j.MapJobs, j.LiveJobs, ("map",))
-JOB_ALIVE = Operation("job", "alive", j.JobRefs, j.JobsAlive, ("payload",))
+JOB_ALIVE = Operation("job", "alive", j.JobRefs, j.JobsAlive, ("payload", "scheduler"))
 JOB_OWED = Operation("job", "owed", j.JobOwed, j.OwedJobs, ("scheduler", "notifier"))
 JOB_NOTIFIED = Operation("job", "notified", j.JobRefs, Empty, ("notifier",))
 

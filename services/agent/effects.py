@@ -1,7 +1,7 @@
-"""What the agent tells and asks the scheduler: confirmations, phases, ends; and the MAP service: what it read of a MAP."""
+"""What the agent asks and tells: the scheduler of runs and of itself, the MAP service of the MAPs that it has read."""
 
 import asyncio
-from typing import Literal
+from typing import Literal, Self
 
 from gurney import clock, ids, telemetry
 from gurney.bus import Bus
@@ -20,7 +20,8 @@ Phase = Literal["pulling", "staging", "running", "collecting"]
 WORTH_TELLING_S = 0.1
 #: Seconds between two reports of the same phase's counts.
 COUNTS_S = 2.0
-_ACK_S = 5.0
+#: Seconds that reports under way get when the agent ends.
+_LAST_REPORTS_S = 1.0
 
 _log = telemetry.log("agent")
 
@@ -32,6 +33,13 @@ class Effects:
         self._bus = bus
         self._node = node
         self._crew = crew
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Leave no report half-way."""
+        await self._crew.dismiss(_LAST_REPORTS_S)
 
     async def confirm(self, start: StartRun) -> bool:
         """Ask whether the run may start, until that is answered."""
@@ -88,8 +96,8 @@ class Effects:
     async def _try_to_publish(self, subject: str, report: RunReport) -> None:
         try:
             await self._publish(subject, report)
-        except Exception as error:
-            _log.info("report lost", run=report.run_id, phase=report.phase, error=repr(error))
+        except GurneyError as error:
+            _log.info("report lost", run=report.run_id, phase=report.phase, error=str(error))
 
     async def _publish(self, subject: str, message: Message) -> None:
         event = event_of(
@@ -100,8 +108,7 @@ class Effects:
             at=clock.now(),
             traceparent=telemetry.traceparent(),
         )
-        async with asyncio.timeout(_ACK_S):
-            await (await self._bus.publish_event(event))
+        await self._bus.publish_events([event])
 
 
 class Counts:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gurney import telemetry
 from gurney.model.base import Message
+from gurney.model.job import Timings
 from gurney.model.run import Outcome, StartRun
 from services.agent.machine import Kept
 
@@ -36,6 +37,10 @@ class Entry(Message):
     @property
     def run_id(self) -> str:
         return self.start.run_id
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(pulling=self.pulling, staging=self.staging)
 
     @property
     def kept(self) -> Kept:

@@ -68,7 +68,6 @@ def after(step: Step, event: Event) -> Step:
 class Kept(StrEnum):
     """What the journal knows of a run."""
 
-    NOTHING = "nothing"
     ACCEPTED = "accepted"  #: the start came
     STOPPED = "stopped"  #: the start and a stop came
     DECIDED = "decided"  #: how it ended is fixed, and what it made is at home
@@ -82,19 +81,8 @@ class Seen(StrEnum):
     ENDED = "ended"
 
 
-class Stray(StrEnum):
-    """What is done about a run that the journal does not know."""
-
-    LEAVE = "nothing"
-    STOP = "stop and forget"
-    FORGET = "forget"
-
-
-#: Where a run goes on after a restart.
-RESUME: dict[tuple[Kept, Seen], Step | Stray] = {
-    (Kept.NOTHING, Seen.ABSENT): Stray.LEAVE,
-    (Kept.NOTHING, Seen.LIVE): Stray.STOP,
-    (Kept.NOTHING, Seen.ENDED): Stray.FORGET,
+#: Where a run goes on after a restart. One that the journal does not know is stopped and forgotten.
+RESUME: dict[tuple[Kept, Seen], Step] = {
     (Kept.ACCEPTED, Seen.ABSENT): Step.CONFIRMING,
     (Kept.ACCEPTED, Seen.LIVE): Step.RUNNING,
     (Kept.ACCEPTED, Seen.ENDED): Step.COLLECTING,

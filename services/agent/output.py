@@ -71,9 +71,7 @@ def look_through(root: Path) -> Output:
             break
         if not names and folder.path:
             found.folders.append(folder.path)
-        for name in names:
-            if below := _enter(found, folder, name, top):
-                folders.append(below)
+        folders += filter(None, (_enter(found, folder, name, top) for name in names))
     return found
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from gurney import clock, telemetry
@@ -44,17 +44,23 @@ async def persist(work: Callable[[], Awaitable[T]], patience_s: float) -> T:
     raise AssertionError
 
 
-async def spread(work: Callable[[T], Awaitable[None]], items: Iterable[T], width: int) -> None:
-    """Do the work for each item, at most `width` at once."""
+async def spread(work: Callable[[T], Awaitable[None]], items: Sequence[T], width: int) -> None:
+    """Do the work for each item, at most `width` at once; the first fault ends it all."""
     left = iter(items)
 
     async def lane() -> None:
         for item in left:
             await work(item)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(width):
-            group.create_task(lane())
+    if len(items) <= 1:
+        await lane()
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(width, len(items))):
+                group.create_task(lane())
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None
 
 
 class Early(Generic[T]):

@@ -7,7 +7,7 @@ from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Inte
 from gurney.model.base import Reason
 from gurney.model.job import Timings
 from gurney.model.resources import Amount
-from gurney.model.run import Outcome, StartRun
+from gurney.model.run import Ending, Outcome, StartRun
 from gurney.runtime.port import Cause, End
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
@@ -31,34 +31,39 @@ _LASTING = frozenset(
 _ROUNDING = 1e-6
 
 
+#: How a cause that is not an exit code ends a run, by which reason, and in which words.
+_ENDINGS: dict[Cause, tuple[Ending, str, str]] = {
+    Cause.MEMORY: ("failed", "oom_killed", "the application went past its memory"),
+    Cause.TIMEOUT: ("failed", "timeout", "the application took longer than it may"),
+    Cause.STOPPED: ("canceled", "canceled", "the run was stopped"),
+    Cause.LEASE: ("lost", "node_lost", "the node's lease lapsed"),
+    Cause.LOST: ("lost", "node_lost", "the host cut the run off"),
+    # A command that cannot be executed has an exit code; this is a fault of the host.
+    Cause.NOT_STARTED: ("lost", "internal", "the run could not be begun"),
+}
+
+
 def outcome_of(end: End, timings: Timings) -> Outcome:
     """Return how a run ended that the runtime has begun, or could not begin."""
-    base = Outcome(
-        ending="failed",
+    ending, reason = _ending_of(end)
+    return Outcome(
+        ending=ending,
+        reason=reason,
         exit_code=end.exit_code,
         started_at=end.started_at,
         stopped_at=end.stopped_at,
         timings=timings.but(running=end.duration_s),
         usage=None if end.peak_memory is None else {"peak_memory": end.peak_memory},
     )
-    match end.cause:
-        case Cause.EXITED if end.exit_code == 0:
-            return base.but(ending="succeeded")
-        case Cause.EXITED:
-            told = f"the application ended with exit code {end.exit_code}"
-            return base.but(reason=_reason("exit_nonzero", told, end.message))
-        case Cause.MEMORY:
-            return base.but(reason=_reason("oom_killed", "the application went past its memory", end.message))
-        case Cause.TIMEOUT:
-            return base.but(reason=_reason("timeout", "the application took longer than it may", end.message))
-        case Cause.STOPPED:
-            return base.but(ending="canceled", reason=_reason("canceled", "the run was stopped", end.message))
-        case Cause.LEASE:
-            return base.but(ending="lost", reason=_reason("node_lost", "the node's lease lapsed", end.message))
-        case Cause.LOST:
-            return base.but(ending="lost", reason=_reason("node_lost", "the host cut the run off", end.message))
-        case Cause.NOT_STARTED:  # a command that cannot be executed is an exit code; this is the host
-            return base.but(ending="lost", reason=_reason("internal", "the run could not be begun", end.message))
+
+
+def _ending_of(end: End) -> tuple[Ending, Reason | None]:
+    if end.cause is not Cause.EXITED:
+        ending, code, told = _ENDINGS[end.cause]
+        return ending, _reason(code, told, end.message)
+    if end.exit_code == 0:
+        return "succeeded", None
+    return "failed", _reason("exit_nonzero", f"the application ended with exit code {end.exit_code}", end.message)
 
 
 def canceled(timings: Timings) -> Outcome:
@@ -77,6 +82,14 @@ def rejected(outcome: Outcome, fault: str | None) -> Outcome:
     if fault is None or outcome.ending != "succeeded":
         return outcome
     return outcome.but(ending="failed", reason=Reason.of("output_rejected", fault))
+
+
+def unstored(outcome: Outcome, fault: str) -> Outcome:
+    """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
+    outcome = outcome.but(metadata=None)
+    if outcome.ending in {"canceled", "lost"}:
+        return outcome
+    return outcome.but(ending="lost", reason=Reason.of("output_unavailable", f"the output cannot be stored: {fault}"))
 
 
 def is_worth_another_try(error: GurneyError | OSError, tries: int) -> bool:

@@ -63,7 +63,7 @@ class Staging:
         folders = [item.path for item in page.items if is_folder(item.path)]
         files = [item for item in page.items if not is_folder(item.path)]
         if folders:
-            await asyncio.to_thread(_make_folders, self._work.input, folders)
+            await persist(lambda: asyncio.to_thread(_make_folders, self._work.input, folders), self._patience_s)
         if page.next_cursor is None:
             counts.total = counts.done + len(files)
         for batch in _batches(files):

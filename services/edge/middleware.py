@@ -53,7 +53,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Exception as error:
-        started = request.get(STARTED)
+        started: web.StreamResponse | None = request.get(STARTED)
         if started is None:
             return problem_of(error)
         _log.warning("answer broke off", route=request.match_info.route.resource.canonical, error=repr(error))  # type: ignore[union-attr]

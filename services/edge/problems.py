@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from gurney import telemetry
-from gurney.errors import GurneyError, Internal, Unavailable, Unauthorized
+from gurney.errors import GurneyError, Internal, Unauthorized, Unavailable
 
 PROBLEM = "application/problem+json"
 

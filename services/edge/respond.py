@@ -11,19 +11,20 @@ from gurney.model.common import Page
 JSON = "application/json"
 
 D = TypeVar("D", bound=Document)
+M = TypeVar("M", bound=Message)
 
 
-def document(found: Message, status: int = 200, *, headers: dict[str, str] | None = None) -> web.Response:
+def document(found: M, status: int = 200, *, headers: dict[str, str] | None = None) -> web.Response:
     """Answer with one document, or with a message that has no private fields."""
     return json_bytes(_public(found), status, headers=headers)
 
 
-def made(found: Document, at: str, status: int = 201) -> web.Response:
+def made(found: D, at: str, status: int = 201) -> web.Response:
     """Answer with a document that was made, and where it is."""
     return document(found, status, headers={"Location": f"{at}/{found.id}"})
 
 
-def dry(found: Document) -> web.Response:
+def dry(found: D) -> web.Response:
     """Answer with the document that would have been made."""
     return json_bytes(json.dumps(found.public() | {"id": None}).encode())
 

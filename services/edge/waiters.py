@@ -17,7 +17,7 @@ LAST_EVENTS = ("succeeded", "failed", "canceled", "deleted")
 
 
 class Waiters:
-    """One per edge, as a context: inside, it listens. A message may be lost, so whoever waits looks himself at times."""
+    """One per edge, as a context: inside, it listens. A message may be lost: whoever waits looks himself at times."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus

@@ -35,7 +35,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
 
 
 def check(body: CreateJob) -> None:
-    """Raise `Invalid` that names every field at fault."""
+    """Raise `Invalid` that names every field at fault; labels and numbers of one field are checked by the model."""
     _refuse(list(_faults(body)))
 
 
@@ -108,7 +108,6 @@ def _faults(body: CreateJob) -> Iterator[FieldError]:
     yield from _text_faults("payload", body.payload)
     if body.name is not None:
         yield from _text_faults("name", unicodedata.normalize("NFC", body.name))
-    yield from _label_faults("labels", body.labels)
     if body.resources:
         yield from _resource_faults(body.resources)
     yield from _handler_faults(body.handlers or ())

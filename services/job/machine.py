@@ -69,11 +69,9 @@ class IllegalEvent(Conflict):
     """An event that this job cannot have had. Nothing was changed."""
 
     def __init__(self, job: Job, event: Event) -> None:
-        told = ", ".join(f"{item.event}({item.attempt})" for item in job.story[-8:])
-        name = type(event).__name__
-        super().__init__(
-            f"{job.id} is {job.state} at attempt {job.attempt}: {name} is illegal: {event}; so far: {told}"
-        )
+        so_far = ", ".join(f"{item.event}({item.attempt})" for item in job.story[-8:])
+        name = f"{type(event).__name__}({event.attempt})" if isinstance(event, Told) else type(event).__name__
+        super().__init__(f"{job.id}, {job.state} at attempt {job.attempt}, cannot have {name}; so far: {so_far}")
 
 
 def table() -> list[tuple[str, str, str]]:

@@ -33,7 +33,7 @@ class Access:
     """Resolves what a request names, and refuses what its sender may not reach."""
 
     def __init__(
-        self, store: Store, repository: Repository, secret: str, alive: AskAlive, now: Callable[[], datetime]
+        self, store: Store, repository: Repository, *, secret: str, alive: AskAlive, now: Callable[[], datetime]
     ) -> None:
         self._store = store
         self._repository = repository
@@ -95,13 +95,12 @@ class Access:
     async def _require_live(self, grant: RunGrant) -> None:
         """Refuse runs of a job that has ended: its results are settled, whichever run they came from."""
         claim = await self._repository.claim(grant.payload, grant.job_id, "input")
-        if claim is None:
-            # Lost with a create that was given up too soon: the job's owner makes it up, if the job lives.
-            live = grant.job_id in (await self._alive([grant.job_id])).live
-        else:
-            live = claim.state == "holding"
-        if not live:
-            raise JobTerminal(f"{grant.job_id} has ended: run {grant.run_id} writes nothing any more")
+        if claim is not None and claim.state == "holding":
+            return
+        # A claim may be lost with a create that was given up too soon; the job's owner makes it up.
+        if claim is None and grant.job_id in (await self._alive([grant.job_id])).live:
+            return
+        raise JobTerminal(f"{grant.job_id} has ended: run {grant.run_id} writes nothing any more")
 
     async def _draft(self, grant: RunGrant, asked: Uploads) -> Payload:
         if is_id(asked.owner, "pay"):
@@ -130,4 +129,3 @@ def _caller(caller: Caller | None, token: str | None) -> Caller | None:
     if caller is None and not token:
         raise Forbidden("neither a caller nor the token of a run was given")
     return caller
-

@@ -1,4 +1,4 @@
-"""What the service does beside answering: events, bytes that go, payloads that go, and waking who waits for a change."""
+"""What the service does beside answering: events, bytes and payloads that go, and waking who waits for a change."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -195,7 +195,8 @@ class Deletion:
         told = payload.state is PayloadState.DELETING
         events = (payload_event("deleted", payload, self._now()),) if told else ()
         write = Write(PAYLOADS, payload_id, payload.revision, None, events)
-        conflicted([write], await self._store.write(write))
+        if conflicted([write], await self._store.write(write)):
+            self.soon(payload_id)
 
     async def _update(self, payload_id: str, change: Callable[[Payload], Payload]) -> Payload:
         return await update(self._store, PAYLOADS, payload_id, change)

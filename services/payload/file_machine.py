@@ -17,9 +17,7 @@ from gurney.paths import is_folder
 
 def fresh(id_: str, owner: str, path: str, upload: Upload) -> File:
     """Return the document of a path that was not known: one upload has begun."""
-    return File(
-        id=id_, owner=owner, path=path, folder=is_folder(path), pending=(upload,), unsettled=upload.begun_at
-    )
+    return File(id=id_, owner=owner, path=path, folder=is_folder(path), pending=(upload,), unsettled=upload.begun_at)
 
 
 def begin(file: File, upload: Upload) -> File:
@@ -103,6 +101,13 @@ def sweep(file: File, marks_before: datetime, uploads_before: datetime) -> File 
 def all_keys(file: File) -> list[str]:
     """Return the keys of every object that the file may have."""
     return [*_key_of(file), *(upload.key for upload in file.pending), *file.garbage]
+
+
+def content_key(file: File) -> str:
+    """Return the key of the content; the file must have one."""
+    if file.content is None:
+        raise NotFound(f"there is no file {file.path}")
+    return file.content.key
 
 
 def view(file: File) -> FileView:

@@ -34,8 +34,6 @@ def created(payload_id: str, name: str | None, asked: PayloadCreate, now: dateti
     )
 
 
-
-
 def drafted(payload_id: str, grant: RunGrant, source: Payload, now: datetime) -> Payload:
     """Return the draft that a run fills; whose it is, is its input's until the job ends."""
     return Payload(

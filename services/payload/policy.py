@@ -91,6 +91,11 @@ def visible(payload: Payload) -> bool:
     return payload.state is not PayloadState.DELETING and not payload.doomed
 
 
+def require_visible(payload: Payload) -> None:
+    if not visible(payload):
+        raise NotFound(f"there is no payload {payload.id}")
+
+
 def require_open(payload: Payload) -> None:
     if payload.state is not PayloadState.OPEN:
         raise Conflict(f"{payload.id} is the draft of a run: only its run may change it")
@@ -103,9 +108,9 @@ def refuse_held(payload_id: str, holding: Sequence[Claim]) -> None:
         raise PayloadInUse(f"{payload_id} is held by {jobs}")
 
 
-def go_with_last_claim(payload: Payload) -> bool:
+def goes_with_last_claim(payload: Payload) -> bool:
     """Tell whether the contents go when nobody claims the payload any more."""
-    return payload.state is PayloadState.OPEN and not payload.keep
+    return visible(payload) and payload.state is PayloadState.OPEN and not payload.keep
 
 
 # --- runs ---

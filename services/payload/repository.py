@@ -12,7 +12,9 @@ from gurney.paging import cut, decode_cursor, encode_cursor, given, label_where,
 from gurney.store import Store
 from services.payload import file_machine, machine, policy
 
-PAYLOADS = Collection("payloads", Payload, (("created_at",), ("project", "created_at"), ("state", "updated_at"), ("job",)))
+PAYLOADS = Collection(
+    "payloads", Payload, (("created_at",), ("project", "created_at"), ("state", "updated_at"), ("job",))
+)
 FILES = Collection("files", File, (("owner", "path"), ("owner", "changing.at"), ("unsettled",)))
 CLAIMS = Collection("claims", Claim, (("payload", "state", "created_at"), ("job",), ("state", "created_at")))
 COLLECTIONS = (PAYLOADS, FILES, CLAIMS)
@@ -61,7 +63,7 @@ class Repository:
             ),
             *label_where(asked.labels),
             Where("state", "=", state),
-            Where("doomed", "=", False),
+            Where("doomed", "=", value=False),
         ]
         page = await newest_first(self._documents, PAYLOADS, where, asked.limit, asked.cursor)
         return page.but(items=tuple(await self.derived(page.items)))
@@ -87,7 +89,7 @@ class Repository:
         return (await self._totals([owner])).get(owner, (0, 0))
 
     async def _totals(self, owners: Sequence[str]) -> dict[str, tuple[int, int]]:
-        where = (_one_of("owner", owners), _WITH_CONTENT, Where("folder", "=", False))
+        where = (_one_of("owner", owners), _WITH_CONTENT, Where("folder", "=", value=False))
         return await self._documents.totals_by(FILES, "owner", where, "content.size")
 
     async def _claims(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gurney.documents.port import Collection, Documents, Query, Where, Write
@@ -210,6 +210,7 @@ async def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         await SqliteDocuments(tmp_path / "file" / "documents.sqlite").open([THINGS])
 
 
+@settings(max_examples=25)  # each opens a database
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from(["put", "remove"])), max_size=30))
 async def test_any_history_agrees_with_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[int, int, str]]

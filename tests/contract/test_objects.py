@@ -238,9 +238,11 @@ async def test_puts_survive_deletes_beside_them(objects: Objects) -> None:
 async def test_two_adapters_share_a_store(objects: Objects, open_more: OpenMore) -> None:
     """What one adapter signs and writes, another on the same store reads, also after a restart."""
     await put(objects.sign_put("pay_x/upl_y"), b"data")
+    signed_before = objects.sign_get("pay_x/upl_y")
     other = open_more(timedelta())
     await other.open()
     assert await get(other.sign_get("pay_x/upl_y")) == b"data"
+    assert await get(signed_before) == b"data"
     await other.close()
 
 

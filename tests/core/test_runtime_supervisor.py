@@ -15,8 +15,8 @@ import pytest
 from gurney.errors import ImageUnavailable, Unavailable
 from gurney.runtime import folder
 from gurney.runtime.port import Cause
+from gurney.runtime.supervisor import launch, procfs, records
 from gurney.runtime.supervisor import main as supervisor
-from gurney.runtime.supervisor import procfs
 from tests.contract.runtime_harness import SECONDS, App, ProcessHarness, gone, kill
 
 WAIT = 'echo > "$OUT/ready"; read _ < "$OUT/go"'
@@ -142,6 +142,39 @@ async def test_mark_without_process_is_lost(harness: ProcessHarness, app: App) -
     end = await app.run()
     assert (end.cause, end.exit_code, end.stopped_at) == (Cause.LOST, None, None)
     assert end.started_at is not None
+
+
+def test_mark_is_exclusive(tmp_path: Path) -> None:
+    """The second mark of a run is refused and leaves the first one as it was, and no draft stays behind."""
+    records.mark(str(tmp_path), {"pid": 1})
+    with pytest.raises(FileExistsError):
+        records.mark(str(tmp_path), {"pid": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["started"]
+    assert json.loads((tmp_path / "started").read_text()) == {"pid": 1}
+
+
+def test_who_finds_the_mark_does_not_execute(tmp_path: Path) -> None:
+    """A forked process that finds the mark, made by somebody else since the fork, says so and ends."""
+    records.mark(str(tmp_path), {"pid": 1})
+    code = "import json, sys; from gurney.runtime.supervisor import launch; launch.become(*json.loads(sys.argv[1]))"
+    ours, theirs = os.pipe()
+    ask = {"argv": ["touch", str(tmp_path / "executed")], "env": dict(os.environ), "cwd": "/"}
+    arguments = json.dumps([str(tmp_path), ask, {"cpus": []}, theirs])
+    done = subprocess.run([sys.executable, "-c", code, arguments], pass_fds=[theirs], check=False)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        assert (done.returncode, pipe.read()) == (0, launch.MARKED)
+    assert not (tmp_path / "executed").exists()
+
+
+async def test_closed_runtime_answers_at_once(harness: ProcessHarness) -> None:
+    """A question to a runtime that was closed, or is being closed, is refused instead of waiting for an answer."""
+    asking = asyncio.gather(*(harness.runtime.runs() for _ in range(3)), return_exceptions=True)
+    await harness.runtime.close()
+    assert {type(told) for told in await asking} <= {list, Unavailable}
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(harness.runtime.runs(), SECONDS / 3)
+    await harness.runtime.open()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1, "ticks": 0, "boot": "other"}'])
@@ -277,3 +310,21 @@ async def test_bad_request_does_not_end_the_watch(harness: ProcessHarness) -> No
     writer.close()
     await writer.wait_closed()
     assert harness.supervisor() == pid
+
+
+async def test_trouble_does_not_end_the_watch(harness: ProcessHarness, app: App) -> None:
+    """Trouble of the host, here a folder that is away, does not make the supervisor let go of its runs."""
+    await harness.runtime.start(app.spec)
+    await app.told("ready")
+    pid = harness.supervisor()
+    runs = harness.data / "runtime" / "runs"
+    runs.rename(runs.with_name("away"))
+    reader, writer = await asyncio.open_unix_connection(f"/proc/{pid}/cwd/supervisor.sock")
+    writer.write(b'{"id": 1, "do": "list"}\n')
+    assert "error" in json.loads(await reader.readline())
+    runs.with_name("away").rename(runs)
+    app.tell("go")
+    assert (await app.end()).exit_code == 0
+    assert harness.supervisor() == pid
+    writer.close()
+    await writer.wait_closed()

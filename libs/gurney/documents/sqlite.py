@@ -37,8 +37,8 @@ class _Batch:
 
     writes: list[tuple[Write, str | None]]
     done: Callable[[list[GurneyError | None]], None]
-    #: Ids of events to take out of the outbox.
-    settled: Sequence[str] = ()
+    #: Collection and id of events to take out of the outbox.
+    settled: Sequence[tuple[str, str]] = ()
 
 
 class SqliteDocuments:
@@ -48,7 +48,7 @@ class SqliteDocuments:
         self._path = path
         self._sync = sync
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._settled: list[str] = []
+        self._settled: list[tuple[str, str]] = []
         self._settle_timer: asyncio.TimerHandle | None = None
         self._cache: OrderedDict[tuple[str, str], Document | None] = OrderedDict()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="documents-read")
@@ -200,8 +200,7 @@ class SqliteDocuments:
         return await answered
 
     async def settle(self, collection: Collection[Any], event_ids: Sequence[str]) -> None:
-        del collection  # event ids are unique over all
-        self._settled.extend(event_ids)
+        self._settled.extend((collection.name, each) for each in event_ids)
         if self._settle_timer is None:
             self._settle_timer = asyncio.get_running_loop().call_later(LAZY_SETTLE_S, self._settle_now)
 
@@ -233,8 +232,8 @@ def _commit(connection: sqlite3.Connection, batches: Sequence[_Batch]) -> list[l
     connection.execute("BEGIN IMMEDIATE")
     try:
         results = [[_apply(connection, write, body) for write, body in batch.writes] for batch in batches]
-        settled = [(event,) for batch in batches for event in batch.settled]
-        connection.executemany("DELETE FROM outbox WHERE id = ?", settled)
+        settled = [each for batch in batches for each in batch.settled]
+        connection.executemany("DELETE FROM outbox WHERE collection = ? AND id = ?", settled)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -280,8 +279,8 @@ def _schema(collections: tuple[Collection[Any], ...]) -> Iterable[str]:
         "PRIMARY KEY (collection, key)) WITHOUT ROWID"
     )
     yield (
-        "CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-        "collection TEXT NOT NULL, at REAL NOT NULL, event TEXT NOT NULL)"
+        "CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, "
+        "collection TEXT NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, UNIQUE (collection, id))"
     )
     for collection in collections:
         table = collection.name

@@ -127,7 +127,7 @@ class InspectMap(Message):
     id: str
     map_id: str
     urn: str
-    #: Nodes not to ask again.
+    #: Nodes that were tried: asked again only where no other node can do it.
     avoid: tuple[str, ...] = ()
 
 

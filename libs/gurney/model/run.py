@@ -63,10 +63,18 @@ class Placement(Document):
     ended_at: Timestamp | None = None
     cancel_requested_at: Timestamp | None = None
     outcome: Outcome | None = None
+    #: Lifecycle event -> the revision that told of it.
+    told: dict[str, int] = {}
 
     @property
     def live(self) -> bool:
         return self.state in LIVE_PLACEMENTS
+
+
+class Leadership(Document):
+    """Who decides: `epoch` grows with each scheduler that takes over; placements and run messages carry it."""
+
+    epoch: int
 
 
 class NodeState(StrEnum):
@@ -228,7 +236,10 @@ class PlacementsSince(Message):
 
 
 class PlacementEvents(Message):
-    """For each asked run that has a placement: the lifecycle events it would publish, in order."""
+    """For each asked run that has a placement: the lifecycle events it would publish, in order.
+
+    Runs whose events do not fit into one message are left out: ask for them again.
+    """
 
     items: tuple[Lifecycle, ...]
 
@@ -238,6 +249,8 @@ class LogChunk(Message):
 
     run_id: str
     offset: int
+    #: Bytes of the log that `text` stands for: its own length differs where they are not UTF-8.
+    size: int = 0
     text: str
 
 

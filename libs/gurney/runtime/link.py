@@ -45,13 +45,18 @@ class SupervisorLink:
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = True
 
     async def open(self) -> None:
         """Connect, starting the supervisor where none runs; raises `Unavailable`."""
+        self._closed = False
+        self._connected.clear()
         reader = await self._connect()
         self._task = asyncio.create_task(self._keep(reader))
 
     async def close(self) -> None:
+        """Let go; whoever still waits for an answer gets `Unavailable`."""
+        self._closed = True
         if self._task is None:
             return
         writer = self._writer
@@ -59,6 +64,7 @@ class SupervisorLink:
         with suppress(asyncio.CancelledError):
             await self._task
         self._task = None
+        self._connected.set()
         if writer is not None:
             with suppress(OSError):
                 await writer.wait_closed()
@@ -69,6 +75,8 @@ class SupervisorLink:
             async with asyncio.timeout(self._answer_s):
                 while True:
                     await self._connected.wait()
+                    if self._closed:
+                        raise Unavailable("The runtime is closed")
                     with suppress(_LostError):
                         return await self._ask_once({"do": do, **fields})
         except TimeoutError:

@@ -56,9 +56,7 @@ async def test(call: Call) -> web.Response:
 
 
 async def deliveries(call: Call) -> web.Response:
-    question = DeliveryList(
-        caller=call.caller, handler=call.id("handler", "hdl"), **call.query(Paged).filters()
-    )
+    question = DeliveryList(caller=call.caller, handler=call.id("handler", "hdl"), **call.query(Paged).filters())
     return respond.page(await call.ask(HANDLER_DELIVERIES, question))
 
 

@@ -36,7 +36,7 @@ async def metrics(call: Call) -> web.Response:
     if not call.edge.settings.metrics_public:
         caller = await call.edge.authenticator.caller(call.request.headers.get(hdrs.AUTHORIZATION))
         allow(caller, frozenset({Role.ADMINISTRATOR}))
-    return web.Response(body=generate_latest(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
+    return web.Response(body=await asyncio.to_thread(generate_latest), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
 
 async def _documents_answer(call: Call) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 
 from gurney.runtime.supervisor import procfs, records
@@ -58,6 +59,7 @@ def _settle(absolute: str, ask: dict[str, Any], mark: dict[str, Any]) -> None:
     if mark["cpus"]:
         os.sched_setaffinity(0, mark["cpus"])
     _prefer_for_oom()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would lie in the MAP's copy and hold patient data
     pid = os.getpid()
     records.mark(absolute, {**mark, "pid": pid, "ticks": procfs.ticks(pid)})
     os.dup2(log, 1)

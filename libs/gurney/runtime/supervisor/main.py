@@ -9,7 +9,6 @@ folder. One at a time: FOLDER/supervisor.lock is held by flock for as long as th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import socket
@@ -20,6 +19,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(folder: str, idle_s: float) -> int:
+    import fcntl  # not where a server is imported that will never start a supervisor
+
     os.umask(0o077)
     os.chdir(folder)
     lock = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_REQUEST = 8 << 20
 _LONGEST_BACKLOG = 64 << 20
+_AFTER_ERROR_S = 0.1
 
 
 class Client:
@@ -59,11 +60,18 @@ class Server:
         self._poller.watch(self._woken.fileno(), self._wake)
         self.keeper.reap()
         while not self._may_go():
-            due = self.keeper.tick()
-            if not self.keeper.runs and not self._clients:
-                idle = max(0.0, self._idle_since + self._idle_s - time.monotonic())
-                due = idle if due is None else min(due, idle)
-            self._poller.turn(due)
+            try:
+                self._turn()
+            except Exception:  # whatever goes wrong with one run or client, the others still need us
+                sys.excepthook(*sys.exc_info())
+                time.sleep(_AFTER_ERROR_S)
+
+    def _turn(self) -> None:
+        due = self.keeper.tick()
+        if not self.keeper.runs and not self._clients:
+            idle = max(0.0, self._idle_since + self._idle_s - time.monotonic())
+            due = idle if due is None else min(due, idle)
+        self._poller.turn(due)
 
     def _leave(self, *_: object) -> None:
         """SIGTERM: go as soon as no run needs us."""

@@ -1,0 +1,62 @@
+"""After a run's end: look at what it left, carry it home, and say how it ended."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gurney.model.job import LogInfo
+from gurney.model.run import Outcome
+from services.agent import log, output, policy
+from services.agent.effects import Counts
+from services.agent.folders import Work
+from services.agent.log import Log
+from services.agent.output import Output
+from services.agent.patience import GaveUp, spread
+from services.agent.upload import Uploader
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left behind."""
+
+    output: Output
+    metadata: dict[str, Any] | None
+    log: Log
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.output and self.log.source is None
+
+
+async def look(work: Work, log_path: Path) -> Left:
+    """Look at output and log, in one hop to a thread."""
+    return await asyncio.to_thread(_look, work, log_path)
+
+
+def _look(work: Work, log_path: Path) -> Left:
+    found = output.look_through(work.output)
+    return Left(found, output.read_metadata(found), log.look_at(log_path, work.log))
+
+
+async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, counts: Counts) -> Outcome:
+    """Carry home what the run left; returns the outcome with what there is of it."""
+    outcome = policy.rejected(outcome, left.output.fault).but(metadata=left.metadata, log_tail=left.log.tail)
+    counts.total = len(left.output) + (left.log.source is not None)
+    kept: list[LogInfo] = []
+
+    async def keep_log() -> None:
+        if left.log.source is not None:
+            (stored,) = await uploader.store("log", {f"{attempt}.log": left.log.source}, counts)
+            kept.append(LogInfo(attempt=attempt, bytes=stored.size, sha256=stored.sha256))
+
+    async def keep_output() -> None:
+        if left.output:
+            sources = {**left.output.files, **dict.fromkeys(left.output.folders)}
+            await uploader.store("results", sources, counts)
+
+    try:
+        await spread(lambda work: work(), [keep_log, keep_output], 2)
+    except GaveUp as error:
+        return policy.unstored(outcome, str(error)).but(log=kept[0] if kept else None)
+    return outcome.but(log=kept[0] if kept else None, output=bool(left.output))

@@ -1,0 +1,336 @@
+"""The life of one run on this host: one task that goes from step to step, as `machine` says, and does what they ask."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, assert_never
+
+from gurney import clock, telemetry
+from gurney.bus import Bus
+from gurney.errors import GurneyError, MapUnreadable
+from gurney.model.run import Outcome
+from gurney.runtime.port import End, RunSpec, Runtime
+from gurney.settings import Settings
+from services.agent import collecting, machine, policy
+from services.agent.effects import Effects
+from services.agent.folders import Work
+from services.agent.journal import Entry, Journal
+from services.agent.live_log import LiveLog
+from services.agent.machine import Event, Step
+from services.agent.patience import Early, GaveUp, delays, persist
+from services.agent.staging import Staging
+from services.agent.upload import Uploader
+
+#: Staging that took longer is worth a write, so that a restart does not forget how long it took.
+_WORTH_KEEPING_S = 1.0
+#: What a run gets that does not say what it needs.
+_DEFAULT_CPU = 1.0
+
+_log = telemetry.log("run")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What all runs of this host share."""
+
+    settings: Settings
+    bus: Bus
+    journal: Journal
+    effects: Effects
+    live_log: LiveLog
+    #: Bounds the transfers of all runs together.
+    lanes: asyncio.Semaphore
+    work: Path
+
+
+class Run:
+    """One run that this host has taken on. Its entry is in the journal when it is made."""
+
+    def __init__(
+        self, host: Host, entry: Entry, runtime: Runtime | None, end: "asyncio.Future[End]", step: Step, *, anew: bool
+    ) -> None:
+        """`anew`: nothing was done for it yet but its folders. `end` is set when the runtime tells of it."""
+        self.entry = entry
+        self.step = step
+        self.work = Work(host.work, entry.run_id)
+        self._host = host
+        self._runtime = runtime
+        self._end = end
+        self._anew = anew
+        self._told_runtime = step is Step.RUNNING
+        self._task: asyncio.Task[Any] | None = None
+        self._writing = asyncio.Lock()
+        self._phases = host.effects.phases(entry.run_id)
+        self._pull: Early[None] | None = None
+        self._staging: Staging | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.entry.run_id
+
+    # --- the way ---
+
+    async def live(self) -> None:
+        """Go from step to step until the scheduler knows how the run ended."""
+        self._task = asyncio.current_task()
+        start = self.entry.start
+        with telemetry.span("agent run", telemetry.INTERNAL, self.entry.traceparent, {"gurney.run": start.run_id}):
+            try:
+                while self.step is not Step.DONE:
+                    self.step = machine.after(self.step, await self._event())
+            finally:
+                self._phases.end()
+                self._discard_early()
+
+    async def _event(self) -> Event:
+        """Do the step; what a stop breaks off is `STOPPED`."""
+        step = self.step
+        if self.entry.stopped and step in machine.BEFORE_START:
+            return await self._stopped()
+        try:
+            with telemetry.span(f"agent {step}", telemetry.INTERNAL):
+                return await self._do(step)
+        except asyncio.CancelledError:
+            # The stop's own cancellation is taken back; a second one is the end of the agent.
+            stopped = self.entry.stopped and step in machine.BREAKABLE
+            if not stopped or self._task is None or self._task.uncancel():
+                raise
+            return await self._stopped()
+
+    async def _do(self, step: Step) -> Event:
+        match step:
+            case Step.CONFIRMING:
+                return await self._confirm()
+            case Step.STAGING:
+                return await self._stage()
+            case Step.STARTING:
+                return await self._start()
+            case Step.RUNNING:
+                return await self._await_end()
+            case Step.COLLECTING:
+                return await self._collect()
+            case Step.REPORTING:
+                return await self._report()
+            case Step.DONE:
+                raise ValueError("a run that is done has nothing to do")
+            case _:
+                assert_never(step)
+
+    async def stop(self) -> None:
+        """Keep the run from starting, or end it; where it has ended nothing happens."""
+        if self.step not in machine.HOLDS_ROOM:
+            return
+        again = self.entry.stopped
+        await self._note(stopped=True)
+        if self.step in machine.BREAKABLE:
+            if self._task is not None and not again:
+                self._task.cancel()
+        elif self._told_runtime:
+            await self._stop_runtime()
+
+    async def _stop_runtime(self) -> None:
+        if self._runtime is not None:
+            await self._runtime.stop(self.run_id, self._host.settings.stop_grace)
+
+    async def _note(self, **changes: Any) -> None:
+        """Change the entry, at once here and then on disk; a full disk keeps no run from its end."""
+        self.entry = self.entry.but(**changes)
+        async with self._writing:
+            try:
+                await self._host.journal.keep(self.entry)
+            except OSError as error:
+                _log.warning("journal cannot be written", run=self.run_id, error=repr(error))
+
+    async def _decide(self, outcome: Outcome) -> None:
+        await self._note(outcome=outcome)
+
+    async def _stopped(self) -> Event:
+        await self._decide(policy.canceled(self.entry.timings))
+        return Event.STOPPED
+
+    # --- the steps ---
+
+    async def _confirm(self) -> Event:
+        """Ask whether to start; what is needed first is looked for meanwhile."""
+        self._look_ahead()
+        if await self._host.effects.confirm(self.entry.start):
+            return Event.GRANTED
+        return Event.REFUSED
+
+    def _look_ahead(self) -> None:
+        self._discard_early()
+        self._pull = Early(self._make_available)
+        self._staging = Staging(
+            self._host.bus,
+            self.entry.start,
+            self.work,
+            lanes=self._host.lanes,
+            patience_s=self._host.settings.transfer_patience,
+        )
+
+    def _discard_early(self) -> None:
+        if self._pull is not None:
+            self._pull.discard()
+        if self._staging is not None:
+            self._staging.discard()
+
+    async def _make_available(self) -> None:
+        request = self.entry.start.request
+        if self._runtime is None:
+            raise MapUnreadable("no_runtime", f"no runtime of this node runs {request.urn}")
+        await self._runtime.available(request.urn, request.digest)
+
+    async def _stage(self) -> Event:
+        began = clock.monotonic()
+        if self._pull is None or self._staging is None:
+            raise ValueError("a run is confirmed before it is staged")
+        self._phases.begin("pulling")
+        try:
+            await persist(self._pull, self._host.settings.transfer_patience)
+        except GaveUp as error:
+            return await self._give_up("image_unavailable", f"the image cannot be had: {error}")
+        pulled = clock.monotonic()
+        self.entry = self.entry.but(pulling=pulled - began)
+        counts = self._phases.begin("staging")
+        try:
+            if not self._anew:
+                await persist(lambda: asyncio.to_thread(self.work.make), self._host.settings.transfer_patience)
+            await self._staging.bring(counts)
+        except (GaveUp, GurneyError, OSError) as error:
+            return await self._give_up("input_unavailable", f"the input cannot be had: {error}")
+        self._phases.end()
+        self.entry = self.entry.but(staging=clock.monotonic() - pulled)
+        return Event.STAGED
+
+    async def _give_up(self, code: str, message: str) -> Event:
+        await self._decide(policy.lost(code, message, self.entry.timings))
+        return Event.GIVEN_UP
+
+    async def _start(self) -> Event:
+        """Have the runtime begin the run, however long it takes: whether it has begun is for the runtime to say."""
+        if self._runtime is None:
+            raise ValueError("a run without a runtime is never staged")
+        spec = self._spec()
+        self._follow_log(self._runtime)
+        self._told_runtime = True
+        for delay in delays():
+            try:
+                await self._runtime.start(spec)
+                break
+            except GurneyError as error:
+                if not error.retryable:
+                    return await self._give_up("internal", f"the run cannot be begun: {error}")
+                _log.warning("start waits", run=self.run_id, error=str(error))
+                self._anew = False
+            await asyncio.sleep(delay)
+        if not self._anew:
+            await self._find_end()
+        if self.entry.stopped:
+            await self._stop_patiently()
+        return Event.BEGUN
+
+    async def _find_end(self) -> None:
+        """Take in an end that was before anybody listened: the start may have been told twice."""
+        if self._runtime is None or self._end.done():
+            return
+        for observed in await _until_it_answers(self._runtime.runs):
+            if observed.run_id == self.run_id and observed.end is not None and not self._end.done():
+                self._end.set_result(observed.end)
+
+    async def _await_end(self) -> Event:
+        if self._runtime is None:
+            raise ValueError("a run without a runtime never begins")
+        if not self._end.done():
+            self._phases.begin("running")
+            self._follow_log(self._runtime)
+            await self._keep_timings()
+            if self.entry.stopped:
+                await self._stop_patiently()
+        await self._end
+        return Event.ENDED
+
+    def _follow_log(self, runtime: Runtime) -> None:
+        self._host.live_log.follow(self.run_id, runtime.log_path(self.run_id), anew=self._anew)
+
+    async def _keep_timings(self) -> None:
+        if (self.entry.pulling or 0) + (self.entry.staging or 0) > _WORTH_KEEPING_S:
+            await self._note()
+
+    async def _stop_patiently(self) -> None:
+        await _until_it_answers(self._stop_runtime)
+
+    async def _collect(self) -> Event:
+        if self._runtime is None:
+            raise ValueError("a run without a runtime leaves nothing")
+        began = clock.monotonic()
+        outcome = policy.outcome_of(self._end.result(), self.entry.timings)
+        counts = self._phases.begin("collecting")
+        settings = self._host.settings
+        log_path = self._runtime.log_path(self.run_id)
+        try:
+            left = await persist(lambda: collecting.look(self.work, log_path), settings.transfer_patience)
+        except GaveUp as error:
+            return await self._collected(policy.unstored(outcome, str(error)), began)
+        if left.log.source is None:
+            self._host.live_log.drop(self.run_id)
+        else:
+            await self._host.live_log.finish(self.run_id)
+        start = self.entry.start
+        uploader = Uploader(self._host.bus, start.token, self._host.lanes, settings.transfer_patience)
+        outcome = await collecting.carry(left, outcome, start.attempt, uploader, counts)
+        return await self._collected(outcome, began, worth_keeping=not left.is_nothing)
+
+    async def _collected(self, outcome: Outcome, began: float, *, worth_keeping: bool = True) -> Event:
+        self._phases.end()
+        timings = outcome.timings.but(collecting=clock.monotonic() - began)
+        if worth_keeping:
+            await self._decide(outcome.but(timings=timings))
+        else:  # after a restart the same nothing would be collected again: no need for a write
+            self.entry = self.entry.but(outcome=outcome.but(timings=timings))
+        return Event.COLLECTED
+
+    async def _report(self) -> Event:
+        if self.entry.outcome is None:
+            raise ValueError("a run is reported when its outcome is known")
+        await self._host.effects.tell_end(self.run_id, self.entry.outcome)
+        return Event.ANSWERED
+
+    def _spec(self) -> RunSpec:
+        start, request = self.entry.start, self.entry.start.request
+        traceparent = telemetry.traceparent()
+        return RunSpec(
+            run_id=start.run_id,
+            job_id=start.job_id,
+            attempt=start.attempt,
+            node=start.node,
+            urn=request.urn,
+            digest=request.digest,
+            generation=request.generation,
+            command=request.command,
+            environment=request.environment,
+            working_directory=request.working_directory,
+            input_path=request.input_path,
+            output_path=request.output_path,
+            input_dir=self.work.input,
+            output_dir=self.work.output,
+            cpu=request.resources.cpu or _DEFAULT_CPU,
+            memory=request.resources.memory or 0,
+            shared_memory=request.resources.shared_memory,
+            gpus=start.gpus,
+            timeout_s=request.timeout_s or self._host.settings.job_timeout,
+            extra_environment={"TRACEPARENT": traceparent} if traceparent else {},
+        )
+
+
+async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the runtime until it answers: it alone knows whether the run is there."""
+    for delay in delays():
+        try:
+            return await ask()
+        except GurneyError as error:
+            _log.warning("runtime does not answer", error=str(error))
+        await asyncio.sleep(delay)
+    raise AssertionError

@@ -1,0 +1,79 @@
+"""What the leader holds in memory: nodes, live placements and the jobs that wait. No IO.
+
+A placement is here from the moment of its decision, before it is written: so no two decisions see the same room. What
+is written is the truth; a write that fails is undone here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gurney.model.run import Heartbeat, Node, Placement
+from services.scheduler.order import Queue
+from services.scheduler.shape import Shape
+from services.scheduler.snapshot import Snapshot, snapshot_of
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is remembered of a live run besides its placement; lost in a restart, and not missed."""
+
+    #: When `running` was reported, until the placement says it.
+    running_since: datetime | None = None
+    #: Phase that was told last, and when.
+    phase: str | None = None
+    phase_at: datetime | None = None
+    #: When its start or stop was last sent again.
+    sent_at: datetime | None = None
+    #: Heartbeats in a row that did not name it.
+    missed: int = 0
+
+
+class Cluster:
+    """One per scheduler."""
+
+    def __init__(self, silent_after: timedelta) -> None:
+        self._silent_after = silent_after
+        self._placements: dict[str, Placement] = {}
+        self._notes: dict[str, Notes] = {}
+        self.epoch = 0
+        self.queue = Queue()
+        #: With the time of their last heartbeat, which documents lag behind.
+        self.nodes: dict[str, Node] = {}
+        self.beats: dict[str, Heartbeat] = {}
+        #: Shapes that no known node could ever hold, and since when.
+        self.hopeless: dict[Shape, datetime] = {}
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """The live ones, by run id."""
+        return self._placements
+
+    def snapshot(self, now: datetime) -> Snapshot:
+        """Return the cluster as it is."""
+        return snapshot_of(self.nodes.values(), self._placements.values(), now, self._silent_after)
+
+    def notes(self, run_id: str) -> Notes:
+        """Return what is remembered of a run; of one that is not live, notes that nobody keeps."""
+        return self._notes.get(run_id) or Notes()
+
+    def add(self, placement: Placement) -> None:
+        """Take a live placement in."""
+        self._placements[placement.id] = placement
+        self._notes[placement.id] = Notes()
+
+    def put(self, placement: Placement) -> bool:
+        """Follow a placement's change; tells whether room is free now. An older revision changes nothing."""
+        known = self._placements.get(placement.id)
+        if known is None or known.revision > placement.revision:
+            return False
+        if placement.live:
+            self._placements[placement.id] = placement
+            return False
+        self.forget(placement.id)
+        return True
+
+    def forget(self, run_id: str) -> None:
+        """Let go of a placement that is not live, or was never written."""
+        self._placements.pop(run_id, None)
+        self._notes.pop(run_id, None)

@@ -1,0 +1,131 @@
+"""What the scheduler tells: events that go with a write, and messages that may be lost and go without one."""
+
+from collections.abc import Iterable
+
+from gurney import clock, ids, runtoken, telemetry
+from gurney.bus import AWAY, Bus
+from gurney.errors import Invalid
+from gurney.model.base import Message, Reason
+from gurney.model.event import Event, event_of
+from gurney.model.job import Phase
+from gurney.model.map import InspectMap
+from gurney.model.run import Lifecycle, Node, NodeEvent, Placement, RunReport, StartRun, StopRun
+from gurney.settings import Settings
+from gurney.subjects import LIFECYCLE, NODE_EVENT, RUN_INSPECT, RUN_START, RUN_STOP
+from services.scheduler import lifecycle
+from services.scheduler.order import Entry
+
+_log = telemetry.log("scheduler")
+
+
+class Effects:
+    """Makes events; `publish` and `offer` send those that no document carries."""
+
+    def __init__(self, bus: Bus, settings: Settings) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._secret = settings.run_secret.get_secret_value()
+
+    def check(self) -> None:
+        """Raise `Invalid` where a setting is missing without which nothing can be placed."""
+        if not self._secret:
+            raise Invalid("GURNEY_RUN_SECRET is not set: scheduler and payload service share it")
+
+    # --- with a write ---
+
+    def news(self, before: Placement | None, after: Placement, traceparent: str | None = None) -> list[Event]:
+        """Return the lifecycle events that a change of a placement stands for."""
+        return [self._lifecycle(message, traceparent) for message in lifecycle.news(before, after)]
+
+    def start(self, placement: Placement, traceparent: str | None = None, *, again: bool = False) -> Event:
+        """Return the command to start; `again` gives it an id of its own, which no de-duplication drops."""
+        if placement.node is None or placement.request is None:
+            raise ValueError(f"{placement.id} was never placed")
+        data = StartRun(
+            run_id=placement.id,
+            job_id=placement.job_id,
+            attempt=placement.attempt,
+            node=placement.node,
+            epoch=placement.epoch,
+            gpus=placement.gpus,
+            request=placement.request,
+            token=runtoken.mint(self._secret, placement.id, placement.request.payload),
+        )
+        subject = RUN_START.of(node_id=placement.node, run_id=placement.id)
+        return _event(subject, data, _command_id(placement, "start", again=again), traceparent)
+
+    def stop(self, placement: Placement, *, again: bool = False) -> Event:
+        """Return the command to stop."""
+        if placement.node is None:
+            raise ValueError(f"{placement.id} was never placed")
+        data = StopRun(run_id=placement.id, node=placement.node, epoch=placement.epoch, reason="canceled")
+        subject = RUN_STOP.of(node_id=placement.node, run_id=placement.id)
+        return _event(subject, data, _command_id(placement, "stop", again=again))
+
+    def joined(self, node: Node) -> Event:
+        data = NodeEvent(id=node.id, state=node.state, at=node.last_seen_at)
+        return _event(NODE_EVENT.of(event="joined", node_id=node.id), data, ids.new_id("evt"))
+
+    # --- without ---
+
+    def inspect(self, question: InspectMap, node: str) -> Event:
+        return _event(RUN_INSPECT.of(node_id=node, inspection_id=question.id), question, question.id)
+
+    def waiting(self, entry: Entry, reason: Reason) -> Event:
+        request = entry.request
+        message = Lifecycle(
+            event="waiting",
+            event_id=ids.new_id("evt"),
+            job_id=request.job_id,
+            attempt=request.attempt,
+            revision=0,
+            at=clock.now(),
+            reason=reason,
+        )
+        return self._lifecycle(message, entry.traceparent)
+
+    def progress(self, placement: Placement, report: RunReport) -> Event:
+        message = Lifecycle(
+            event="progress",
+            event_id=ids.new_id("evt"),
+            job_id=placement.job_id,
+            attempt=placement.attempt,
+            revision=0,
+            at=clock.now(),
+            node=placement.node,
+            phase=Phase(name=report.phase, done=report.done, total=report.total),
+        )
+        return self._lifecycle(message)
+
+    async def publish(self, event: Event) -> None:
+        """Send, and return when JetStream has it; raises a fault of the connection."""
+        await self._bus.publish_now([event], self._settings.request_timeout)
+
+    async def offer(self, events: Iterable[Event]) -> None:
+        """Send what comes again or is not missed."""
+        try:
+            await self._bus.publish_now(events, self._settings.request_timeout)
+        except AWAY as error:
+            _log.info("messages are not sent", error=repr(error))
+
+    def _lifecycle(self, message: Lifecycle, traceparent: str | None = None) -> Event:
+        subject = LIFECYCLE.of(event=message.event, job_id=message.job_id)
+        return event_of(
+            subject,
+            message,
+            id=message.event_id,
+            source="scheduler",
+            at=message.at,
+            traceparent=traceparent or telemetry.traceparent(),
+        )
+
+
+def _command_id(placement: Placement, command: str, *, again: bool) -> str:
+    if again:
+        return ids.new_id("evt")
+    return ids.job_event_id(placement.job_id, placement.attempt, f"{command}-{placement.epoch}")
+
+
+def _event(subject: str, data: Message, event_id: str, traceparent: str | None = None) -> Event:
+    traceparent = traceparent or telemetry.traceparent()
+    return event_of(subject, data, id=event_id, source="scheduler", at=clock.now(), traceparent=traceparent)

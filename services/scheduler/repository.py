@@ -1,0 +1,49 @@
+"""The collections `placements`, `nodes` and `lease`, and their queries."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TypeVar
+
+from gurney.documents.port import Collection, Query, Where
+from gurney.model.base import Document
+from gurney.model.run import LIVE_PLACEMENTS, Leadership, Node, Placement
+from gurney.store import Store
+
+D = TypeVar("D", bound=Document)
+
+PLACEMENTS = Collection("placements", Placement, (("state",), ("ended_at",)))
+NODES = Collection("nodes", Node)
+LEASE = Collection("lease", Leadership)
+
+LEADER = "scheduler"
+BATCH = 256
+
+
+async def live(store: Store) -> list[Placement]:
+    """Return every live placement."""
+    where = Where("state", "in", sorted(LIVE_PLACEMENTS))
+    return [each async for batch in _batches(store, PLACEMENTS, (where,), ("id",)) for each in batch]
+
+
+async def nodes(store: Store) -> list[Node]:
+    """Return every known node."""
+    return [each async for batch in _batches(store, NODES, (), ("id",)) for each in batch]
+
+
+async def ended_before(store: Store, at: datetime) -> AsyncIterator[list[Placement]]:
+    """Yield the placements that ended before `at`, oldest first, in batches; they may be removed meanwhile."""
+    async for batch in _batches(store, PLACEMENTS, (Where("ended_at", "<", at),), ("ended_at", "id")):
+        yield batch
+
+
+async def _batches(
+    store: Store, collection: Collection[D], where: tuple[Where, ...], sort: tuple[str, ...]
+) -> AsyncIterator[list[D]]:
+    after: tuple[str, ...] | None = None
+    while True:
+        found = await store.documents.find(collection, Query(where, sort, descending=False, limit=BATCH, after=after))
+        if found:
+            yield found
+        if len(found) < BATCH:
+            return
+        after = tuple(getattr(found[-1], field) for field in sort)

@@ -1,0 +1,116 @@
+"""The table of routes and the documents made of it hold together."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gurney.model.access import Role
+from gurney.model.base import Document
+from gurney.subjects import OPERATIONS, SUBJECTS
+from services.edge import asyncapi, openapi
+from services.edge.call import Route
+from services.edge.routes import ROUTES
+from services.edge.views.descriptions import PAGE
+
+API: dict[str, Any] = json.loads(json.dumps(openapi.document(ROUTES)))
+EVENTS_API: dict[str, Any] = json.loads(json.dumps(asyncapi.document()))
+OPERATIONS_OF_API = [
+    (path, method, operation) for path, methods in API["paths"].items() for method, operation in methods.items()
+]
+
+
+def references(node: Any) -> Iterator[str]:
+    """Iterate over all `$ref` of a document."""
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from references(value)
+    if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+        yield node["$ref"]
+
+
+def resolves(document: dict[str, Any], reference: str) -> bool:
+    """Tell whether a reference within the document leads somewhere."""
+    node: Any = document
+    for part in reference.removeprefix("#/").split("/"):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def test_routes_are_unique() -> None:
+    """No method and path stands in the table twice."""
+    assert Counter((route.method, route.path) for route in ROUTES).most_common(1)[0][1] == 1
+
+
+def test_every_versioned_route_needs_a_token() -> None:
+    """Below /v1 nothing is open to everybody, and an administrator may do all."""
+    for route in ROUTES:
+        assert bool(route.roles) == route.path.startswith("/v1/"), route.path
+        assert not route.roles or Role.ADMINISTRATOR in route.roles, route.path
+
+
+@pytest.mark.parametrize("document", [API, EVENTS_API], ids=["openapi", "asyncapi"])
+def test_references_resolve(document: dict[str, Any]) -> None:
+    """Every reference of a document leads somewhere within it."""
+    assert [each for each in references(document) if not resolves(document, each)] == []
+
+
+def test_openapi_has_every_route() -> None:
+    """Each row of the table is an operation, and no other is."""
+    assert {(method.upper(), path) for path, method, _ in OPERATIONS_OF_API} == {(r.method, r.path) for r in ROUTES}
+    assert API["openapi"].startswith("3.1.")
+    assert {"title", "version"} <= set(API["info"])
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS_OF_API, ids=lambda value: str(value)[:60])
+def test_operation_obeys_openapi(path: str, method: str, operation: dict[str, Any]) -> None:
+    """An operation declares each path parameter once, describes each response, and bodies have content."""
+    named = [(each["in"], each["name"]) for each in operation["parameters"]]
+    assert len(named) == len(set(named))
+    assert {name for where, name in named if where == "path"} == set(re.findall(r"\{(\w+)\}", path))
+    assert all(each["required"] for each in operation["parameters"] if each["in"] == "path")
+    assert all("schema" in each for each in operation["parameters"])
+    assert all(re.fullmatch(r"[1-5]\d\d", status) for status in operation["responses"])
+    assert all(each["description"] for each in operation["responses"].values())
+    assert "requestBody" not in operation or operation["requestBody"]["content"]
+    assert method in {"get", "put", "post", "delete", "patch", "head"}
+    assert ("401" in operation["responses"]) >= bool(operation["security"])
+
+
+def test_operation_ids_are_unique() -> None:
+    """A generator of clients gets a name of its own for each operation."""
+    ids = Counter(operation["operationId"] for _, _, operation in OPERATIONS_OF_API)
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.reply], ids=lambda r: f"{r.method} {r.path}")
+def test_private_fields_are_not_described(route: Route) -> None:
+    """The schemas know nothing of what never leaves the server, nor pages of what lists leave out."""
+    assert route.reply is not None
+    content = API["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"]
+    schema = API["components"]["schemas"][content["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+    if route.listed:
+        schema = API["components"]["schemas"][schema["properties"]["items"]["items"]["$ref"].rpartition("/")[2]]
+    if issubclass(route.reply, Document):
+        hidden = route.reply.PRIVATE | route.reply.LIST_OMITS if route.listed else route.reply.PRIVATE
+        assert set(schema["properties"]) == set(route.reply.model_fields) - hidden
+
+
+def test_asyncapi_has_every_subject() -> None:
+    """Each subject and each operation of the table is a channel, with its parameters."""
+    addresses = {channel["address"] for channel in EVENTS_API["channels"].values()} - {None}
+    assert addresses == {each.template for each in SUBJECTS} | {each.subject for each in OPERATIONS}
+    for channel in EVENTS_API["channels"].values():
+        assert set(channel.get("parameters", {})) == set(re.findall(r"\{(\w+)\}", channel["address"] or ""))
+        assert all("payload" in message for message in channel["messages"].values())
+
+
+def test_page_for_people_needs_no_other_server() -> None:
+    """The page loads nothing from anywhere but this server."""
+    text = PAGE.read_text("utf-8")
+    assert re.findall(r"(?:https?:)?//[a-z][\w.-]+\.\w+", text) == []
+    assert set(re.findall(r"\b(?:src|href)=\"([^\"]+)\"", text)) <= {"/openapi.json", "/asyncapi.json"}

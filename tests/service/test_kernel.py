@@ -1,0 +1,302 @@
+"""The service runner over a real nats-server: questions, consumers, dead letters, outbox, lost streams, drain."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import nats
+import pytest
+
+from gurney import clock, ids
+from gurney.bus import Bus
+from gurney.consume import Reject
+from gurney.documents.port import Collection, Write
+from gurney.documents.sqlite import SqliteDocuments
+from gurney.errors import Internal, Invalid, NameTaken, NatsUnavailable, NoRoom
+from gurney.model.base import Message
+from gurney.model.common import Ref
+from gurney.model.event import Event
+from gurney.model.payload import Payload, PayloadState
+from gurney.service import Parts, Service
+from gurney.settings import Settings
+from gurney.streams import Consumer
+from gurney.subjects import PAYLOAD_DELETE, PAYLOAD_GET
+from gurney.testing.nats import NatsServer
+
+PAYLOADS = Collection("payloads", Payload)
+WORK = Consumer("LIFECYCLE", "job", ("lifecycle.*.*",), "job")
+HEARD = Consumer("EVENTS", "test", ("payload.*.*",), "job")
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def settings_of(server: NatsServer, folder: Path) -> Settings:
+    return Settings(nats_url=server.url, data=folder, request_timeout=2, reconcile_interval=5)
+
+
+def payload() -> Payload:
+    now = clock.now()
+    return Payload(id=ids.new_id("pay"), created_at=now, updated_at=now, state=PayloadState.OPEN)
+
+
+def told(document: Payload) -> Event:
+    subject = f"payload.created.{document.id}"
+    return Event(id=f"evt_{document.id}", subject=subject, source="test", at=clock.now(), body='{"a": 1}')
+
+
+class Heard:
+    """A handler of messages that remembers, and does what it is told first."""
+
+    def __init__(self, act: Callable[[str], Awaitable[None]] | None = None) -> None:
+        self.subjects: list[str] = []
+        self._act = act
+        self._changed = asyncio.Condition()
+
+    async def __call__(self, subject: str, data: bytes) -> None:
+        json.loads(data)
+        if self._act:
+            await self._act(subject)
+        async with self._changed:
+            self.subjects.append(subject)
+            self._changed.notify_all()
+
+    async def count(self, number: int) -> None:
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: len(self.subjects) >= number)
+
+
+@pytest.fixture
+async def documents(tmp_path: Path) -> AsyncIterator[SqliteDocuments]:
+    """A database; services open their collections in it."""
+    database = SqliteDocuments(tmp_path / "documents.sqlite")
+    await database.open([PAYLOADS])
+    yield database
+    await database.close()
+
+
+async def test_a_question_gets_its_answer_or_the_owners_error(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Answers come back as models; errors come back as the same class, message, fields and retry time."""
+    document = payload()
+    faults: dict[str, Exception] = {
+        "taken": NameTaken("the name x is taken"),
+        "field": Invalid.field("path", "is bad"),
+        "room": NoRoom("no cpu", retry_after_s=3),
+        "bug": ZeroDivisionError(),
+    }
+
+    async def get(question: Ref) -> Payload:
+        if question.ref in faults:
+            raise faults[question.ref]
+        return document
+
+    settings = settings_of(nats_server, tmp_path)
+    owner = Service("payload", settings).does(Parts(answers={PAYLOAD_GET: get}))
+    asker = Service("edge", settings)
+    async with owner, asker:
+        assert await asker.bus.request(PAYLOAD_GET, Ref(ref="x")) == document
+        with pytest.raises(NameTaken, match="the name x is taken"):
+            await asker.bus.request(PAYLOAD_GET, Ref(ref="taken"))
+        with pytest.raises(Invalid) as invalid:
+            await asker.bus.request(PAYLOAD_GET, Ref(ref="field"))
+        assert [each.field for each in invalid.value.errors] == ["path"]
+        with pytest.raises(NoRoom) as room:
+            await asker.bus.request(PAYLOAD_GET, Ref(ref="room"))
+        assert room.value.retry_after_s == 3
+        with pytest.raises(Internal):
+            await asker.bus.request(PAYLOAD_GET, Ref(ref="bug"))
+        with pytest.raises(NatsUnavailable):
+            await asker.bus.request(PAYLOAD_DELETE, Ref(ref="nobody answers this"))
+
+
+async def test_a_question_that_cannot_be_decoded_is_refused(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Bytes that are no question get the error `invalid`, and the service goes on."""
+
+    async def get(question: Ref) -> Message:
+        return payload().but(name=question.ref)
+
+    async with Service("payload", settings_of(nats_server, tmp_path)).does(Parts(answers={PAYLOAD_GET: get})):
+        client = await nats.connect(nats_server.url)
+        reply = await client.request(PAYLOAD_GET.subject, b"{", timeout=2)
+        assert json.loads(reply.data)["code"] == "invalid"
+        reply = await client.request(PAYLOAD_GET.subject, b'{"ref": "x", "from_the_future": 1}', timeout=2)
+        assert json.loads(reply.data)["name"] == "x"
+        await client.close()
+
+
+async def test_services_are_discovered_by_the_services_protocol(nats_server: NatsServer, tmp_path: Path) -> None:
+    """`$SRV.INFO` tells each service and its endpoints (ADR-32 of NATS)."""
+
+    async def get(_: Ref) -> Message:
+        return payload()
+
+    async with Service("payload", settings_of(nats_server, tmp_path)).does(Parts(answers={PAYLOAD_GET: get})):
+        client = await nats.connect(nats_server.url)
+        info = json.loads((await client.request("$SRV.INFO.gurney-payload", timeout=2)).data)
+        assert [each["subject"] for each in info["endpoints"]] == ["svc.payload.get"]
+        await client.close()
+
+
+async def test_an_old_server_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Where nobody listens the error names the address."""
+    bus = Bus(Settings(nats_url="nats://127.0.0.1:9", data=tmp_path), "edge")
+    with pytest.raises(NatsUnavailable, match=r"cannot reach NATS at nats://127\.0\.0\.1:9"):
+        await bus.connect()
+
+
+async def test_a_failed_message_comes_again_and_a_done_one_does_not(nats_server: NatsServer, tmp_path: Path) -> None:
+    """What a handler raises on is delivered again until it succeeds; the work queue is empty then."""
+    failures = iter([OSError("first"), NatsUnavailable("second")])
+
+    async def act(_: str) -> None:
+        if fault := next(failures, None):
+            raise fault
+
+    heard = Heard(act)
+    service = Service("job", settings_of(nats_server, tmp_path)).does(Parts(consumers={WORK: heard}))
+    async with service:
+        await service.bus.js.publish("lifecycle.started.job_1", b"{}")
+        await heard.count(1)
+        await _until_empty(service.bus, "LIFECYCLE")
+    assert heard.subjects == ["lifecycle.started.job_1"]
+
+
+@pytest.mark.parametrize("kind", ["undecodable", "rejected"])
+async def test_what_can_never_succeed_becomes_a_dead_letter(
+    nats_server: NatsServer, tmp_path: Path, kind: str
+) -> None:
+    """A poison message is kept in DEAD with its subject and reason, leaves the queue, and the server tells of it."""
+
+    async def act(_: str) -> None:
+        raise Reject("no such thing")
+
+    async def decode(_: str, data: bytes) -> None:
+        Ref.decode(data)
+
+    handler = decode if kind == "undecodable" else Heard(act)
+    service = Service("job", settings_of(nats_server, tmp_path)).does(Parts(consumers={WORK: handler}))
+    async with service:
+        advisories = await service.bus.raw.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.LIFECYCLE.job")
+        await service.bus.js.publish("lifecycle.started.job_1", b"{}")
+        advisory = json.loads((await advisories.next_msg(10)).data)
+        assert advisory["stream"] == "LIFECYCLE"
+        await _until_empty(service.bus, "LIFECYCLE")
+        dead = await service.bus.js.get_last_msg("DEAD", "dead.LIFECYCLE.job")
+    assert dead.data == b"{}"
+    assert dead.headers is not None
+    assert dead.headers["gurney-subject"] == "lifecycle.started.job_1"
+    assert dead.headers["gurney-reason"]
+
+
+async def test_messages_of_one_id_keep_their_order(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Messages of one job are handled one after the other, in order; those of others do not wait for them."""
+    release = asyncio.Event()
+
+    async def act(subject: str) -> None:
+        if subject == "lifecycle.a.job_1":
+            await release.wait()
+
+    heard = Heard(act)
+    service = Service("job", settings_of(nats_server, tmp_path)).does(Parts(consumers={WORK: heard}))
+    async with service:
+        for subject in ("lifecycle.a.job_1", "lifecycle.b.job_1", "lifecycle.c.job_1", "lifecycle.a.job_2"):
+            await service.bus.js.publish(subject, b"{}")
+        await heard.count(1)
+        assert heard.subjects == ["lifecycle.a.job_2"]
+        release.set()
+        await heard.count(4)
+    assert heard.subjects[1:] == ["lifecycle.a.job_1", "lifecycle.b.job_1", "lifecycle.c.job_1"]
+
+
+async def test_events_that_a_crash_left_are_published_at_the_next_start(
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """An event that was written but never sent goes out at start, under the same id, and is settled."""
+    left = payload()
+    await documents.cas([Write(PAYLOADS, left.id, 0, left, (told(left),))])
+    heard = Heard()
+    service = Service("job", settings_of(nats_server, tmp_path), documents, [PAYLOADS])
+    async with service.does(Parts(consumers={HEARD: heard})):
+        await heard.count(1)
+        message = await service.bus.js.get_last_msg("EVENTS", f"payload.created.{left.id}")
+        assert message.headers is not None
+        assert message.headers["ce-id"] == message.headers["Nats-Msg-Id"] == f"evt_{left.id}"
+        assert message.headers["ce-type"] == "payload.created"
+        async with asyncio.timeout(10):
+            while await documents.unpublished(PAYLOADS, 0):
+                await asyncio.sleep(0.01)
+
+
+async def test_events_written_while_nats_is_away_are_published_later_in_order(
+    own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """A write succeeds while nats-server is down; its events follow when it is back, in the order of the writes."""
+    heard = Heard()
+    service = Service("job", settings_of(own_nats_server, tmp_path), documents, [PAYLOADS])
+    async with service.does(Parts(consumers={HEARD: heard})):
+        first = payload()
+        await service.store.insert(PAYLOADS, first, told(first))
+        await heard.count(1)
+        await asyncio.to_thread(own_nats_server.kill)
+        written = [payload() for _ in range(5)]
+        for document in written:
+            await service.store.insert(PAYLOADS, document, told(document))
+        await asyncio.to_thread(own_nats_server.start)
+        await heard.count(6)
+        stream = await service.bus.js.stream_info("EVENTS")
+        stored = [
+            (await service.bus.js.get_msg("EVENTS", seq)).subject for seq in range(1, stream.state.messages + 1)
+        ]
+    assert [subject.rpartition(".")[2] for subject in stored] == [each.id for each in (first, *written)]
+
+
+async def test_a_wiped_jetstream_is_declared_again_and_reconciled(
+    own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """After all streams are gone, streams and consumers come back by themselves and the reconciler runs."""
+    heard = Heard()
+    rounds: asyncio.Queue[int] = asyncio.Queue()
+
+    async def reconcile() -> None:
+        rounds.put_nowait(1)
+
+    service = Service("job", settings_of(own_nats_server, tmp_path), documents, [PAYLOADS])
+    async with service.does(Parts(consumers={HEARD: heard}, reconcile=reconcile)):
+        await asyncio.to_thread(own_nats_server.stop)
+        own_nats_server.wipe()
+        while not rounds.empty():
+            rounds.get_nowait()
+        await asyncio.to_thread(own_nats_server.start)
+        async with asyncio.timeout(20):
+            await rounds.get()
+        document = payload()
+        await service.store.insert(PAYLOADS, document, told(document))
+        await heard.count(1)
+
+
+async def test_leaving_a_service_lets_its_work_end(nats_server: NatsServer, tmp_path: Path) -> None:
+    """A message that is in work when the service stops is finished and acknowledged."""
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def act(_: str) -> None:
+        begun.set()
+        await finish.wait()
+
+    heard = Heard(act)
+    settings = settings_of(nats_server, tmp_path)
+    service = Service("job", settings).does(Parts(consumers={WORK: heard}))
+    async with service:
+        await service.bus.js.publish("lifecycle.started.job_1", b"{}")
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.2, finish.set)
+    assert heard.subjects == ["lifecycle.started.job_1"]
+    bus = Bus(settings, "look")
+    await bus.connect()
+    await _until_empty(bus, "LIFECYCLE")
+    await bus.close()
+
+
+async def _until_empty(bus: Bus, stream: str) -> None:
+    async with asyncio.timeout(20):
+        while (await bus.js.stream_info(stream)).state.messages:
+            await asyncio.sleep(0.01)
