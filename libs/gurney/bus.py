@@ -150,6 +150,7 @@ class Bus:
             await service.add_endpoint(
                 name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
             )
+        await self._nats.flush()  # whoever asks from now on finds somebody
         return service
 
     def _answering_task(self, operation: Operation[Any, Any], answer: Answer) -> Callable[[Request], Awaitable[None]]:
