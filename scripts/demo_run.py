@@ -121,9 +121,8 @@ def show_results(job: Json, results: Path) -> None:
     """Say what came out."""
     areas = json.loads((results / "metadata.json").read_text())
     say(f"results in {results}: {', '.join(sorted(file.name for file in results.iterdir()))}")
-    for name, measured in areas.items():
-        if isinstance(measured, dict) and "volume_mm3" in measured:
-            say(f"  {name.replace('_', ' ')}: {measured['volume_mm3'] / 1e6:.2f} l", markup=False)
+    for segment in areas["segments"]:
+        say(f"  {segment['name'].replace('_', ' ')}: {segment['volume_mm3'] / 1e6:.2f} l", markup=False)
     say(f"job took {json.dumps(job['timings'])}")
     say(f"[bold]Look at the segmentation:[/bold] {results / 'overlay.png'}")
 

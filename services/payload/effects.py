@@ -6,7 +6,7 @@ from datetime import datetime
 
 from gurney import clock, telemetry
 from gurney.documents.port import Collection, D, Write
-from gurney.errors import Conflict, GurneyError, NotFound, RevisionConflict
+from gurney.errors import Conflict, GurneyError, RevisionConflict
 from gurney.ids import new_id
 from gurney.model.event import Event, event_of
 from gurney.model.payload import Claim, File, Payload, PayloadEvent, PayloadState
@@ -105,7 +105,7 @@ class Files:
         while todo:
             files = await self._repository.files_by_id(list(todo))
             if not missing_ok and len(files) < len(todo):
-                raise NotFound("an upload was never begun, or was given up")
+                raise Conflict("a file went away while it was being changed")
             changes = {id_: (file, decide(file)) for id_, file in files.items()}
             writes = [
                 Write(FILES, id_, before.revision, after, tell(before, after))

@@ -43,16 +43,17 @@ def committed(file: File, key: str) -> bool:
     return file.content is not None and file.content.key == key
 
 
-def require_pending(file: File, key: str) -> None:
-    if key not in {upload.key for upload in file.pending}:
-        raise Conflict(f"the upload of {file.path} was given up")
+def require_begun(file: File | None, path: str, key: str) -> None:
+    """Refuse an upload that is neither pending nor committed."""
+    if file is None or not (committed(file, key) or key in {upload.key for upload in file.pending}):
+        raise Conflict(f"the upload of {path} was never begun, or was given up")
 
 
 def commit(file: File, content: Content, mark_id: str | None) -> File | None:
     """Make a pending upload the content. `mark_id` None: of a draft or log, which nobody holds."""
     if committed(file, content.key):
         return file
-    require_pending(file, content.key)
+    require_begun(file, file.path, content.key)
     _require_mark(file, mark_id)
     after = file.next(
         content=content,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from gurney import clock, paths
+from gurney import clock
 from gurney.errors import IntegrityError, Invalid, NotFound
 from gurney.ids import new_id
 from gurney.model.common import Empty, Page
@@ -35,6 +35,7 @@ from gurney.model.payload import (
     Upload,
     Uploaded,
 )
+from gurney.paths import is_folder
 from services.payload import file_machine, machine, policy
 from services.payload.desk import Desk
 from services.payload.effects import Changes, Decide, Quiet, Tell, payload_event, update
@@ -93,15 +94,19 @@ class FileHandlers:
             policy.check_uploaded(item)
         target = await self._desk.access.target(asked, paths)
         items = {policy.file_id(target.owner, item.path): item for item in asked.items}
-        await asyncio.gather(*(self._check_bytes(item) for item in asked.items))
+        await self._check_bytes(items)
         changes = await (self._commit_shared(target.shared, items) if target.shared else self._commit(items, None))
         await self._desk.files.clean(changes)
         return _committed(asked.items, changes)
 
-    async def _check_bytes(self, item: Uploaded) -> None:
-        """See that the bytes are there before anybody may see the file."""
-        if paths.is_folder(item.path):
-            return
+    async def _check_bytes(self, items: dict[str, Uploaded]) -> None:
+        """See that the bytes of these uploads are there before anybody may see the files."""
+        known = await self._desk.repository.files_by_id(list(items))
+        for id_, item in items.items():
+            file_machine.require_begun(known.get(id_), item.path, item.key)
+        await asyncio.gather(*(self._check_object(item) for item in items.values() if not is_folder(item.path)))
+
+    async def _check_object(self, item: Uploaded) -> None:
         stored = await self._desk.objects.stat(item.key)
         if stored is None:
             raise Invalid.field("key", f"nothing was stored for {item.path}")
@@ -125,7 +130,7 @@ class FileHandlers:
             key = items[file.id].key
             if file_machine.committed(file, key):
                 return file
-            file_machine.require_pending(file, key)
+            file_machine.require_begun(file, file.path, key)
             return file_machine.mark(file, mark)
 
         async with self._marked(payload.id, list(items), mark_unless_committed) as mark:

@@ -1,10 +1,10 @@
 """What the scheduler tells: events that go with a write, and messages that may be lost and go without one."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from gurney import clock, ids, runtoken, telemetry
-from gurney.bus import AWAY, Bus
-from gurney.errors import Invalid
+from gurney.bus import Bus
+from gurney.errors import Invalid, NatsUnavailable
 from gurney.model.base import Message, Reason
 from gurney.model.event import Event, event_of
 from gurney.model.job import Phase
@@ -23,7 +23,6 @@ class Effects:
 
     def __init__(self, bus: Bus, settings: Settings) -> None:
         self._bus = bus
-        self._settings = settings
         self._secret = settings.run_secret.get_secret_value()
 
     def check(self) -> None:
@@ -98,15 +97,15 @@ class Effects:
         return self._lifecycle(message)
 
     async def publish(self, event: Event) -> None:
-        """Send, and return when JetStream has it; raises a fault of the connection."""
-        await self._bus.publish_now([event], self._settings.request_timeout)
+        """Send, and return when JetStream has it; raises `NatsUnavailable`."""
+        await self._bus.publish_events([event])
 
-    async def offer(self, events: Iterable[Event]) -> None:
+    async def offer(self, events: Sequence[Event]) -> None:
         """Send what comes again or is not missed."""
         try:
-            await self._bus.publish_now(events, self._settings.request_timeout)
-        except AWAY as error:
-            _log.info("messages are not sent", error=repr(error))
+            await self._bus.publish_events(events)
+        except NatsUnavailable as error:
+            _log.info("not sent", events=len(events), reason=str(error))
 
     def _lifecycle(self, message: Lifecycle, traceparent: str | None = None) -> Event:
         subject = LIFECYCLE.of(event=message.event, job_id=message.job_id)

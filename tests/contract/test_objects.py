@@ -98,7 +98,7 @@ async def test_a_key_is_written_once(objects: Objects, size: int) -> None:
 
 @pytest.mark.parametrize("size", [3, 3 * MIB])
 async def test_of_concurrent_puts_one_wins(objects: Objects, size: int) -> None:
-    """Of several PUTs of one key at once exactly one succeeds, and its bytes are the object."""
+    """Of several PUTs of one key at once exactly one succeeds, its bytes are the object, the others leave nothing."""
     url = objects.sign_put("pay_x/upl_y")
     bodies = [bytes([number]) * size for number in range(8)]
     results = await asyncio.gather(*(put(url, body) for body in bodies), return_exceptions=True)
@@ -106,6 +106,7 @@ async def test_of_concurrent_puts_one_wins(objects: Objects, size: int) -> None:
     assert len(won) == 1
     assert sum(isinstance(result, Conflict) for result in results) == 7
     assert await get(objects.sign_get("pay_x/upl_y")) == won[0]
+    assert await objects.sweep(-1) == 0
 
 
 async def test_expired_urls_are_refused(objects: Objects, open_more: OpenMore) -> None:

@@ -6,13 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from gurney.errors import Invalid, MapNotReady
-from gurney.model.job import Admission, CreateJob, JobCreate
+from gurney.model.job import Admission, CreateJob, Job, JobCreate
 from gurney.model.map import MapState
 from gurney.model.payload import Payload, PayloadState
 from gurney.model.resources import AskedResources, Resources
 from gurney.settings import Settings
 from services.job import intake
-from tests.job_builders import CALLER, JOB_ID, PAYLOAD_ID, T0, Job, a_map
+from tests.job_builders import CALLER, JOB_ID, PAYLOAD_ID, T0, a_map
 
 PAYLOAD = Payload(id=PAYLOAD_ID, created_at=T0, updated_at=T0, state=PayloadState.OPEN)
 

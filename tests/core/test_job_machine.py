@@ -8,7 +8,7 @@ import pytest
 
 from gurney.errors import JobLive, JobTerminal
 from gurney.model.base import Reason
-from gurney.model.job import TERMINAL, Folded, JobState, LogInfo, Phase
+from gurney.model.job import TERMINAL, Folded, Job, JobState, LogInfo, Phase
 from gurney.model.run import Lifecycle, Outcome
 from services.job import events, life, machine
 from services.job.events import (
@@ -29,7 +29,7 @@ from services.job.events import (
     Waiting,
 )
 from services.job.machine import TRANSITIONS, Decision, IllegalEvent
-from tests.job_builders import Job, a_job, after, an_outcome
+from tests.job_builders import a_job, after, an_outcome
 
 KINDS: tuple[type[Event], ...] = tuple(
     leaf for each in get_args(Event) for leaf in (get_args(each) or (each,)) if isinstance(leaf, type)
@@ -327,7 +327,7 @@ def test_the_story_is_bounded() -> None:
     assert (len(job.story), job.story[-1].event) == (500, "e599")
 
 
-@pytest.mark.parametrize("name", Lifecycle.model_fields["event"].annotation.__args__)  # type: ignore[union-attr]
+@pytest.mark.parametrize("name", Lifecycle.model_fields["event"].annotation.__args__)
 def test_every_message_of_the_scheduler_is_an_event(name: str) -> None:
     """Each lifecycle event has its class, which takes over attempt, time, cause and node."""
     message = Lifecycle(event=name, event_id="x", job_id="j", attempt=2, revision=5, at=after(1), node="n")  # type: ignore[arg-type]

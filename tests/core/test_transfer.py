@@ -15,6 +15,7 @@ from gurney.errors import IntegrityError, RangeNotSatisfiable, StoreUnavailable
 from gurney.objects import layout
 from gurney.objects.folder import FolderObjects
 from gurney.objects.port import Digest
+from gurney.objects.threads import Lane, landed
 from gurney.transfer import copy, file_put, open_get, open_put
 
 MIB = 1 << 20
@@ -229,6 +230,20 @@ async def test_a_cancelled_write_leaves_no_gap(objects: FolderObjects, monkeypat
                 await upload.write(block)
         assert await upload.commit() == digest_of(b"".join(blocks))
     assert await get(objects.sign_get(KEY)) == b"".join(blocks)
+
+
+async def test_a_cancelled_wait_leaves_its_job() -> None:
+    """A job of a lane runs in its turn, also if who waits for it is cancelled before it began."""
+    gate, ran = Event(), []
+    lane = Lane()
+    first = lane.submit(lambda: gate.wait(30))
+    second = lane.submit(lambda: ran.append("second"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(landed(second), 0.01)
+    gate.set()
+    assert await landed(first)
+    await landed(lane.submit(lambda: ran.append("third")))
+    assert ran == ["second", "third"]
 
 
 async def test_a_cancelled_upload_leaves_nothing(objects: FolderObjects, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession, web
+from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 
 from gurney import clock, ids
@@ -57,8 +58,12 @@ from gurney.subjects import (
 )
 from gurney.testing.nats import NatsServer
 from services.edge.__main__ import build
+from services.edge.auth import Authenticator
+from services.edge.call import Call, Edge, Route
 from services.edge.parse import MAX_JSON
 from services.edge.routes import ROUTES
+from services.edge.server import EdgeService, application
+from services.edge.waiters import Waiters
 
 SECRET = "gurney_administrator"
 NOW = clock.now()
@@ -681,3 +686,29 @@ async def test_port_in_use_is_said_plainly(client: Client, settings: Settings) -
     with pytest.raises(GurneyError, match=f"cannot listen on 127.0.0.1:{taken.port}"):
         await build(taken, documents=documents).__aenter__()
     await documents.close()
+
+
+async def test_stream_that_breaks_is_no_second_answer(settings: Settings) -> None:
+    """An error after the head of an answer went out breaks the connection: the client sees that it lacks the rest."""
+
+    async def breaks(call: Call) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(call.request)
+        await response.write(b"the beginning")
+        raise NotFound("the rest is not there")
+
+    documents = SqliteDocuments(settings.data / "documents.db", sync="normal")
+    service = EdgeService(settings, documents)
+    edge = Edge(
+        settings=settings,
+        bus=service.bus,
+        store=service.store,
+        authenticator=Authenticator(documents),
+        waiters=Waiters(service.bus),
+        routes=[Route(method="GET", path="/x/{path}", view=breaks, roles=frozenset(), summary="Breaks")],
+    )
+    async with TestServer(application(edge)) as server, ClientSession() as session:
+        async with session.get(server.make_url("/x/a//b%0Ac/%2E%2E/")) as answer:
+            assert (answer.status, "Traceparent" in answer.headers) == (200, True)
+            with pytest.raises(ClientError):
+                await answer.read()

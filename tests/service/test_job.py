@@ -73,9 +73,10 @@ from gurney.subjects import (
     Operation,
 )
 from gurney.testing.nats import NatsServer
-from services.job import create, machine
+from services.job import create
 from services.job.__main__ import build
 from services.job.effects import Effects
+from services.job.events import CancelRequested, Event, Scheduled, Started
 from services.job.repository import JOBS
 from tests.job_builders import CALLER, MAP_ID, OTHER, PAYLOAD_ID, T0, a_job, a_map, after, an_outcome
 
@@ -496,7 +497,8 @@ async def test_a_job_exists_for_whom_it_may(world: World) -> None:
     """A clinician does not see another's job; its author and services do."""
     job = await world.create()
     assert (await world.get(job.id, CALLER)).id == job.id
-    for operation in (JOB_GET, JOB_CANCEL, JOB_FINALIZE, JOB_DELETE):
+    operations: tuple[Asked, ...] = (JOB_GET, JOB_CANCEL, JOB_FINALIZE, JOB_DELETE)
+    for operation in operations:
         with pytest.raises(NotFound):
             await world.bus.request(operation, JobGet(caller=OTHER, job=job.id))
     assert (await world.bus.request(JOB_LIST, JobList(caller=OTHER))).items == ()
@@ -627,10 +629,10 @@ async def test_a_write_that_lost_is_decided_again(world: World) -> None:
     """Cancel, fold and fold at once all take effect: whoever loses the compare-and-set decides again."""
     job = await world.create()
     effects = Effects(world.job)
-    told = [
-        machine.Scheduled(at=clock.now(), attempt=1, revision=1, cause="s", node="n1"),
-        machine.Started(at=clock.now(), attempt=1, revision=2, cause="r", node="n1"),
-        machine.CancelRequested(by="ann"),
+    told: list[Event] = [
+        Scheduled(at=clock.now(), attempt=1, revision=1, cause="s", node="n1"),
+        Started(at=clock.now(), attempt=1, revision=2, cause="r", node="n1"),
+        CancelRequested(by="ann"),
     ]
     await asyncio.gather(*[effects.happened(job.id, event) for event in told])
     after_all = await world.get(job.id)

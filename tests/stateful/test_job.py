@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gurney import ids
+from gurney.errors import JobLive, JobTerminal
 from gurney.model.base import Reason
 from gurney.model.job import TERMINAL, Job, JobState, Phase
 from gurney.model.run import Lifecycle
@@ -22,7 +23,6 @@ from services.job.events import (
     TellScheduler,
     told,
 )
-from services.job.machine import JobLive, JobTerminal
 from tests.job_builders import a_job, after, an_outcome
 
 ATTEMPTS = 3

@@ -1,0 +1,153 @@
+"""Which jobs come in, and what the job service asks about those that wait."""
+
+from datetime import timedelta
+
+from gurney import clock, ids, telemetry
+from gurney.bus import Bus
+from gurney.consume import Reject
+from gurney.errors import FieldError, Infeasible, NoNodes, NoRoom, NotFound
+from gurney.model.common import Empty
+from gurney.model.event import Event
+from gurney.model.job import Admission, JobEvent, JobGet, JobState, PlacementRequest, Waiting
+from gurney.model.run import (
+    Admit,
+    Admitted,
+    Explain,
+    Explained,
+    Placement,
+    PlacementEvents,
+    PlacementsSince,
+    PlacementState,
+    Release,
+)
+from gurney.store import Store
+from gurney.subjects import JOB_GET
+from services.scheduler import feasible, lifecycle, machine
+from services.scheduler.cluster import Cluster
+from services.scheduler.effects import Effects
+from services.scheduler.order import Entry, entry_of
+from services.scheduler.placer import Placer
+from services.scheduler.plan import ATTEMPT_LIVE, Decision
+from services.scheduler.policy import evaluate
+from services.scheduler.repository import PLACEMENTS
+
+#: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
+#: Half of the time for which ended placements are kept, so that clocks may differ.
+OLD_AFTER = timedelta(minutes=5)
+RETRY_AFTER_S = 5.0
+
+_log = telemetry.log("scheduler")
+
+
+class AdmissionDesk:
+    """Answers the job service."""
+
+    def __init__(self, bus: Bus, store: Store, cluster: Cluster, placer: Placer, effects: Effects) -> None:
+        self._bus = bus
+        self._store = store
+        self._cluster = cluster
+        self._placer = placer
+        self._effects = effects
+
+    async def admit(self, question: Admit) -> Admitted:
+        """Refuse what never fits; with `reject`, hold room for the job or refuse it."""
+        entry = _entry(question)
+        self._refuse_infeasible(entry)
+        if question.admission is Admission.QUEUE:
+            return Admitted(reserved=False)
+        held = self._cluster.placements.get(ids.run_id(question.job_id, 1))
+        if held is not None:
+            return Admitted(reserved=True)
+        decision = self._room_for(entry)
+        if question.dry_run:
+            return Admitted(reserved=False)
+        placement = machine.reserved(question, decision, self._cluster.epoch, clock.now())
+        if await self._placer.ledger.reserve(placement) is None:
+            raise NoRoom(f"{question.job_id} has ended", retry_after_s=RETRY_AFTER_S)
+        return Admitted(reserved=True)
+
+    def _refuse_infeasible(self, entry: Entry) -> None:
+        nodes = self._cluster.snapshot(entry.since).nodes.values()
+        if not nodes:
+            raise NoNodes("no node is known: no agent has reported yet", retry_after_s=RETRY_AFTER_S)
+        reasons = feasible.reasons(nodes, entry.shape, feasible.EVER)
+        if reasons:
+            errors = [FieldError(field=f"resources.{each.code}", message=each.message) for each in reasons]
+            raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
+
+    def _room_for(self, entry: Entry) -> Decision:
+        """Return where the job finds room that none of the waiting jobs before it could use; raises `NoRoom`."""
+        plan = evaluate(self._cluster.snapshot(entry.since), self._cluster.queue.with_one_more(entry))
+        found = next((each for each in plan.decisions if each.entry is entry), None)
+        if found is None:
+            short = "; ".join(f"{each.message} ({each.code})" for each in plan.reasons(entry))
+            raise NoRoom(f"no room now: {short}", retry_after_s=RETRY_AFTER_S)
+        return found
+
+    async def release(self, question: Release) -> Empty:
+        """Give a reservation back; what has become a placement stays."""
+        found = await self._store.documents.get(PLACEMENTS, ids.run_id(question.job_id, 1))
+        if found and found.state is PlacementState.RESERVED:
+            await self._placer.ledger.remove(found)
+        return Empty()
+
+    async def requested(self, subject: str, data: bytes) -> None:
+        """Take a job in, as the job service tells of it."""
+        del subject
+        request = JobEvent.decode(data).placement
+        if request is None:
+            raise Reject("the event carries no placement request")
+        if clock.now() - request.requested_at < OLD_AFTER or await self._is_wanted(request):
+            await self.want(request)
+
+    async def want(self, request: PlacementRequest) -> None:
+        """Place a job now or later; what has a placement is not placed again."""
+        held = self._cluster.placements.get(ids.run_id(request.job_id, request.attempt))
+        if held is None:
+            self._placer.want(request)
+        elif held.state is PlacementState.RESERVED:
+            await self._placer.ledger.change(
+                held.id, lambda found: machine.taken_up(found, request, clock.now()), self._start
+            )
+
+    def _start(self, placement: Placement) -> list[Event]:
+        return [self._effects.start(placement)]
+
+    async def _is_wanted(self, request: PlacementRequest) -> bool:
+        try:
+            job = await self._bus.request(JOB_GET, JobGet(job=request.job_id))
+        except NotFound:
+            return False
+        return job.state is JobState.REQUESTED and job.attempt == request.attempt
+
+    async def explain(self, question: Explain) -> Explained:
+        """Say why a job waits, as things are now."""
+        entry = self._cluster.queue.get(question.job_id)
+        if entry is None:
+            return Explained(waiting=None)
+        snapshot = self._cluster.snapshot(clock.now())
+        if entry.job_id in snapshot.live:
+            reasons = (ATTEMPT_LIVE,)
+        else:
+            reasons = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
+        return Explained(waiting=Waiting(position=self._cluster.queue.position(entry.job_id), reasons=reasons))
+
+    async def placements(self, question: PlacementsSince) -> PlacementEvents:
+        """Return what the placements of these runs say of their jobs."""
+        found = await self._store.documents.get_many(PLACEMENTS, question.runs)
+        return PlacementEvents(items=lifecycle.page(found))
+
+
+def _entry(question: Admit) -> Entry:
+    now = clock.now()
+    request = PlacementRequest(
+        job_id=question.job_id,
+        attempt=1,
+        project=question.project,
+        created_by="",
+        priority=question.priority,
+        requested_at=now,
+        created_at=now,
+        request=question.request,
+    )
+    return entry_of(request, now)

@@ -1,0 +1,90 @@
+"""Writes placements and keeps memory in step: what is decided about a run is written by compare-and-set here."""
+
+from collections.abc import Callable, Sequence
+
+from gurney.errors import RevisionConflict
+from gurney.model.event import Event
+from gurney.model.run import Placement
+from gurney.store import Store
+from services.scheduler.cluster import Cluster
+from services.scheduler.effects import Effects
+from services.scheduler.repository import PLACEMENTS
+
+Decide = Callable[[Placement], Placement | None]
+Commands = Callable[[Placement], Sequence[Event]]
+
+
+def no_commands(_: Placement) -> Sequence[Event]:
+    return ()
+
+
+class Ledger:
+    """`on_room` is called whenever room has become free."""
+
+    def __init__(self, store: Store, cluster: Cluster, effects: Effects, on_room: Callable[[], None]) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._effects = effects
+        self._on_room = on_room
+
+    async def change(self, run_id: str, decide: Decide, commands: Commands = no_commands) -> Placement:
+        """Change a placement, with the events that tell of it and the commands that follow; raises `NotFound`.
+
+        Returns the placement as it is then, changed or not.
+        """
+
+        def change(before: Placement) -> tuple[Placement, Sequence[Event]] | None:
+            after = decide(before)
+            return None if after is None else (after, [*self._effects.news(before, after), *commands(after)])
+
+        placement = await self._store.update(PLACEMENTS, run_id, change)
+        self._follow(placement)
+        return placement
+
+    async def insert(self, placement: Placement) -> bool:
+        """Write a placement that is over from the start; tells False where the run has one."""
+        try:
+            await self._store.insert(PLACEMENTS, placement, *self._effects.news(None, placement))
+        except RevisionConflict:
+            return False
+        return True
+
+    async def reserve(self, placement: Placement) -> Placement | None:
+        """Write a reservation; returns what the run has then, None where that is over.
+
+        Its room is taken before the write is under way, and given back where the write fails.
+        """
+        self._cluster.add(placement)
+        try:
+            return await self._store.insert(PLACEMENTS, placement)
+        except RevisionConflict:
+            return await self.reread(placement.id)
+        except BaseException:
+            self._give_up(placement.id)
+            raise
+
+    async def remove(self, placement: Placement) -> None:
+        """Remove a placement that nobody needs any more; one that has changed stays."""
+        try:
+            await self._store.remove(PLACEMENTS, placement)
+        except RevisionConflict:
+            return
+        self._give_up(placement.id)
+
+    async def reread(self, run_id: str) -> Placement | None:
+        """Bring memory in step with what is written about a run; returns its live placement."""
+        found = await self._store.documents.get(PLACEMENTS, run_id)
+        if found is None or not found.live:
+            self._give_up(run_id)
+            return None
+        self._cluster.add(found)
+        return found
+
+    def _follow(self, placement: Placement) -> None:
+        if self._cluster.put(placement):
+            self._on_room()
+
+    def _give_up(self, run_id: str) -> None:
+        if run_id in self._cluster.placements:
+            self._cluster.forget(run_id)
+            self._on_room()

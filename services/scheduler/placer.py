@@ -1,0 +1,117 @@
+"""Places what waits: one evaluation for all that happened in a turn of the loop, one batch of writes for its plan."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gurney import clock, telemetry
+from gurney.documents.port import Write
+from gurney.errors import GurneyError
+from gurney.model.job import PlacementRequest
+from gurney.model.run import Placement
+from gurney.store import Store
+from services.scheduler import machine
+from services.scheduler.cluster import Cluster
+from services.scheduler.effects import Effects
+from services.scheduler.ledger import Ledger
+from services.scheduler.order import Entry, entry_of
+from services.scheduler.plan import Plan
+from services.scheduler.policy import evaluate
+from services.scheduler.repository import PLACEMENTS
+from services.scheduler.shape import MILLI
+from services.scheduler.snapshot import Snapshot
+
+#: Seconds after which a placement whose write failed is decided again.
+RETRY_S = 1.0
+
+_log = telemetry.log("scheduler")
+
+Taken = tuple[Entry, Placement]
+
+
+class Placer:
+    """Decides in memory, at once and alone in the loop; the write follows, and undoes the decision where it fails."""
+
+    def __init__(self, store: Store, cluster: Cluster, effects: Effects) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._effects = effects
+        self.ledger = Ledger(store, cluster, effects, self.wake)
+        self._awake = False
+        self._writing: set[asyncio.Task[None]] = set()
+        #: Called after each evaluation that left jobs waiting.
+        self.on_blocked: Callable[[Plan], None] = lambda _: None
+
+    def want(self, request: PlacementRequest) -> None:
+        """Take a job into the queue."""
+        self._cluster.queue.add(entry_of(request, clock.now(), telemetry.traceparent()))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the queue evaluated, in this turn of the loop or the next."""
+        if not self._awake:
+            self._awake = True
+            asyncio.get_running_loop().call_soon(self._evaluate)
+
+    async def drain(self) -> None:
+        """Wait for writes under way."""
+        while self._writing:
+            await asyncio.wait(self._writing)
+
+    def _evaluate(self) -> None:
+        self._awake = False
+        begun = clock.monotonic()
+        now = clock.now()
+        cluster = self._cluster
+        plan = evaluate(cluster.snapshot(now), cluster.queue.lanes)
+        taken = [(each.entry, machine.placed(each, cluster.epoch, now)) for each in plan.decisions]
+        for entry, placement in taken:
+            cluster.queue.drop(entry.job_id)
+            cluster.add(placement)
+        if taken:
+            self._spawn(taken)
+        if len(cluster.queue):
+            self.on_blocked(plan)
+        _measure(plan.after, len(cluster.queue))
+        telemetry.PLACEMENT_SECONDS.observe(clock.monotonic() - begun)
+
+    def _spawn(self, taken: Sequence[Taken]) -> None:
+        task = asyncio.create_task(self._write(taken), name="scheduler:placements")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write(self, taken: Sequence[Taken]) -> None:
+        faults = await self._store.write(*[self._write_of(entry, placement) for entry, placement in taken])
+        for (entry, placement), fault in zip(taken, faults, strict=True):
+            if fault:
+                await self._undo(entry, placement, fault)
+
+    def _write_of(self, entry: Entry, placement: Placement) -> Write:
+        trace = entry.traceparent
+        events = (*self._effects.news(None, placement, trace), self._effects.start(placement, trace))
+        return Write(PLACEMENTS, placement.id, 0, placement, events)
+
+    async def _undo(self, entry: Entry, placement: Placement, fault: GurneyError) -> None:
+        """Follow what is written about the run: nothing, so that it waits again, or what somebody wrote first."""
+        _log.info("placement is not written", run=placement.id, reason=fault.code)
+        while True:
+            try:
+                found = await self._store.documents.get(PLACEMENTS, placement.id)
+                await self.ledger.reread(placement.id)
+            except GurneyError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
+        if found is None:
+            asyncio.get_running_loop().call_later(RETRY_S, self.want, entry.request)
+
+
+def _measure(snapshot: Snapshot, waiting: int) -> None:
+    telemetry.JOBS_WAITING.set(waiting)
+    nodes = snapshot.nodes.values()
+    for resource, capacity, used in (
+        ("cpu", sum(node.cpu for node in nodes) / MILLI, sum(node.used_cpu for node in nodes) / MILLI),
+        ("memory", sum(node.memory for node in nodes), sum(node.used_memory for node in nodes)),
+        ("gpus", sum(len(node.gpus) for node in nodes), sum(len(node.used_gpus) for node in nodes)),
+    ):
+        telemetry.NODE_CAPACITY.labels(resource).set(capacity)
+        telemetry.NODE_USED.labels(resource).set(used)

@@ -1,0 +1,730 @@
+"""The payload service over a real nats-server, real SQLite and a real folder of objects."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gurney import subjects as s
+from gurney.documents.sqlite import SqliteDocuments
+from gurney.errors import (
+    Conflict,
+    Forbidden,
+    IdempotencyKeyReused,
+    IntegrityError,
+    Invalid,
+    JobTerminal,
+    NameTaken,
+    NotFound,
+    PayloadInUse,
+)
+from gurney.ids import new_id
+from gurney.model.access import Caller, Role
+from gurney.model.base import Idempotency
+from gurney.model.common import Ref, Rename
+from gurney.model.payload import (
+    AbandonUploads,
+    BeginUploads,
+    CreatePayload,
+    DropJob,
+    FileList,
+    FileRef,
+    FinalizeInput,
+    LogRef,
+    Mark,
+    PayloadCreate,
+    PayloadEvent,
+    PayloadList,
+    PayloadState,
+    ReleaseClaim,
+    RestoreClaims,
+    SignFiles,
+)
+from gurney.objects.folder import FolderObjects
+from gurney.service import Parts, Service
+from gurney.settings import Settings
+from gurney.testing.nats import NatsServer
+from gurney.transfer import open_get, open_put
+from services.payload.__main__ import build
+from services.payload.policy import file_id
+from services.payload.repository import CLAIMS, FILES, PAYLOADS
+from tests.payload_builders import ANN, SECRET, Asker, Jobs, Time, token_of
+
+BOB = Caller(token="tok_b", subject="bob", role=Role.CLINICIAN)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@dataclass
+class House(Asker):
+    """The service under test and what it stands on."""
+
+    service: Service
+    objects: FolderObjects
+    documents: SqliteDocuments
+    jobs: Jobs
+    time: Time
+
+    async def sweep(self) -> None:
+        """Run one round of the sweep, then wait until what it doomed is gone."""
+        reconcile = self.service._parts.reconcile
+        assert reconcile
+        await reconcile()
+        await self.emptied()
+
+    async def emptied(self) -> None:
+        """Return when nothing is doomed any more."""
+        while any(payload.doomed for payload in await self.service.store.find(PAYLOADS)):
+            await asyncio.sleep(0.005)
+
+    async def keys(self, prefix: str = "") -> set[str]:
+        return {info.key async for info in self.objects.list(prefix)}
+
+    async def events(self) -> list[tuple[str, PayloadEvent]]:
+        """Return what EVENTS holds, once every event is published."""
+        while any([await self.documents.unpublished(each, 0) for each in (PAYLOADS, FILES, CLAIMS)]):
+            await asyncio.sleep(0.005)
+        js = self.bus.js
+        state = (await js.stream_info("EVENTS")).state
+        messages = [await js.get_msg("EVENTS", seq) for seq in range(1, state.last_seq + 1)]
+        return [(str(m.subject).split(".")[1], PayloadEvent.decode(m.data or b"")) for m in messages]
+
+
+@pytest.fixture
+async def house(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
+    """The payload service, and the job service that it asks."""
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, run_secret=SECRET, reconcile_interval=3600)
+    documents = SqliteDocuments(tmp_path / "documents.sqlite", sync="normal")
+    objects, jobs, time = FolderObjects(tmp_path / "objects"), Jobs(), Time()
+    job = Service("job", settings).does(Parts(answers={s.JOB_ALIVE: jobs.alive}))
+    service = build(settings, documents=documents, objects=objects, now=time)
+    edge = Service("edge", settings)
+    async with job, service, edge:
+        yield House(edge.bus, service, objects, documents, jobs, time)
+    await documents.close()
+
+
+async def read(house: House, payload: str, path: str) -> bytes:
+    signed = await house.ask(s.PAYLOAD_SIGN, SignFiles(caller=ANN, payload=payload, paths=(path,)))
+    async with open_get(signed.items[0].url) as get:
+        return b"".join([chunk async for chunk in get])
+
+
+# --- payloads -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_payload_is_found_by_id_and_by_name(house: House) -> None:
+    """What was created is read by id and by name, with counts of zero."""
+    made = await house.create("scans")
+    by_name = await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref="scans"))
+    assert by_name == await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))
+    assert (by_name.files, by_name.bytes, by_name.claims, by_name.held_by) == (0, 0, 0, ())
+    assert [name for name, _ in await house.events()] == ["created"]
+
+
+@pytest.mark.parametrize("ref", ["pay_01k0000000000000000000000", "nothing", "pay_", "a/b", ""])
+async def test_unknown_references_are_not_found(house: House, ref: str) -> None:
+    """Whatever the reference looks like, what is not there is not found."""
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=ref))
+
+
+async def test_a_name_is_unique_until_it_is_free(house: House) -> None:
+    """A taken name is refused; renaming and deleting free it."""
+    first = await house.create("scans")
+    with pytest.raises(NameTaken):
+        await house.create("scans")
+    await house.ask(s.PAYLOAD_RENAME, Rename(caller=ANN, ref=first.id, name="older"))
+    second = await house.create("scans")
+    with pytest.raises(NameTaken):
+        await house.ask(s.PAYLOAD_RENAME, Rename(caller=ANN, ref=first.id, name="scans"))
+    await house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref=second.id))
+    assert (await house.create("scans")).id != second.id
+
+
+async def test_a_repeated_request_gets_the_first_payload(house: House) -> None:
+    """The same idempotency key with the same body answers the first payload as it is now; with another it is refused."""
+    body = CreatePayload(name="scans")
+    asked = PayloadCreate(caller=ANN, body=body, idempotency=Idempotency(key="k", digest="d"))
+    first = await house.ask(s.PAYLOAD_CREATE, asked)
+    await house.ask(s.PAYLOAD_RENAME, Rename(caller=ANN, ref=first.id, name="renamed"))
+    again = await house.ask(s.PAYLOAD_CREATE, asked)
+    assert (again.id, again.name) == (first.id, "renamed")
+    with pytest.raises(IdempotencyKeyReused):
+        other = asked.but(idempotency=Idempotency(key="k", digest="other"))
+        await house.ask(s.PAYLOAD_CREATE, other)
+
+
+async def test_of_two_same_requests_at_once_both_get_one_payload(house: House) -> None:
+    """Name and key of the loser are the winner's: that is told as a repetition, never as a taken name."""
+    asked = PayloadCreate(caller=ANN, body=CreatePayload(name="scans"), idempotency=Idempotency(key="k", digest="d"))
+    made = await asyncio.gather(*(house.ask(s.PAYLOAD_CREATE, asked) for _ in range(8)))
+    assert len({payload.id for payload in made}) == 1
+
+
+async def test_others_do_not_see_a_payload(house: House) -> None:
+    """What a clinician did not make is not there for him, in no operation and no list."""
+    made = await house.create()
+    operations = (s.PAYLOAD_GET, s.PAYLOAD_DELETE)
+    for operation in operations:
+        with pytest.raises(NotFound):
+            await house.ask(operation, Ref(caller=BOB, ref=made.id))
+    with pytest.raises(NotFound):
+        await house.upload(made.id, {"a": b""}, caller=BOB)
+    with pytest.raises(NotFound):
+        await house.claim(made.id, new_id("job"), caller=BOB)
+    assert (await house.ask(s.PAYLOAD_LIST, PayloadList(caller=BOB))).items == ()
+
+
+async def test_lists_come_newest_first_with_counts(house: House) -> None:
+    """A list shows open payloads, newest first, each with its own files, bytes, claims and holders."""
+    made = [await house.create() for _ in range(3)]
+    await house.upload(made[0].id, {"a": b"123", "b/c": b"4567", "empty/": b""})
+    job = new_id("job")
+    await house.claim(made[1].id, job)
+    page = await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN))
+    assert [each.id for each in page.items] == [each.id for each in reversed(made)]
+    counts = {each.id: (each.files, each.bytes, each.claims, each.held_by) for each in page.items}
+    assert counts == {made[0].id: (2, 7, 0, ()), made[1].id: (0, 0, 1, (job,)), made[2].id: (0, 0, 0, ())}
+
+
+async def test_deleting_is_not_a_state_to_ask_for(house: House) -> None:
+    """A list of payloads that are being deleted is refused: nobody sees them."""
+    with pytest.raises(Invalid) as refused:
+        await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN, state=PayloadState.DELETING))
+    assert refused.value.errors[0].field == "state"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_uploaded_is_read_back(house: House) -> None:
+    """A committed file is listed and its URL gives its bytes; `changed` names its path."""
+    made = await house.create()
+    done = await house.upload(made.id, {"ct/1.dcm": b"one"})
+    assert (done.items[0].size, done.replaced) == (3, ())
+    assert await house.paths(made.id) == ["ct/1.dcm"]
+    assert await read(house, made.id, "ct/1.dcm") == b"one"
+    after = await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))
+    assert (after.files, after.bytes) == (1, 3)
+    assert after.updated_at > made.updated_at
+    assert [(name, event.path) for name, event in await house.events()] == [("created", None), ("changed", "ct/1.dcm")]
+
+
+async def test_a_replaced_file_leaves_no_old_bytes(house: House) -> None:
+    """A second upload of a path replaces the first and says so; the old object is gone."""
+    made = await house.create()
+    await house.upload(made.id, {"a": b"old"})
+    old = await house.keys()
+    done = await house.upload(made.id, {"a": b"newer"})
+    assert done.replaced == ("a",)
+    assert await read(house, made.id, "a") == b"newer"
+    assert len(await house.keys()) == 1
+    assert not old & await house.keys()
+
+
+async def test_a_removed_file_is_gone(house: House) -> None:
+    """A removed file is neither listed nor stored; removing it again finds nothing."""
+    made = await house.create()
+    await house.upload(made.id, {"a": b"1", "b": b"2"})
+    gone = FileRef(caller=ANN, payload=made.id, path="a")
+    await house.ask(s.PAYLOAD_REMOVE, gone)
+    assert await house.paths(made.id) == ["b"]
+    assert len(await house.keys()) == 1
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_REMOVE, gone)
+    assert (await house.events())[-1][1].path == "a"
+
+
+async def test_an_uncommitted_upload_is_not_seen_and_an_abandoned_one_leaves_nothing(house: House) -> None:
+    """Until its commit a file does not exist; abandoned, neither document nor object is left."""
+    made = await house.create()
+    (item,) = await house.put(made.id, {"a": b"1"})
+    assert await house.paths(made.id) == []
+    await house.ask(s.PAYLOAD_ABANDON, AbandonUploads(caller=ANN, owner=made.id, items=((item.path, item.key),)))
+    assert await house.keys() == set()
+    assert await house.documents.get(FILES, file_id(made.id, "a")) is None
+    with pytest.raises(Conflict):
+        await house.commit(made.id, (item,))
+
+
+async def test_abandoning_cannot_touch_what_is_committed(house: House) -> None:
+    """Neither a late abandon of a committed upload nor one under another path removes a byte."""
+    made = await house.create()
+    (item,) = await house.put(made.id, {"a": b"1"})
+    await house.commit(made.id, (item,))
+    for path in ("a", "b"):
+        await house.ask(s.PAYLOAD_ABANDON, AbandonUploads(caller=ANN, owner=made.id, items=((path, item.key),)))
+    assert await read(house, made.id, "a") == b"1"
+
+
+async def test_an_upload_into_a_payload_that_went_can_still_be_given_up(house: House) -> None:
+    """Bytes that arrive after their payload was deleted go when their mover abandons them."""
+    made = await house.create()
+    begun = await house.ask(s.PAYLOAD_BEGIN, BeginUploads(caller=ANN, owner=made.id, paths=("a",)))
+    await house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref=made.id))
+    await house.emptied()
+    async with open_put(begun.items[0].url) as put:
+        await put.commit()
+    assert await house.keys()
+    items = (("a", begun.items[0].key),)
+    await house.ask(s.PAYLOAD_ABANDON, AbandonUploads(caller=ANN, owner=made.id, items=items))
+    assert await house.keys() == set()
+
+
+async def test_a_commit_without_its_bytes_is_refused(house: House) -> None:
+    """A commit of what was never put, or of another size, makes nothing visible; repeated rightly, it succeeds."""
+    made = await house.create()
+    begun = await house.ask(s.PAYLOAD_BEGIN, BeginUploads(caller=ANN, owner=made.id, paths=("a",)))
+    (item,) = await house.put(made.id, {"b": b"12"})
+    with pytest.raises(Invalid):
+        await house.commit(made.id, (item.but(path="a", key=begun.items[0].key),))
+    with pytest.raises(IntegrityError):
+        await house.commit(made.id, (item.but(size=3),))
+    assert await house.paths(made.id) == []
+    assert await house.commit(made.id, (item,)) == await house.commit(made.id, (item,))
+
+
+@pytest.mark.parametrize(
+    ("there", "new"), [("a", "a/b"), ("a/b", "a"), ("a/", "a"), ("a", "a/"), ("a/b/c", "a/b"), ("a/b", "a/b/c/d")]
+)
+async def test_a_path_is_never_file_and_folder(house: House, there: str, new: str) -> None:
+    """What could not be laid out on a disk beside what is there is refused when its upload begins."""
+    made = await house.create()
+    await house.upload(made.id, {there: b""})
+    with pytest.raises(Invalid) as refused:
+        await house.upload(made.id, {new: b""})
+    assert refused.value.errors[0].field == "path"
+    assert await house.paths(made.id) == [there]
+
+
+async def test_of_clashing_uploads_at_once_at_most_one_is_committed(house: House) -> None:
+    """Both were begun when neither was there; the commits cannot both succeed."""
+    made = await house.create()
+    items = [*await house.put(made.id, {"a": b"1"}), *await house.put(made.id, {"a/b": b"2"})]
+    results = await asyncio.gather(*(house.commit(made.id, (item,)) for item in items), return_exceptions=True)
+    assert any(isinstance(result, Invalid) for result in results)
+    assert len(await house.paths(made.id)) <= 1
+
+
+async def test_commits_of_one_path_at_once_leave_one_content(house: House) -> None:
+    """Of uploads of one path one wins last; every other object is gone."""
+    made = await house.create()
+    items = [(await house.put(made.id, {"a": bytes([65 + n])}))[0] for n in range(6)]
+    await asyncio.gather(*(house.commit(made.id, (item,)) for item in items))
+    assert await house.paths(made.id) == ["a"]
+    assert len(await house.keys()) == 1
+
+
+async def test_pages_of_files_go_by_path_and_prefix(house: House) -> None:
+    """Pages cover every file once, in order; a prefix narrows them."""
+    made = await house.create()
+    names = [f"{letter}/{n:03}" for letter in "ab" for n in range(150)]
+    for at in range(0, len(names), 256):
+        await house.upload(made.id, dict.fromkeys(names[at : at + 256], b"x"))
+    seen: list[str] = []
+    asked = FileList(caller=ANN, payload=made.id, limit=70)
+    while True:
+        page = await house.ask(s.PAYLOAD_FILES, asked)
+        seen += [file.path for file in page.items]
+        if page.next_cursor is None:
+            break
+        asked = asked.but(cursor=page.next_cursor)
+    assert seen == names
+    narrowed = await house.ask(s.PAYLOAD_FILES, FileList(caller=ANN, payload=made.id, prefix="b/00"))
+    assert [file.path for file in narrowed.items] == [f"b/00{n}" for n in range(10)]
+
+
+async def test_a_missing_file_is_named_when_it_is_asked_for(house: House) -> None:
+    """Signing names the file that is not there."""
+    made = await house.create()
+    with pytest.raises(NotFound, match=r"b\.txt"):
+        await house.ask(s.PAYLOAD_SIGN, SignFiles(caller=ANN, payload=made.id, paths=("b.txt",)))
+
+
+# --- held payloads ------------------------------------------------------------------------------------------------
+
+
+async def test_a_held_payload_stays_as_it_is(house: House) -> None:
+    """While a job holds it, begin, commit, remove and delete are refused and name the job; afterwards they succeed."""
+    made = await house.create()
+    (late,) = await house.put(made.id, {"late": b"1"})
+    await house.upload(made.id, {"a": b"1"})
+    job = new_id("job")
+    assert (await house.claim(made.id, job)).files == 1
+    attempts = (
+        lambda: house.put(made.id, {"b": b""}),
+        lambda: house.commit(made.id, (late,)),
+        lambda: house.ask(s.PAYLOAD_REMOVE, FileRef(caller=ANN, payload=made.id, path="a")),
+        lambda: house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref=made.id)),
+    )
+    for attempt in attempts:
+        with pytest.raises(PayloadInUse, match=job):
+            await attempt()
+    assert await house.paths(made.id) == ["a"]
+    await house.end(made.id, job, None)
+    for attempt in attempts:
+        await attempt()
+
+
+async def test_a_claim_waits_for_a_change_that_was_announced_first(house: House) -> None:
+    """A claim answers once the marked file is settled, and then tells of what was committed."""
+    made = await house.create()
+    await house.upload(made.id, {"a": b"1"})
+    file = await house.service.store.get(FILES, file_id(made.id, "a"))
+    marked = file.next(changing=Mark(id="m", at=house.time()))
+    await house.service.store.replace(FILES, marked)
+    claiming = asyncio.create_task(house.claim(made.id, new_id("job")))
+    done, _ = await asyncio.wait([claiming], timeout=0.1)
+    assert not done
+    await house.service.store.replace(FILES, marked.next(changing=None))
+    assert (await claiming).files == 1
+
+
+async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(house: House) -> None:
+    """A mark that a crash left refuses claims, which leave nothing behind, until the sweep clears it."""
+    made = await house.create()
+    await house.upload(made.id, {"a": b"1"})
+    file = await house.service.store.get(FILES, file_id(made.id, "a"))
+    now = house.time()
+    await house.service.store.replace(FILES, file.next(changing=Mark(id="m", at=now), unsettled=now))
+    with pytest.raises(Conflict):
+        await house.claim(made.id, new_id("job"))
+    assert (await house.documents.totals(CLAIMS, ())) == (0, 0)
+    house.time.pass_(minutes=2)
+    await house.sweep()
+    assert (await house.claim(made.id, new_id("job"))).files == 1
+
+
+async def test_changes_and_claims_at_once_never_change_a_held_payload(house: House) -> None:
+    """However claims and commits race, what a claim answered with is what the payload has while it is held."""
+    made = await house.create()
+    items = await house.put(made.id, {f"f{n}": b"1" for n in range(8)})
+    jobs = [new_id("job") for _ in range(4)]
+
+    async def held(job: str) -> None:
+        claimed = await house.claim(made.id, job)
+        assert len(await house.paths(made.id)) == claimed.files
+        await asyncio.sleep(0)
+        assert len(await house.paths(made.id)) == claimed.files
+        await house.ask(s.PAYLOAD_RELEASE, ReleaseClaim(payload=made.id, job=job))
+
+    async def commit(number: int) -> None:
+        try:
+            await house.commit(made.id, (items[number],))
+        except PayloadInUse:
+            return
+
+    await asyncio.gather(*(held(job) for job in jobs), *(commit(number) for number in range(8)))
+    for item in items:
+        await house.commit(made.id, (item,))
+    assert len(await house.paths(made.id)) == 8
+
+
+async def test_claims_are_idempotent_released_and_restored(house: House) -> None:
+    """A claim counts once; released it holds nothing; restored it holds again, of payloads that are there."""
+    made = await house.create()
+    job = new_id("job")
+    await house.claim(made.id, job)
+    await house.claim(made.id, job)
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).held_by == (job,)
+    await house.ask(s.PAYLOAD_RELEASE, ReleaseClaim(payload=made.id, job=job))
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).claims == 0
+    await house.ask(s.PAYLOAD_RESTORE, RestoreClaims(claims=((made.id, job), (new_id("pay"), job))))
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).held_by == (job,)
+    assert (await house.documents.totals(CLAIMS, ()))[0] == 1
+
+
+async def test_a_draft_is_no_input(house: House) -> None:
+    """Clients may read a draft by id, but neither change it nor run jobs on it; only `state=draft` lists it."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    await house.upload("results", {"r": b"1"}, token=token_of(job, made.id))
+    assert [each.id for each in (await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN))).items] == [made.id]
+    asked = PayloadList(caller=ANN, state=PayloadState.DRAFT)
+    (draft,) = (await house.ask(s.PAYLOAD_LIST, asked)).items
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=draft.id))).files == 1
+    for attempt in (
+        lambda: house.claim(draft.id, new_id("job")),
+        lambda: house.put(draft.id, {"x": b""}),
+        lambda: house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref=draft.id)),
+    ):
+        with pytest.raises(Conflict):
+            await attempt()
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_token_of_a_run_reaches_its_input_results_and_log_only(house: House) -> None:
+    """Everything else is forbidden: other payloads, logs of other attempts, other owners, no or a forged token."""
+    made, other, job = await house.create(), await house.create(), new_id("job")
+    await house.upload(made.id, {"a": b"1"})
+    await house.claim(made.id, job)
+    token = token_of(job, made.id)
+    page = await house.ask(s.PAYLOAD_FILES, FileList(token=token, payload=made.id))
+    assert [file.path for file in page.items] == ["a"]
+    await house.ask(s.PAYLOAD_SIGN, SignFiles(token=token, payload=made.id, paths=("a",)))
+    await house.upload("log", {"1.log": b"line"}, token=token)
+    attempts = (
+        lambda: house.ask(s.PAYLOAD_FILES, FileList(token=token, payload=other.id)),
+        lambda: house.ask(s.PAYLOAD_FILES, FileList(payload=made.id)),
+        lambda: house.ask(s.PAYLOAD_FILES, FileList(token=token + "0", payload=made.id)),
+        lambda: house.put("log", {"2.log": b""}, token=token),
+        lambda: house.put(made.id, {"b": b""}, token=token),
+        lambda: house.put(new_id("job"), {"1.log": b""}, token=token),
+    )
+    for attempt in attempts:
+        with pytest.raises(Forbidden):
+            await attempt()
+
+
+async def test_results_are_bound_once_and_for_one_run(house: House) -> None:
+    """The end binds the run's draft with a claim, lets the input go, and answers the same when it is asked again."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    first, second = token_of(job, made.id, 1), token_of(job, made.id, 2)
+    await house.upload("results", {"lost": b"1"}, token=first)
+    await house.upload("results", {"r/1": b"12", "r/2": b"3"}, token=second)
+    results = await house.end(made.id, job, f"{job}-2", partial=True)
+    assert results == await house.end(made.id, job, f"{job}-2") == await house.end(made.id, job, f"{job}-1")
+    assert results
+    bound = await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=results))
+    assert (bound.state, bound.job, bound.partial, bound.files, bound.bytes) == ("open", job, True, 2, 3)
+    assert (bound.claims, bound.held_by) == (1, ())
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).held_by == ()
+    await house.emptied()
+    assert await house.keys() == await house.keys(results)
+    assert [name for name, event in await house.events() if event.id == results] == ["created"]
+    assert {event.id for _, event in await house.events()} == {made.id, results}
+
+
+async def test_a_run_that_left_nothing_has_empty_results(house: House) -> None:
+    """With a run and no draft the results are there and empty; without a run there are none."""
+    made, job, canceled = await house.create(), new_id("job"), new_id("job")
+    await house.claim(made.id, job)
+    await house.claim(made.id, canceled)
+    results = await house.end(made.id, job, f"{job}-1")
+    assert results
+    assert await house.paths(results) == []
+    assert await house.end(made.id, canceled, None) is None
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).claims == 2
+
+
+async def test_ends_asked_at_once_agree(house: House) -> None:
+    """Of many ends at once, for different runs, all answer the same results, with one claim."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    runs = [f"{job}-{n}" for n in (1, 2)] * 4
+    answers = {await answer for answer in asyncio.as_completed([house.end(made.id, job, run) for run in runs])}
+    assert len(answers) == 1
+    assert (await house.documents.totals(CLAIMS, ()))[0] == 2
+    assert (await house.documents.totals(PAYLOADS, ()))[0] == 2
+
+
+async def test_a_fenced_run_writes_nothing_after_the_end(house: House) -> None:
+    """Once the job has ended, begins and commits of its runs are refused, and nothing is added to its results."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    token = token_of(job, made.id)
+    items = await house.put("results", {"late": b"1"}, token=token)
+    results = await house.end(made.id, job, f"{job}-1")
+    assert results
+    for attempt in (
+        lambda: house.put("log", {"1.log": b""}, token=token),
+        lambda: house.commit("results", items, token=token),
+    ):
+        with pytest.raises(JobTerminal):
+            await attempt()
+    assert await house.paths(results) == []
+
+
+async def test_a_run_whose_claim_was_lost_goes_on_while_its_job_lives(house: House) -> None:
+    """Without a claim the job service decides: a live job's run writes, an unknown job's does not."""
+    made, job = await house.create(), new_id("job")
+    with pytest.raises(JobTerminal):
+        await house.put("results", {"r": b""}, token=token_of(job, made.id))
+    house.jobs.live.add(job)
+    await house.upload("results", {"r": b""}, token=token_of(job, made.id))
+
+
+async def test_the_kept_log_is_read_by_job_and_attempt(house: House) -> None:
+    """An attempt's log is signed for whoever may see the job; there is none of an attempt without log."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    await house.upload("log", {"1.log": b"a line"}, token=token_of(job, made.id))
+    signed = await house.ask(s.PAYLOAD_LOG, LogRef(job=job, attempt=1))
+    async with open_get(signed.url) as get:
+        assert b"".join([chunk async for chunk in get]) == b"a line"
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_LOG, LogRef(job=job, attempt=2))
+
+
+# --- what goes ----------------------------------------------------------------------------------------------------
+
+
+async def exists(house: House, payload: str) -> bool:
+    try:
+        await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=payload))
+    except NotFound:
+        return False
+    return True
+
+
+async def test_a_deleted_payload_is_gone_at_once_and_wholly(house: House) -> None:
+    """After the answer nobody finds it; then documents and objects go, and `deleted` is published once."""
+    made = await house.create("scans")
+    await house.upload(made.id, {f"{n}": b"1" for n in range(20)})
+    await house.put(made.id, {"half": b"1"})
+    await house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref="scans"))
+    assert not await exists(house, made.id)
+    with pytest.raises(NotFound):
+        await house.paths(made.id)
+    await house.emptied()
+    assert await house.keys() == set()
+    assert await house.documents.totals(FILES, ()) == (0, 0)
+    assert [name for name, _ in await house.events()].count("deleted") == 1
+
+
+async def test_contents_go_with_the_last_claim(house: House) -> None:
+    """Finalizing deletes the input when nobody else claims it, and only then."""
+    made, jobs = await house.create(), [new_id("job") for _ in range(2)]
+    for job in jobs:
+        await house.claim(made.id, job)
+        await house.end(made.id, job, None)
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=jobs[0], payload=made.id))
+    assert await exists(house, made.id)
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=jobs[1], payload=made.id))
+    assert not await exists(house, made.id)
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=jobs[1], payload=made.id))
+
+
+async def test_kept_contents_stay(house: House) -> None:
+    """A payload with `keep` outlives its last claim."""
+    made, job = await house.create(keep=True), new_id("job")
+    await house.claim(made.id, job)
+    await house.end(made.id, job, None)
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=job, payload=made.id))
+    assert await exists(house, made.id)
+
+
+async def test_a_deleted_job_takes_results_and_logs_and_leaves_the_input(house: House) -> None:
+    """Dropping a job removes its claims, its logs, drafts and unclaimed results; its input stays."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    token = token_of(job, made.id)
+    await house.upload("log", {"1.log": b"line"}, token=token)
+    await house.upload("results", {"r": b"1"}, token=token)
+    results = await house.end(made.id, job, f"{job}-1")
+    assert results
+    await house.ask(s.PAYLOAD_DROP, DropJob(job=job))
+    await house.ask(s.PAYLOAD_DROP, DropJob(job=job))
+    assert not await exists(house, results)
+    assert await exists(house, made.id)
+    await house.emptied()
+    assert await house.keys() == set()
+    assert (await house.documents.totals(CLAIMS, ()))[0] == 0
+
+
+async def test_results_that_another_job_uses_outlive_their_job(house: House) -> None:
+    """Results claimed as another job's input stay until that job lets go."""
+    made, job, user = await house.create(), new_id("job"), new_id("job")
+    await house.claim(made.id, job)
+    results = await house.end(made.id, job, f"{job}-1")
+    assert results
+    await house.claim(results, user)
+    await house.ask(s.PAYLOAD_DROP, DropJob(job=job))
+    assert await exists(house, results)
+    await house.end(results, user, None)
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=user, payload=results))
+    assert not await exists(house, results)
+
+
+# --- what the sweep makes up for ----------------------------------------------------------------------------------
+
+
+async def test_an_upload_that_nobody_finishes_is_swept(house: House) -> None:
+    """A pending upload lives for an hour, then its bytes and its document go; a commit then finds nothing."""
+    made = await house.create()
+    (item,) = await house.put(made.id, {"a": b"1"})
+    await house.sweep()
+    assert await house.keys() == {item.key}
+    house.time.pass_(hours=1, minutes=1)
+    await house.sweep()
+    assert await house.keys() == set()
+    assert await house.documents.totals(FILES, ()) == (0, 0)
+    with pytest.raises(Conflict):
+        await house.commit(made.id, (item,))
+
+
+async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: House, tmp_path: Path) -> None:
+    """Where no mover outlives the process, uploads begun before its start are swept at start."""
+    made = await house.create()
+    await house.put(made.id, {"a": b"1"})
+    again = build(
+        house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
+    )
+    async with again:
+        while await house.keys():
+            await asyncio.sleep(0.005)
+    assert await house.documents.totals(FILES, ()) == (0, 0)
+
+
+async def test_objects_that_no_document_knows_are_found(house: House, tmp_path: Path) -> None:
+    """The audit removes objects without a file and leaves the others."""
+    made = await house.create()
+    await house.upload(made.id, {"a": b"1"})
+    known = await house.keys()
+    async with open_put(house.objects.sign_put(f"{made.id}/upl_stray-{'0' * 32}")) as put:
+        await put.commit()
+    house.time.pass_(days=2)
+    await house.sweep()
+    assert await house.keys() == known
+
+
+async def test_a_deletion_that_a_crash_interrupted_is_finished(house: House) -> None:
+    """A payload left marked goes, unless a job holds it: then it is back, with its name."""
+    free, held, job = await house.create("free"), await house.create("held"), new_id("job")
+    await house.claim(held.id, job)
+    house.jobs.live.add(job)
+    for made in (free, held):
+        document = await house.service.store.get(PAYLOADS, made.id)
+        await house.service.store.replace(PAYLOADS, document.next(state=PayloadState.DELETING, updated_at=house.time()))
+    house.time.pass_(minutes=2)
+    await house.sweep()
+    assert not await exists(house, free.id)
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref="held"))).held_by == (job,)
+
+
+async def test_claims_of_jobs_that_never_came_are_swept(house: House) -> None:
+    """An hour after it was made a claim goes whose job does not exist; of a live job it stays, of an ended it keeps."""
+    made = await house.create()
+    live, ended, gone = (new_id("job") for _ in range(3))
+    for job in (live, ended, gone):
+        await house.claim(made.id, job)
+    house.jobs.live.add(live)
+    house.jobs.ended.add(ended)
+    house.time.pass_(minutes=50)
+    await house.sweep()
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).claims == 3
+    house.time.pass_(minutes=20)
+    await house.sweep()
+    after = await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))
+    assert (after.claims, after.held_by) == (2, (live,))
+
+
+async def test_drafts_of_jobs_that_ended_are_swept(house: House) -> None:
+    """A draft stays while its job lives; when it has ended without it, draft and bytes go."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    house.jobs.live.add(job)
+    await house.upload("results", {"r": b"1"}, token=token_of(job, made.id))
+    house.time.pass_(minutes=5)
+    await house.sweep()
+    assert len(await house.keys()) == 1
+    house.jobs.live.remove(job)
+    await house.sweep()
+    assert await house.keys() == set()
+    assert (await house.documents.totals(PAYLOADS, ()))[0] == 1
