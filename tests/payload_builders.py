@@ -1,6 +1,8 @@
 """What the tests of the payload service share: callers, tokens, and an uploader that does what movers do."""
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -113,6 +115,14 @@ class Asker:
     async def end(self, payload: str, job: str, run: str | None, *, partial: bool = False) -> str | None:
         question = EndPayloads(job=job, payload=payload, run=run, partial=partial, project="default", created_by="ann")
         return (await self.ask(PAYLOAD_END, question)).results
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    """Return when something is so that tells of itself in documents only."""
+    while True:
+        if await check():
+            return
+        await asyncio.sleep(0.005)
 
 
 def uploaded(path: str, key: str, content: bytes) -> Uploaded:

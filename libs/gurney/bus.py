@@ -5,7 +5,7 @@ Nothing above this module knows nats-py, except `streams` (declarations are data
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import nats
@@ -150,7 +150,8 @@ class Bus:
             await service.add_endpoint(
                 name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
             )
-        await self._nats.flush()  # whoever asks from now on finds somebody
+        # Whoever asks from now on finds somebody: the question comes after the subscriptions, as a flush's ping may not.
+        await self._nats.request(f"$SRV.PING.gurney-{self.service}", timeout=self._settings.request_timeout)
         return service
 
     def _answering_task(self, operation: Operation[Any, Any], answer: Answer) -> Callable[[Request], Awaitable[None]]:
@@ -223,6 +224,23 @@ class Bus:
         """Hear a subject as it happens (core NATS)."""
         return await self._nats.subscribe(subject, cb=call)
 
+    @contextlib.asynccontextmanager
+    async def hearing(self, subject: str, handle: Callable[[str, bytes], Awaitable[None]]) -> AsyncIterator[None]:
+        """Hear a subject as it happens, one message after the other; what `handle` raises is logged."""
+
+        async def call(message: Msg) -> None:
+            try:
+                await handle(message.subject, message.data)
+            except Exception as error:
+                _log.warning("not handled", service=self.service, subject=message.subject, error=repr(error))
+
+        subscription = await self.subscribe(subject, call)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(*AWAY, nats.errors.Error):
+                await subscription.unsubscribe()
+
     @property
     def raw(self) -> Client:
         """The client itself, for `consume`."""
@@ -241,6 +259,19 @@ class Bus:
                     await self._js.update_stream(config)
             except (*AWAY, nats.js.errors.Error) as error:
                 raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
+
+    async def latest(self, stream: str) -> list[tuple[str, bytes]]:
+        """Return subject and data of the last message on each subject of a stream; raises `NatsUnavailable`."""
+        found = []
+        try:
+            info = await self._js.stream_info(stream, subjects_filter=">")
+            for subject in info.state.subjects or ():
+                with contextlib.suppress(nats.js.errors.NotFoundError):  # it has lapsed meanwhile
+                    message = await self._js.get_last_msg(stream, subject)
+                    found.append((subject, message.data or b""))
+        except (*AWAY, nats.errors.Error) as error:
+            raise NatsUnavailable(f"cannot read the stream {stream}: {error!r}") from error
+        return found
 
     async def stream_created(self, name: str) -> str | None:
         """Return when a stream was made, its epoch; None while there is none."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from gurney import telemetry
 from gurney.bus import AWAY, Bus
+from gurney.errors import NatsUnavailable
 from gurney.streams import Consumer
 
 #: Takes subject and data.
@@ -34,7 +35,7 @@ class Reject(Exception):
 
 
 async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
-    """Make a consumer where it is missing."""
+    """Make a consumer where it is missing; raises `NatsUnavailable`."""
     wanted = ConsumerConfig(
         durable_name=consumer.durable,
         filter_subjects=list(consumer.filters),
@@ -44,7 +45,10 @@ async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
         max_deliver=-1,
         max_ack_pending=consumer.in_flight,
     )
-    return await bus.js.add_consumer(consumer.stream, wanted)
+    try:
+        return await bus.js.add_consumer(consumer.stream, wanted)
+    except (*AWAY, nats.errors.Error) as error:
+        raise NatsUnavailable(f"cannot make the consumer {consumer.durable}: {error!r}") from error
 
 
 class Puller:
@@ -72,7 +76,7 @@ class Puller:
                 try:
                     await self.ensure()
                     await self._pull(inbox)
-                except (*AWAY, nats.errors.Error) as error:
+                except (*AWAY, nats.errors.Error, NatsUnavailable) as error:
                     _log.debug("consumer waits", consumer=self._consumer.durable, error=repr(error))
                     await asyncio.sleep(RETRY_S)
         finally:

@@ -36,6 +36,15 @@ from services.scheduler.repository import PLACEMENTS
 OLD_AFTER = timedelta(minutes=5)
 RETRY_AFTER_S = 5.0
 
+#: The field of a request that is at fault, by the reason of a filter of `feasible.EVER`.
+FIELDS = {
+    "no_runtime": "map",
+    "node_labels": "resources.node_labels",
+    "gpus": "resources.gpus",
+    "cpu": "resources.cpu",
+    "memory": "resources.memory",
+}
+
 _log = telemetry.log("scheduler")
 
 
@@ -67,12 +76,12 @@ class AdmissionDesk:
         return Admitted(reserved=True)
 
     def _refuse_infeasible(self, entry: Entry) -> None:
-        nodes = self._cluster.snapshot(entry.since).nodes.values()
+        nodes = self._cluster.empty(entry.since).nodes.values()
         if not nodes:
             raise NoNodes("no node is known: no agent has reported yet", retry_after_s=RETRY_AFTER_S)
         reasons = feasible.reasons(nodes, entry.shape, feasible.EVER)
         if reasons:
-            errors = [FieldError(field=f"resources.{each.code}", message=each.message) for each in reasons]
+            errors = [FieldError(field=FIELDS[each.code], message=each.message) for each in reasons]
             raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
 
     def _room_for(self, entry: Entry) -> Decision:
@@ -88,7 +97,7 @@ class AdmissionDesk:
         """Give a reservation back; what has become a placement stays."""
         found = await self._store.documents.get(PLACEMENTS, ids.run_id(question.job_id, 1))
         if found and found.state is PlacementState.RESERVED:
-            await self._placer.ledger.remove(found)
+            await self._placer.ledger.remove([found])
         return Empty()
 
     async def requested(self, subject: str, data: bytes) -> None:
@@ -126,10 +135,8 @@ class AdmissionDesk:
         if entry is None:
             return Explained(waiting=None)
         snapshot = self._cluster.snapshot(clock.now())
-        if entry.job_id in snapshot.live:
-            reasons = (ATTEMPT_LIVE,)
-        else:
-            reasons = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
+        short = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
+        reasons = (ATTEMPT_LIVE,) if entry.job_id in snapshot.live else short
         return Explained(waiting=Waiting(position=self._cluster.queue.position(entry.job_id), reasons=reasons))
 
     async def placements(self, question: PlacementsSince) -> PlacementEvents:

@@ -53,6 +53,10 @@ class Cluster:
         """Return the cluster as it is."""
         return snapshot_of(self.nodes.values(), self._placements.values(), now, self._silent_after)
 
+    def empty(self, now: datetime) -> Snapshot:
+        """Return the nodes as they would be without any placement."""
+        return snapshot_of(self.nodes.values(), (), now, self._silent_after)
+
     def notes(self, run_id: str) -> Notes:
         """Return what is remembered of a run; of one that is not live, notes that nobody keeps."""
         return self._notes.get(run_id) or Notes()

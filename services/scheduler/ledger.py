@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from gurney.documents.port import Write
 from gurney.errors import RevisionConflict
 from gurney.model.event import Event
 from gurney.model.run import Placement
@@ -63,13 +64,14 @@ class Ledger:
             self._give_up(placement.id)
             raise
 
-    async def remove(self, placement: Placement) -> None:
-        """Remove a placement that nobody needs any more; one that has changed stays."""
-        try:
-            await self._store.remove(PLACEMENTS, placement)
-        except RevisionConflict:
-            return
-        self._give_up(placement.id)
+    async def remove(self, placements: Sequence[Placement]) -> None:
+        """Remove placements that nobody needs any more; those that have changed stay."""
+        writes = [Write(PLACEMENTS, each.id, each.revision, None) for each in placements]
+        for write, fault in zip(writes, await self._store.write(*writes), strict=True):
+            if fault is None:
+                self._give_up(write.id)
+            elif not isinstance(fault, RevisionConflict):
+                raise fault
 
     async def reread(self, run_id: str) -> Placement | None:
         """Bring memory in step with what is written about a run; returns its live placement."""

@@ -25,7 +25,7 @@ def message_of(placement: Placement, event: str) -> Lifecycle:
     ending = event in get_args(Ending)
     stamps = {"scheduled": placement.placed_at, "started": placement.started_at}
     return Lifecycle(
-        event=event,  # type: ignore[arg-type]  # `told` has names of events only
+        event=event,
         event_id=job_event_id(placement.job_id, placement.attempt, event),
         job_id=placement.job_id,
         attempt=placement.attempt,

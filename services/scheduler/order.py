@@ -74,6 +74,10 @@ class Queue:
         self._entries[entry.job_id] = entry
         bisect.insort(self._lanes.setdefault(entry.shape, []), entry, key=_key)
 
+    def heard_before(self, at: datetime) -> set[str]:
+        """Return the jobs that have been here since before `at`."""
+        return {entry.job_id for entry in self._entries.values() if entry.since < at}
+
     def drop(self, job_id: str, attempt: int | None = None) -> None:
         """Take a job out, if it is there (and at this attempt)."""
         entry = self._entries.get(job_id)

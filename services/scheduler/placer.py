@@ -37,6 +37,7 @@ class Placer:
         self._effects = effects
         self.ledger = Ledger(store, cluster, effects, self.wake)
         self._awake = False
+        self._closed = False
         self._writing: set[asyncio.Task[None]] = set()
         #: Called after each evaluation that left jobs waiting.
         self.on_blocked: Callable[[Plan], None] = lambda _: None
@@ -48,16 +49,19 @@ class Placer:
 
     def wake(self) -> None:
         """Have the queue evaluated, in this turn of the loop or the next."""
-        if not self._awake:
+        if not self._awake and not self._closed:
             self._awake = True
             asyncio.get_running_loop().call_soon(self._evaluate)
 
-    async def drain(self) -> None:
-        """Wait for writes under way."""
+    async def close(self) -> None:
+        """Decide nothing more, and wait for writes under way."""
+        self._closed = True
         while self._writing:
             await asyncio.wait(self._writing)
 
     def _evaluate(self) -> None:
+        if self._closed:
+            return
         self._awake = False
         begun = clock.monotonic()
         now = clock.now()

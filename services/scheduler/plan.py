@@ -1,4 +1,4 @@
-"""A plan: what is placed where, and why the rest waits. `check` holds a cluster against what must always be true. Pure."""
+"""A plan: what is placed where, and why the rest waits. `check` tells what must never be. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

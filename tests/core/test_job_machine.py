@@ -327,10 +327,10 @@ def test_the_story_is_bounded() -> None:
     assert (len(job.story), job.story[-1].event) == (500, "e599")
 
 
-@pytest.mark.parametrize("name", Lifecycle.model_fields["event"].annotation.__args__)
+@pytest.mark.parametrize("name", get_args(Lifecycle.model_fields["event"].annotation))
 def test_every_message_of_the_scheduler_is_an_event(name: str) -> None:
     """Each lifecycle event has its class, which takes over attempt, time, cause and node."""
-    message = Lifecycle(event=name, event_id="x", job_id="j", attempt=2, revision=5, at=after(1), node="n")  # type: ignore[arg-type]
+    message = Lifecycle(event=name, event_id="x", job_id="j", attempt=2, revision=5, at=after(1), node="n")
     event = events.told(message)
     assert type(event).__name__.lower() == name
     assert isinstance(event, events.Told)

@@ -707,8 +707,11 @@ async def test_stream_that_breaks_is_no_second_answer(settings: Settings) -> Non
         waiters=Waiters(service.bus),
         routes=[Route(method="GET", path="/x/{path}", view=breaks, roles=frozenset(), summary="Breaks")],
     )
-    async with TestServer(application(edge)) as server, ClientSession() as session:
-        async with session.get(server.make_url("/x/a//b%0Ac/%2E%2E/")) as answer:
-            assert (answer.status, "Traceparent" in answer.headers) == (200, True)
-            with pytest.raises(ClientError):
-                await answer.read()
+    async with (
+        TestServer(application(edge)) as server,
+        ClientSession() as session,
+        session.get(server.make_url("/x/a//b%0Ac/%2E%2E/")) as answer,
+    ):
+        assert (answer.status, "Traceparent" in answer.headers) == (200, True)
+        with pytest.raises(ClientError):
+            await answer.read()

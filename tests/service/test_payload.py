@@ -48,9 +48,10 @@ from gurney.settings import Settings
 from gurney.testing.nats import NatsServer
 from gurney.transfer import open_get, open_put
 from services.payload.__main__ import build
+from services.payload.effects import Quiet
 from services.payload.policy import file_id
 from services.payload.repository import CLAIMS, FILES, PAYLOADS
-from tests.payload_builders import ANN, SECRET, Asker, Jobs, Time, token_of
+from tests.payload_builders import ANN, SECRET, Asker, Jobs, Time, token_of, until
 
 BOB = Caller(token="tok_b", subject="bob", role=Role.CLINICIAN)
 
@@ -76,16 +77,22 @@ class House(Asker):
 
     async def emptied(self) -> None:
         """Return when nothing is doomed any more."""
-        while any(payload.doomed for payload in await self.service.store.find(PAYLOADS)):
-            await asyncio.sleep(0.005)
+
+        async def none_doomed() -> bool:
+            return not any(payload.doomed for payload in await self.service.store.find(PAYLOADS))
+
+        await until(none_doomed)
 
     async def keys(self, prefix: str = "") -> set[str]:
         return {info.key async for info in self.objects.list(prefix)}
 
     async def events(self) -> list[tuple[str, PayloadEvent]]:
         """Return what EVENTS holds, once every event is published."""
-        while any([await self.documents.unpublished(each, 0) for each in (PAYLOADS, FILES, CLAIMS)]):
-            await asyncio.sleep(0.005)
+
+        async def published() -> bool:
+            return not any([await self.documents.unpublished(each, 0) for each in (PAYLOADS, FILES, CLAIMS)])
+
+        await until(published)
         js = self.bus.js
         state = (await js.stream_info("EVENTS")).state
         messages = [await js.get_msg("EVENTS", seq) for seq in range(1, state.last_seq + 1)]
@@ -145,15 +152,15 @@ async def test_a_name_is_unique_until_it_is_free(house: House) -> None:
 
 
 async def test_a_repeated_request_gets_the_first_payload(house: House) -> None:
-    """The same idempotency key with the same body answers the first payload as it is now; with another it is refused."""
+    """The same idempotency key with the same body answers the first payload as it is now; another body is refused."""
     body = CreatePayload(name="scans")
     asked = PayloadCreate(caller=ANN, body=body, idempotency=Idempotency(key="k", digest="d"))
     first = await house.ask(s.PAYLOAD_CREATE, asked)
     await house.ask(s.PAYLOAD_RENAME, Rename(caller=ANN, ref=first.id, name="renamed"))
     again = await house.ask(s.PAYLOAD_CREATE, asked)
     assert (again.id, again.name) == (first.id, "renamed")
+    other = asked.but(idempotency=Idempotency(key="k", digest="other"))
     with pytest.raises(IdempotencyKeyReused):
-        other = asked.but(idempotency=Idempotency(key="k", digest="other"))
         await house.ask(s.PAYLOAD_CREATE, other)
 
 
@@ -167,10 +174,10 @@ async def test_of_two_same_requests_at_once_both_get_one_payload(house: House) -
 async def test_others_do_not_see_a_payload(house: House) -> None:
     """What a clinician did not make is not there for him, in no operation and no list."""
     made = await house.create()
-    operations = (s.PAYLOAD_GET, s.PAYLOAD_DELETE)
-    for operation in operations:
-        with pytest.raises(NotFound):
-            await house.ask(operation, Ref(caller=BOB, ref=made.id))
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_GET, Ref(caller=BOB, ref=made.id))
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_DELETE, Ref(caller=BOB, ref=made.id))
     with pytest.raises(NotFound):
         await house.upload(made.id, {"a": b""}, caller=BOB)
     with pytest.raises(NotFound):
@@ -383,8 +390,11 @@ async def test_a_claim_waits_for_a_change_that_was_announced_first(house: House)
     assert (await claiming).files == 1
 
 
-async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(house: House) -> None:
+async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A mark that a crash left refuses claims, which leave nothing behind, until the sweep clears it."""
+    monkeypatch.setattr(Quiet, "PATIENCE_S", 0.1)
     made = await house.create()
     await house.upload(made.id, {"a": b"1"})
     file = await house.service.store.get(FILES, file_id(made.id, "a"))
@@ -666,13 +676,16 @@ async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: 
     again = build(
         house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
     )
+
+    async def swept() -> bool:
+        return await house.documents.totals(FILES, ()) == (0, 0)
+
     async with again:
-        while await house.keys():
-            await asyncio.sleep(0.005)
-    assert await house.documents.totals(FILES, ()) == (0, 0)
+        await until(swept)
+    assert await house.keys() == set()
 
 
-async def test_objects_that_no_document_knows_are_found(house: House, tmp_path: Path) -> None:
+async def test_objects_that_no_document_knows_are_found(house: House) -> None:
     """The audit removes objects without a file and leaves the others."""
     made = await house.create()
     await house.upload(made.id, {"a": b"1"})

@@ -1,0 +1,166 @@
+"""Makes up what is missing: placements, cancellations, answers; and removes what has outlived its use."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Literal
+
+from gurney import clock, consume, telemetry
+from gurney.errors import GurneyError, NotFound
+from gurney.model.base import Reason
+from gurney.model.event import Event
+from gurney.model.job import JobGet, JobOwed, JobRefs, PlacementRequest
+from gurney.model.run import Outcome, Placement, PlacementState
+from gurney.service import Service
+from gurney.streams import agent_runs
+from gurney.subjects import JOB_ALIVE, JOB_GET, JOB_OWED
+from services.scheduler import feasible, machine, repository
+from services.scheduler.cluster import Cluster
+from services.scheduler.handlers import Handlers
+from services.scheduler.ledger import Ledger
+from services.scheduler.shape import Shape
+
+#: A command that was not answered for so long is sent again, and so is the next.
+ANSWER_WITHIN = timedelta(seconds=10)
+#: A reservation whose job is not there by now is given back.
+RESERVED_FOR = timedelta(seconds=10)
+#: Placements of ended jobs are kept for so long. Longer than `admission.OLD_AFTER`.
+KEPT_FOR = timedelta(minutes=10)
+
+_log = telemetry.log("scheduler")
+
+
+def is_unanswered(placement: Placement, sent_at: datetime | None, now: datetime) -> bool:
+    """Tell whether the agent was told something and has not answered in time."""
+    match placement.state:
+        case PlacementState.PLACED:
+            told_at = placement.placed_at
+        case PlacementState.CONFIRMED if placement.cancel_requested_at:
+            told_at = placement.cancel_requested_at
+        case _:
+            return False
+    return now - max(told_at, sent_at or told_at) >= ANSWER_WITHIN
+
+
+class Reconcile:
+    """One round; each part on its own, so that one service that is away stops no other part."""
+
+    def __init__(self, service: Service, handlers: Handlers, *, cluster: Cluster, ledger: Ledger) -> None:
+        self._bus = service.bus
+        self._store = service.store
+        self._infeasible_after = timedelta(seconds=service.settings.infeasible_after)
+        self._desk, self._runs, self._nodes = handlers.desk, handlers.runs, handlers.nodes
+        self._effects = handlers.effects
+        self._cluster = cluster
+        self._ledger = ledger
+
+    async def __call__(self) -> None:
+        """Do all parts; raises the last fault, so that the round comes again soon."""
+        fault: GurneyError | None = None
+        for part in (
+            self._nodes.refresh,
+            self._consumers,
+            self._commands,
+            self._cancellations,
+            self._requests,
+            self._reservations,
+            self._infeasible,
+        ):
+            try:
+                await part()
+            except GurneyError as error:
+                fault = error
+        if fault:
+            raise fault
+        await self._prune()  # last, and only then: see `_requests`
+
+    async def _consumers(self) -> None:
+        """Make the nodes' consumers again, where their stream was wiped."""
+        for node in list(self._cluster.nodes):
+            await consume.ensure(self._bus, agent_runs(node))
+
+    async def _commands(self) -> None:
+        """Send starts and stops again. A node that is not there gets them when it comes back."""
+        now = clock.now()
+        silent = {node.id for node in self._cluster.snapshot(now).nodes.values() if node.silent}
+        events: list[Event] = []
+        for placement in self._cluster.placements.values():
+            notes = self._cluster.notes(placement.id)
+            if placement.node not in silent and is_unanswered(placement, notes.sent_at, now):
+                notes.sent_at = now
+                send = self._effects.start if placement.state is PlacementState.PLACED else self._effects.stop
+                events.append(send(placement, again=True))
+        if events:
+            _log.info("commands are sent again", commands=len(events))
+            await self._effects.offer(events)
+
+    async def _cancellations(self) -> None:
+        async for request in self._owed("canceling"):
+            await self._runs.cancel(request.job_id, request.attempt)
+
+    async def _requests(self) -> None:
+        """Take in every job that waits, and drop those that do not: a repeated event may have brought them back.
+
+        So no request outlives the placement that says that its attempt is over.
+        """
+        waiting = self._cluster.queue.heard_before(clock.now())
+        async for request in self._owed("requested"):
+            waiting.discard(request.job_id)
+            if request.cancel_requested_at is None:
+                await self._desk.want(request)
+        for job_id in waiting:
+            self._cluster.queue.drop(job_id)
+
+    async def _owed(self, kind: Literal["requested", "canceling"]) -> AsyncIterator[PlacementRequest]:
+        after: str | None = None
+        while True:
+            page = await self._bus.request(JOB_OWED, JobOwed(kind=kind, after=after))
+            for request in page.items:
+                yield request
+            if page.next is None:
+                return
+            after = page.next
+
+    async def _reservations(self) -> None:
+        """Give back the room of jobs that never came to be."""
+        now = clock.now()
+        for placement in list(self._cluster.placements.values()):
+            old = now - placement.placed_at >= RESERVED_FOR
+            if placement.state is PlacementState.RESERVED and old and not await self._exists(placement.job_id):
+                await self._ledger.remove([placement])
+
+    async def _exists(self, job_id: str) -> bool:
+        try:
+            await self._bus.request(JOB_GET, JobGet(job=job_id))
+        except NotFound:
+            return False
+        return True
+
+    async def _infeasible(self) -> None:
+        """Fail what no known node has been able to hold for the set time."""
+        now = clock.now()
+        hopeless = self._hopeless(now)
+        # what is possible again, even for a moment, starts anew
+        known = self._cluster.hopeless = {shape: self._cluster.hopeless.get(shape, now) for shape in hopeless}
+        for shape, message in hopeless.items():
+            if now - known[shape] >= self._infeasible_after:
+                await self._fail(shape, Outcome(ending="failed", reason=Reason.of("infeasible", message)), now)
+
+    def _hopeless(self, now: datetime) -> dict[Shape, str]:
+        """Return the shapes that no known node could ever hold, and what is short."""
+        nodes = self._cluster.snapshot(now).nodes.values()
+        found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.lanes}
+        return {shape: "; ".join(each.message for each in why) for shape, why in found.items() if why and nodes}
+
+    async def _fail(self, shape: Shape, outcome: Outcome, now: datetime) -> None:
+        for entry in list(self._cluster.queue.lanes.get(shape, ())):
+            request = entry.request
+            self._cluster.queue.drop(request.job_id, request.attempt)
+            never = machine.never_placed(request.job_id, request.attempt, outcome, self._cluster.epoch, now)
+            await self._ledger.insert(never)
+
+    async def _prune(self) -> None:
+        """Remove old placements, but for those whose job has not folded its end yet."""
+        async for batch in repository.ended_before(self._store, clock.now() - KEPT_FOR):
+            jobs = tuple({placement.job_id for placement in batch})
+            live = set((await self._bus.request(JOB_ALIVE, JobRefs(jobs=jobs))).live)
+            await self._ledger.remove([placement for placement in batch if placement.job_id not in live])
