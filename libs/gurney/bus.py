@@ -150,7 +150,7 @@ class Bus:
             await service.add_endpoint(
                 name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
             )
-        # Whoever asks from now on finds somebody: the question comes after the subscriptions, as a flush's ping may not.
+        # Whoever asks from now on finds somebody: this comes after the subscriptions, which a flush's ping may not.
         await self._nats.request(f"$SRV.PING.gurney-{self.service}", timeout=self._settings.request_timeout)
         return service
 

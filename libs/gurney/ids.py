@@ -55,6 +55,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_traceparent() -> str:
+    """Return a fresh W3C trace context that is not recorded."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+
+
 def digest_of(secret: str) -> str:
     """Return what is kept of a secret: its SHA-256 in hexadecimal."""
     return hashlib.sha256(secret.encode()).hexdigest()

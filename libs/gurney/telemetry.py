@@ -5,26 +5,28 @@ trace ids still travel, so that an error can be found in the logs.
 """
 
 import logging
+import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 
 import structlog
 from opentelemetry import context, trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge, Histogram
 from structlog.typing import EventDict, WrappedLogger
 
+from gurney.ids import new_traceparent
 from gurney.settings import Settings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("gurney")
+_TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: The trace context where spans are not recorded.
+_UNRECORDED: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 REQUESTS = Counter("gurney_requests_total", "Questions that a service answered.", ["service", "operation", "code"])
 MESSAGES = Counter("gurney_messages_total", "Messages that a consumer finished.", ["consumer", "result"])
@@ -64,15 +66,19 @@ def setup(settings: Settings, service: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    if isinstance(trace.get_tracer_provider(), TracerProvider):
-        return
-    provider = TracerProvider(
-        sampler=ParentBased(ALWAYS_ON) if settings.otlp_endpoint else ALWAYS_OFF,
-        resource=Resource.create({"service.name": f"gurney-{service}"}),
-    )
-    if settings.otlp_endpoint:
-        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+    if settings.otlp_endpoint and not _recording():
+        _export(settings.otlp_endpoint, service)
+
+
+def _export(endpoint: str, service: str) -> None:
+    """Record spans and send them by OTLP; the imports are heavy and only needed here."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"gurney-{service}"}))
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
 
 
@@ -89,25 +95,53 @@ def log(name: str) -> structlog.typing.FilteringBoundLogger:
 
 def current_trace_id() -> str | None:
     """Return the current trace id in hexadecimal, None outside any trace."""
-    span = trace.get_current_span().get_span_context()
-    return f"{span.trace_id:032x}" if span.is_valid else None
+    current = traceparent()
+    return current.split("-")[1] if current else None
 
 
 def traceparent() -> str | None:
     """Return the current W3C trace context."""
+    if not _recording():
+        return _UNRECORDED.get()
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get("traceparent")
 
 
-@contextmanager
 def span(
     name: str, kind: SpanKind, parent: str | None = None, attributes: Mapping[str, str] | None = None
-) -> Iterator[None]:
-    """Run the block within a span; `parent` is a traceparent from elsewhere."""
+) -> AbstractContextManager[object]:
+    """Return a context that is a span; `parent` is a traceparent from elsewhere."""
+    if not _recording():
+        return _Unrecorded(parent)
     within = _PROPAGATOR.extract({"traceparent": parent}) if parent else context.get_current()
-    with _TRACER.start_as_current_span(name, within, kind, attributes):
-        yield
+    return _TRACER.start_as_current_span(name, within, kind, attributes)
+
+
+def _recording() -> bool:
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
+
+
+class _Unrecorded:
+    """Stands for a span where none is recorded: only the trace's ids travel, at next to no cost."""
+
+    __slots__ = ("_parent", "_token")
+
+    def __init__(self, parent: str | None) -> None:
+        self._parent = parent
+        self._token: Token[str | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _UNRECORDED.set(_known(self._parent) or _UNRECORDED.get() or new_traceparent())
+
+    def __exit__(self, *exc: object) -> None:
+        if self._token:
+            _UNRECORDED.reset(self._token)
+
+
+def _known(parent: str | None) -> str | None:
+    """Return a traceparent of the version that we know (W3C Trace Context, 3.2)."""
+    return parent if parent and _TRACEPARENT.fullmatch(parent) else None
 
 
 SERVER, CLIENT, CONSUMER, PRODUCER = SpanKind.SERVER, SpanKind.CLIENT, SpanKind.CONSUMER, SpanKind.PRODUCER

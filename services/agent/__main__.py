@@ -12,11 +12,11 @@ from gurney.streams import agent_runs
 from services.agent.effects import Effects
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
+from services.agent.host import Host
 from services.agent.inspection import Inspector
 from services.agent.journal import Journal
 from services.agent.live_log import LiveLog
 from services.agent.patience import Crew
-from services.agent.run import Host
 from services.agent.supervisor import Supervisor
 
 #: Files that the runs of this host move at once.

@@ -16,8 +16,8 @@ from services.agent.policy import is_final
 
 Phase = Literal["pulling", "staging", "running", "collecting"]
 
-#: A phase that is shorter than this is in the outcome's timings only.
-WORTH_TELLING_S = 0.1
+#: A phase that is shorter than this many seconds is told by the end of the run alone, with its times and timings.
+WORTH_TELLING_S: dict[Phase, float] = {"pulling": 1.0, "staging": 1.0, "running": 0.1, "collecting": 1.0}
 #: Seconds between two reports of the same phase's counts.
 COUNTS_S = 2.0
 #: Seconds that reports under way get when the agent ends.
@@ -120,7 +120,7 @@ class Counts:
 
 
 class Phases:
-    """Reports the phases of one run: each that lasts, its counts at most every two seconds, `running` at once."""
+    """Reports the phases of one run that last, and their counts at most every two seconds."""
 
     def __init__(self, effects: Effects, run_id: str) -> None:
         self._effects = effects
@@ -131,10 +131,7 @@ class Phases:
         """Begin a phase, and end the one before."""
         self.end()
         counts = Counts()
-        if phase == "running":
-            self._effects.tell_phase(self._run_id, phase, None)
-        else:
-            self._later(WORTH_TELLING_S, phase, counts, None)
+        self._later(WORTH_TELLING_S[phase], phase, counts, None)
         return counts
 
     def end(self) -> None:
@@ -149,4 +146,5 @@ class Phases:
         now = (counts.done, counts.total)
         if now != told:
             self._effects.tell_phase(self._run_id, phase, counts if counts.total is not None or counts.done else None)
-        self._later(COUNTS_S, phase, counts, now)
+        if phase != "running":
+            self._later(COUNTS_S, phase, counts, now)

@@ -7,6 +7,7 @@ was collected and not yet reported goes too: then the attempt is lost with the n
 """
 
 import asyncio
+import itertools
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from gurney.model.run import Outcome, StartRun
 from services.agent.machine import Kept
 
 _log = telemetry.log("journal")
+_drafts = itertools.count()
 
 
 class Entry(Message):
@@ -103,6 +105,6 @@ def _read_number(path: Path) -> int:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(".tmp")
+    draft = path.with_suffix(f".{next(_drafts)}.tmp")
     draft.write_bytes(data)
     draft.replace(path)

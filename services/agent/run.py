@@ -2,48 +2,28 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from gurney import clock, telemetry
-from gurney.bus import Bus
-from gurney.errors import GurneyError, MapUnreadable
+from gurney.errors import GurneyError
 from gurney.model.run import Outcome
-from gurney.runtime.port import End, RunSpec, Runtime
-from gurney.settings import Settings
+from gurney.runtime.port import End, Runtime
 from services.agent import collecting, machine, policy
-from services.agent.effects import Effects
 from services.agent.folders import Work
-from services.agent.journal import Entry, Journal
-from services.agent.live_log import LiveLog
+from services.agent.host import Host
+from services.agent.journal import Entry
 from services.agent.machine import Event, Step
-from services.agent.patience import Early, GaveUp, delays, persist
-from services.agent.staging import Staging
+from services.agent.patience import GaveUp, delays, persist
+from services.agent.preparing import Preparation
+from services.agent.spec import spec_of
 from services.agent.upload import Uploader
 
 #: Staging that took longer is worth a write, so that a restart does not forget how long it took.
 _WORTH_KEEPING_S = 1.0
-#: What a run gets that does not say what it needs.
-_DEFAULT_CPU = 1.0
 
 _log = telemetry.log("run")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Host:
-    """What all runs of this host share."""
-
-    settings: Settings
-    bus: Bus
-    journal: Journal
-    effects: Effects
-    live_log: LiveLog
-    #: Bounds the transfers of all runs together.
-    lanes: asyncio.Semaphore
-    work: Path
 
 
 class Run:
@@ -63,9 +43,9 @@ class Run:
         self._told_runtime = step is Step.RUNNING
         self._task: asyncio.Task[Any] | None = None
         self._writing = asyncio.Lock()
+        self._is_forgotten = False
         self._phases = host.effects.phases(entry.run_id)
-        self._pull: Early[None] | None = None
-        self._staging: Staging | None = None
+        self._preparation: Preparation | None = None
 
     @property
     def run_id(self) -> str:
@@ -83,7 +63,11 @@ class Run:
                     self.step = machine.after(self.step, await self._event())
             finally:
                 self._phases.end()
-                self._discard_early()
+                self._discard_preparation()
+
+    def _discard_preparation(self) -> None:
+        if self._preparation is not None:
+            self._preparation.discard()
 
     async def _event(self) -> Event:
         """Do the step; what a stop breaks off is `STOPPED`."""
@@ -139,10 +123,22 @@ class Run:
         """Change the entry, at once here and then on disk; a full disk keeps no run from its end."""
         self.entry = self.entry.but(**changes)
         async with self._writing:
+            if self._is_forgotten:
+                return
             try:
                 await self._host.journal.keep(self.entry)
             except OSError as error:
                 _log.warning("journal cannot be written", run=self.run_id, error=repr(error))
+
+    async def forget(self) -> None:
+        """Drop the entry and the folders. The entry goes first: a crash then leaves what the next start clears away."""
+        async with self._writing:
+            self._is_forgotten = True
+            await asyncio.to_thread(self._drop)
+
+    def _drop(self) -> None:
+        self._host.journal.drop(self.run_id)
+        self.work.remove()
 
     async def _decide(self, outcome: Outcome) -> None:
         await self._note(outcome=outcome)
@@ -155,50 +151,26 @@ class Run:
 
     async def _confirm(self) -> Event:
         """Ask whether to start; what is needed first is looked for meanwhile."""
-        self._look_ahead()
+        self._discard_preparation()
+        self._preparation = Preparation(self._host, self.entry.start, self._runtime, self.work)
         if await self._host.effects.confirm(self.entry.start):
             return Event.GRANTED
         return Event.REFUSED
 
-    def _look_ahead(self) -> None:
-        self._discard_early()
-        self._pull = Early(self._make_available)
-        self._staging = Staging(
-            self._host.bus,
-            self.entry.start,
-            self.work,
-            lanes=self._host.lanes,
-            patience_s=self._host.settings.transfer_patience,
-        )
-
-    def _discard_early(self) -> None:
-        if self._pull is not None:
-            self._pull.discard()
-        if self._staging is not None:
-            self._staging.discard()
-
-    async def _make_available(self) -> None:
-        request = self.entry.start.request
-        if self._runtime is None:
-            raise MapUnreadable("no_runtime", f"no runtime of this node runs {request.urn}")
-        await self._runtime.available(request.urn, request.digest)
-
     async def _stage(self) -> Event:
         began = clock.monotonic()
-        if self._pull is None or self._staging is None:
+        if self._preparation is None:
             raise ValueError("a run is confirmed before it is staged")
         self._phases.begin("pulling")
         try:
-            await persist(self._pull, self._host.settings.transfer_patience)
+            await self._preparation.bring_image()
         except GaveUp as error:
             return await self._give_up("image_unavailable", f"the image cannot be had: {error}")
         pulled = clock.monotonic()
         self.entry = self.entry.but(pulling=pulled - began)
         counts = self._phases.begin("staging")
         try:
-            if not self._anew:
-                await persist(lambda: asyncio.to_thread(self.work.make), self._host.settings.transfer_patience)
-            await self._staging.bring(counts)
+            await self._preparation.bring_input(counts, anew=self._anew)
         except (GaveUp, GurneyError, OSError) as error:
             return await self._give_up("input_unavailable", f"the input cannot be had: {error}")
         self._phases.end()
@@ -213,7 +185,8 @@ class Run:
         """Have the runtime begin the run, however long it takes: whether it has begun is for the runtime to say."""
         if self._runtime is None:
             raise ValueError("a run without a runtime is never staged")
-        spec = self._spec()
+        timeout_s = self.entry.start.request.timeout_s or self._host.settings.job_timeout
+        spec = spec_of(self.entry.start, self.work, timeout_s, telemetry.traceparent())
         self._follow_log(self._runtime)
         self._told_runtime = True
         for delay in delays():
@@ -297,32 +270,6 @@ class Run:
             raise ValueError("a run is reported when its outcome is known")
         await self._host.effects.tell_end(self.run_id, self.entry.outcome)
         return Event.ANSWERED
-
-    def _spec(self) -> RunSpec:
-        start, request = self.entry.start, self.entry.start.request
-        traceparent = telemetry.traceparent()
-        return RunSpec(
-            run_id=start.run_id,
-            job_id=start.job_id,
-            attempt=start.attempt,
-            node=start.node,
-            urn=request.urn,
-            digest=request.digest,
-            generation=request.generation,
-            command=request.command,
-            environment=request.environment,
-            working_directory=request.working_directory,
-            input_path=request.input_path,
-            output_path=request.output_path,
-            input_dir=self.work.input,
-            output_dir=self.work.output,
-            cpu=request.resources.cpu or _DEFAULT_CPU,
-            memory=request.resources.memory or 0,
-            shared_memory=request.resources.shared_memory,
-            gpus=start.gpus,
-            timeout_s=request.timeout_s or self._host.settings.job_timeout,
-            extra_environment={"TRACEPARENT": traceparent} if traceparent else {},
-        )
 
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:

@@ -12,10 +12,11 @@ from gurney.model.run import StartRun
 from gurney.runtime.port import End, Observed, Runtime
 from services.agent import inventory, machine, policy
 from services.agent.folders import Work, remove_tree
+from services.agent.host import Host
 from services.agent.journal import Entry
 from services.agent.machine import Seen, Step
 from services.agent.patience import Crew, delays
-from services.agent.run import Host, Run
+from services.agent.run import Run
 
 #: Seconds that the clearing-up gets when the agent ends; the next start finds what is left.
 _GRACE_S = 2.0
@@ -120,12 +121,11 @@ class Supervisor:
         self._clearing.start(self._clear_up(run), f"clear {run.run_id}")
 
     async def _clear_up(self, run: Run) -> None:
-        """Forget the run: first in the journal, so that a crash leaves a stray that the next start removes."""
-        await asyncio.to_thread(self._host.journal.drop, run.run_id)
+        """Forget the run: the journal first, the runtime last."""
+        await run.forget()
         self._runs.pop(run.run_id, None)
         self._ends.pop(run.run_id, None)
         self._host.live_log.drop(run.run_id)
-        await asyncio.to_thread(run.work.remove)
         if runtime := self.runtime_for(run.entry.start.request.urn):
             await self._forget(runtime, run.run_id)
 

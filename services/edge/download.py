@@ -1,7 +1,7 @@
 """Bytes on their way to a client: whole files are held against their digest, ranges rely on the store."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from mimetypes import MimeTypes
 from urllib.parse import quote
 
@@ -30,6 +30,13 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox
 async def send_file(call: Call, sign: Sign) -> web.StreamResponse:
     """Answer with a file or a range of it; HEAD with what GET would say of it."""
     signed = await sign()
+    try:
+        return await _send(call, signed)
+    except (Forbidden, NotFound):  # the URL has lapsed, or the file was replaced, in this moment
+        return await _send(call, await sign())
+
+
+async def _send(call: Call, signed: SignedFile) -> web.StreamResponse:
     file, headers = signed.file, call.request.headers
     tag = ranges.etag(file.sha256)
     if ranges.not_modified(headers.get(hdrs.IF_NONE_MATCH), tag):
@@ -40,10 +47,16 @@ async def send_file(call: Call, sign: Sign) -> web.StreamResponse:
     if part:
         response.headers[hdrs.CONTENT_RANGE] = part.content_range(file.size)
     if call.request.method == hdrs.METH_HEAD or is_folder(file.path):
-        await response.prepare(call.request)
         return response
-    async with opened(signed, part, sign) as chunks:
+    async with opened(signed, part) as chunks:
         return await stream(call, response, chunks)
+
+
+def opened(signed: SignedFile, part: ranges.Span | None = None) -> AbstractAsyncContextManager[Get]:
+    """Open a file's bytes, or a part of them; the whole is verified on its way."""
+    if part:
+        return open_get(signed.url, part.offset, part.length)
+    return open_get(signed.url, expected=Digest(signed.file.size, signed.file.sha256))
 
 
 def _span(headers: Mapping[str, str], tag: str, size: int) -> ranges.Span | None:
@@ -70,30 +83,6 @@ def disposition(name: str) -> str:
     if plain == name:
         return f'attachment; filename="{name}"'
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-@asynccontextmanager
-async def opened(signed: SignedFile, part: ranges.Span | None, sign: Sign) -> AsyncIterator[Get]:
-    """Open a file's bytes; asks for a URL again where this one has lapsed or the file was replaced meanwhile."""
-    try:
-        opening = _open(signed, part)
-        get = await opening.__aenter__()
-    except (Forbidden, NotFound):
-        again = await sign()
-        if again.file.sha256 != signed.file.sha256:
-            raise
-        opening = _open(again, part)
-        get = await opening.__aenter__()
-    try:
-        yield get
-    finally:
-        await opening.__aexit__(None, None, None)
-
-
-def _open(signed: SignedFile, part: ranges.Span | None):  # type: ignore[no-untyped-def]
-    if part:
-        return open_get(signed.url, part.offset, part.length)
-    return open_get(signed.url, expected=Digest(signed.file.size, signed.file.sha256))
 
 
 async def stream(call: Call, response: web.StreamResponse, chunks: AsyncIterable[bytes]) -> web.StreamResponse:

@@ -41,9 +41,7 @@ class Joiner:
         if end <= self.offset:
             return None
         seen = max(0, self.offset - chunk.offset)
-        piece = Piece(
-            max(chunk.offset, self.offset), _without(chunk.text, seen), max(0, chunk.offset - self.offset)
-        )
+        piece = Piece(max(chunk.offset, self.offset), _without(chunk.text, seen), max(0, chunk.offset - self.offset))
         self.offset = end
         return piece
 

@@ -157,12 +157,13 @@ def prefer_wait(headers: Mapping[str, str]) -> int | None:
 
 def invalid(error: ValidationError, *, flat: bool = False) -> Invalid:
     """Return pydantic's findings by field; `flat`: fields have no parts."""
-    found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+    found = error.errors(include_url=False, include_input=False)
     return _faults([FieldError(field=_field(each["loc"], flat=flat), message=_message(each)) for each in found])
 
 
 def _faults(faults: list[FieldError]) -> Invalid:
-    return Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults[:MAX_FAULTS])
+    told = faults[:MAX_FAULTS]
+    return Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in told), told)
 
 
 def _field(loc: tuple[int | str, ...], *, flat: bool) -> str:

@@ -9,11 +9,28 @@ from gurney.model.common import Health, SetName
 from gurney.model.handler import CreateHandler, Delivery, Handler, PatchHandler
 from gurney.model.job import CreateJob, Job, Story
 from gurney.model.map import Map, RegisterMap
-from gurney.model.payload import CreatePayload, Payload
+from gurney.model.payload import CreatePayload, FileView, Payload
 from gurney.model.run import Node
-from services.edge.call import Route
+from services.edge import sse, unpacking
+from services.edge.call import JSON, Route
+from services.edge.download import BINARY
+from services.edge.packing import ZIP
 from services.edge.parse import DryRun, Paged
-from services.edge.views import descriptions, handlers, health, jobs, maps, nodes, payloads, tokens
+from services.edge.views import (
+    archives,
+    descriptions,
+    events,
+    files,
+    handlers,
+    health,
+    jobs,
+    logs,
+    maps,
+    nodes,
+    payloads,
+    results,
+    tokens,
+)
 
 #: Anybody, without a token.
 PUBLIC: frozenset[Role] = frozenset()
@@ -21,6 +38,8 @@ PUBLIC: frozenset[Role] = frozenset()
 ALL = frozenset(Role)
 MAKERS = frozenset({Role.DEVELOPER, Role.ADMINISTRATOR})
 ADMINISTRATORS = frozenset({Role.ADMINISTRATOR})
+#: A body of whatever type.
+ANYTHING = "*/*"
 
 MAPS = (
     Route(
@@ -93,6 +112,8 @@ PAYLOADS = (
         status=201,
         reply=Payload,
         body=CreatePayload,
+        accepts=(JSON, *unpacking.MEDIA),
+        query=archives.ArchiveQuery,
         idempotent=True,
         also=(409,),
     ),
@@ -211,6 +232,117 @@ JOBS = (
         roles=ALL,
         summary="What happened to a job and why, in order",
         reply=Story,
+    ),
+)
+
+FILES = (
+    Route(
+        method="GET",
+        path="/v1/payloads/{payload}/archive",
+        view=archives.get,
+        roles=ALL,
+        summary="All files of a payload as a zip, or tar by Accept",
+        media=ZIP,
+    ),
+    Route(
+        method="GET",
+        path="/v1/payloads/{payload}/files",
+        view=files.index,
+        roles=ALL,
+        summary="List a payload's files, in the order of their paths",
+        reply=FileView,
+        listed=True,
+        query=files.FilesQuery,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/payloads/{payload}/files/{path}",
+        view=files.put,
+        roles=ALL,
+        summary="Upload a file; a path that ends in / is an empty folder",
+        status=201,
+        reply=FileView,
+        accepts=(ANYTHING,),
+        also=(200, 409),
+    ),
+    Route(
+        method="GET",
+        path="/v1/payloads/{payload}/files/{path}",
+        view=files.get,
+        roles=ALL,
+        summary="Download a file, or a range of it",
+        media=BINARY,
+        also=(206, 304, 416),
+    ),
+    Route(
+        method="HEAD",
+        path="/v1/payloads/{payload}/files/{path}",
+        view=files.get,
+        roles=ALL,
+        summary="What a download of the file would say",
+        media=BINARY,
+        also=(206, 304, 416),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/payloads/{payload}/files/{path}",
+        view=files.delete,
+        roles=ALL,
+        summary="Remove a file",
+        status=204,
+        also=(409,),
+    ),
+)
+
+RESULTS = (
+    Route(
+        method="GET",
+        path="/v1/jobs/{job}/logs",
+        view=logs.get,
+        roles=ALL,
+        summary="The log of an attempt; with follow=true as server-sent events while it is written",
+        media="text/plain",
+        query=logs.LogsQuery,
+        also=(204,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{job}/events",
+        view=events.of_job,
+        roles=ALL,
+        summary="A job's events as server-sent events, until it ends",
+        media=sse.MEDIA,
+        also=(204,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{job}/results",
+        view=results.archive,
+        roles=ALL,
+        summary="All results of an ended job as a zip, or tar by Accept",
+        media=ZIP,
+        also=(409,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{job}/results/{path}",
+        view=results.get,
+        roles=ALL,
+        summary="One file of an ended job's results, or a range of it",
+        media=BINARY,
+        also=(206, 304, 409, 416),
+    ),
+)
+
+EVENTS = (
+    Route(
+        method="GET",
+        path="/v1/events",
+        view=events.index,
+        roles=ALL,
+        summary="All events that the token may see, as server-sent events; Last-Event-ID resumes",
+        media=sse.MEDIA,
+        query=events.EventsQuery,
     ),
 )
 
@@ -398,4 +530,15 @@ DESCRIPTIONS = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*MAPS, *PAYLOADS, *JOBS, *HANDLERS, *NODES, *ACCESS, *DESCRIPTIONS)
+ROUTES: tuple[Route, ...] = (
+    *MAPS,
+    *PAYLOADS,
+    *FILES,
+    *JOBS,
+    *RESULTS,
+    *EVENTS,
+    *HANDLERS,
+    *NODES,
+    *ACCESS,
+    *DESCRIPTIONS,
+)

@@ -1,6 +1,5 @@
 """What a client may ask, and how it is frozen: a run needs nothing else, whatever becomes of the MAP. Pure."""
 
-import math
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
@@ -137,7 +136,7 @@ def _handler_faults(handlers: tuple[str, ...]) -> Iterator[FieldError]:
 def _resource_faults(resources: Resources) -> Iterator[FieldError]:
     for name, (least, most, unit) in BOUNDS.items():
         value = getattr(resources, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
+        if value is not None and not least <= value <= most:
             message = f"is {value}, {least} to {most} {unit} are allowed"
             yield FieldError(field=f"resources.{name}", message=message)
     for name in ("gpu_model", "compute_capability"):

@@ -22,7 +22,7 @@ class PayloadHandlers:
 
     async def create(self, asked: PayloadCreate) -> Payload:
         name = check_name(asked.body.name) if asked.body.name is not None else None
-        payload = machine.created(new_id("pay"), name, asked, self._desk.now())
+        payload = machine.created(asked.id or new_id("pay"), name, asked, self._desk.now())
         event = payload_event("created", payload, payload.created_at)
         try:
             return await self._desk.store.insert(PAYLOADS, payload, event)

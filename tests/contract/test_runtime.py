@@ -234,6 +234,13 @@ async def test_log_keeps_the_order(app: Make) -> None:
     assert run.log().split() == [f"{stream}{i}" for i in range(1, 10) for stream in ("out", "err")]
 
 
+async def test_log_may_be_opened_again(app: Make) -> None:
+    """An application that opens its standard output once more, to append, overwrites nothing."""
+    run = app("echo one; echo two >> /dev/stdout; echo three")
+    await run.run()
+    assert run.log() == "one\ntwo\nthree\n"
+
+
 async def test_log_is_whole(harness: Harness, app: Make) -> None:
     """50 MB of output are in the log when the end is told, none missing, none twice."""
     run = app("seq 1000000 7250000")

@@ -17,9 +17,9 @@ from services.edge.views.jobs import JobsQuery
 from services.edge.views.maps import MapsQuery
 from services.edge.views.payloads import PayloadsQuery
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+JSON_VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.integers(), max_size=3)
+BODIES = st.dictionaries(
+    st.text(max_size=8), JSON_VALUES | st.dictionaries(st.text(max_size=3), JSON_VALUES, max_size=3)
 )
 
 
@@ -153,7 +153,7 @@ def test_token_with_unusable_text_is_refused(body: dict[str, Any]) -> None:
         parse.body(CreateToken, json.dumps(body).encode())
 
 
-@given(st.dictionaries(st.text(), JSON_VALUES))
+@given(BODIES)
 def test_digest_does_not_depend_on_writing(body: dict[str, Any]) -> None:
     """Order and white space do not change the digest of a body."""
     turned = dict(reversed(body.items()))

@@ -79,7 +79,7 @@ def test_an_impossible_upload_is_refused(path: str, size: int, sha256: str) -> N
 def test_a_refusal_names_ten_jobs_at_most() -> None:
     """Who is in the way is named, but not without end."""
     claims = [machine.input_claim(PAY, f"job_{n}", NOW) for n in range(12)]
-    with pytest.raises(PayloadInUse, match="job_9$"):
+    with pytest.raises(PayloadInUse, match=r"job_9$"):
         policy.refuse_held(PAY, claims)
     policy.refuse_held(PAY, [])
 

@@ -61,7 +61,7 @@ BY_SETTING: Mapping[Cell, str] = {
 def _how(route: Route, status: int) -> str | None:
     if status not in route.statuses or (route.method, route.path, status) in BY_SETTING:
         return None
-    return CONFLICTS[route.method, route.path] if status == 409 else WAYS[status]
+    return CONFLICTS.get((route.method, route.path), "see the owner's checks") if status == 409 else WAYS[status]
 
 
 #: How to get there, for every cell that must be seen.

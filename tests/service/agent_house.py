@@ -80,9 +80,19 @@ class Fake:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.told = asyncio.Condition()
         self.faults: defaultdict[str, list[GurneyError]] = defaultdict(list)
         self._before: dict[str, Gate] = {}
         self._after: dict[str, Gate] = {}
+
+    async def notify(self) -> None:
+        async with self.told:
+            self.told.notify_all()
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        """Wait until something that is asked or told makes it true."""
+        async with asyncio.timeout(SECONDS), self.told:
+            await self.told.wait_for(true)
 
     def gate(self, operation: Operation[Any, Any], *, answered: bool = False) -> Gate:
         """Hold the next such question back: before it is worked on, or before its answer is sent."""
@@ -98,6 +108,7 @@ class Fake:
     ) -> Callable[[Any], Awaitable[Message]]:
         async def guarded(question: Any) -> Message:
             self.asked.append(operation.name)
+            await self.notify()
             await self._pass(self._before, operation)
             if self.faults[operation.name]:
                 raise self.faults[operation.name].pop(0)
@@ -124,7 +135,6 @@ class FakeScheduler(Fake):
         self.reports: list[RunReport] = []
         self.inspections: dict[str, InspectReport] = {}
         self.heartbeats: list[Heartbeat] = []
-        self.told = asyncio.Condition()
         self._settings = settings
         self.service = Service("scheduler", settings).does(
             Parts(
@@ -160,15 +170,6 @@ class FakeScheduler(Fake):
             await self.notify()
 
         await self.service.bus.subscribe(HEARTBEAT.of(node_id=self._settings.node), heard)
-
-    async def notify(self) -> None:
-        async with self.told:
-            self.told.notify_all()
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        """Wait until something that is told makes it true."""
-        async with asyncio.timeout(SECONDS), self.told:
-            await self.told.wait_for(true)
 
     async def outcome(self, run_id: str) -> Outcome:
         await self.until(lambda: run_id in self.ends)
@@ -360,9 +361,8 @@ class House:
     async def is_clean(self) -> None:
         """Wait until nothing is left of any run."""
         async with asyncio.timeout(SECONDS):
-            while left := self.left():
-                await asyncio.sleep(0.02)  # nobody tells of the end of the clearing-up, and nobody waits for it
-        assert not left
+            while self.left():  # noqa: ASYNC110  nobody tells of the end of the clearing-up
+                await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager

@@ -158,7 +158,7 @@ async def test_a_failed_run_keeps_what_it_wrote(house: House) -> None:
         'ln -s nowhere "$OUT/x"',
         'ln -s . "$OUT/x"',
         'mkfifo "$OUT/x"',
-        "cd \"$OUT\"; python -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"x\")'",
+        'cd "$OUT"; python -c \'import socket; socket.socket(socket.AF_UNIX).bind("x")\'',
         'touch "$OUT/$(printf "a\\nb")"',
         'touch "$OUT/$(printf "a\\377b")"',
         pytest.param(
@@ -355,8 +355,7 @@ async def test_a_commit_whose_answer_is_lost_is_repeated(house: House) -> None:
     gate = house.payload.gate(PAYLOAD_COMMIT, answered=True)
     start = await house.start(house.run('echo 1 > "$OUT/a"'))
     await gate.reached.wait()
-    while house.payload.asked.count("commit") < 2:
-        await asyncio.sleep(0.02)
+    await house.payload.until(lambda: house.payload.asked.count("commit") == 2)
     gate.open()
     assert (await house.outcome(start)).ending == "succeeded"
     assert house.payload.content(start.run_id, "a") == b"1\n"
@@ -473,8 +472,7 @@ async def test_a_stop_survives_a_restart(house: House) -> None:
     await gate.reached.wait()
     house.scheduler.faults["ended"] += [StoreUnavailable()] * 3
     await house.stop(start.run_id)
-    while "ended" not in house.scheduler.asked:
-        await asyncio.sleep(0.02)
+    await house.scheduler.until(lambda: "ended" in house.scheduler.asked)
     await house.agent_ends()
     gate.open()
     await house.agent_starts()

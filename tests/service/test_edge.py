@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 
 from gurney import clock, ids
+from gurney.bus import Bus
+from gurney.documents.port import Collection, D, Query, Write
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import FieldError, GurneyError, Invalid, NameTaken, NoRoom, NotFound
+from gurney.errors import FieldError, GurneyError, Invalid, NameTaken, NoRoom, NotFound, Unauthorized
 from gurney.model.base import Idempotency, Message
 from gurney.model.common import Empty, Page
 from gurney.model.handler import Delivery, DeliveryState, Handler
@@ -58,17 +60,19 @@ from gurney.subjects import (
 )
 from gurney.testing.nats import NatsServer
 from services.edge.__main__ import build
-from services.edge.auth import Authenticator
+from services.edge.auth import Authenticator, ensure_admin_token
 from services.edge.call import Call, Edge, Route
 from services.edge.parse import MAX_JSON
+from services.edge.repository import TOKENS
 from services.edge.routes import ROUTES
 from services.edge.server import EdgeService, application
+from services.edge.views import jobs
 from services.edge.waiters import Waiters
 
 SECRET = "gurney_administrator"
 NOW = clock.now()
 
-Reply = Message | GurneyError | Callable[[Any], Message]
+Reply = Message | GurneyError | Callable[[Any], Message | Awaitable[Message]]
 
 
 class Owners:
@@ -91,9 +95,25 @@ class Owners:
             reply = self.replies.get(operation.subject, NotFound("there is no such thing"))
             if isinstance(reply, GurneyError):
                 raise reply
-            return reply if isinstance(reply, Message) else reply(question)
+            made = reply if isinstance(reply, Message) else reply(question)
+            return made if isinstance(made, Message) else await made
 
         return answer
+
+
+class LateDocuments(SqliteDocuments):
+    """Documents whose answers by key come late: `asked` tells that one is read, `late` lets it go."""
+
+    def __init__(self, path: Path, **more: Any) -> None:
+        super().__init__(path, **more)
+        self.asked = asyncio.Event()
+        self.late = asyncio.Event()
+
+    async def by_key(self, collection: Collection[D], key: str) -> D | None:
+        found = await super().by_key(collection, key)
+        self.asked.set()
+        await self.late.wait()
+        return found
 
 
 class Answer:
@@ -249,10 +269,27 @@ async def test_deleted_token_is_refused_at_once(client: Client) -> None:
     """A token that was just used is refused the moment that its deletion is answered; a second DELETE is 404."""
     made = (await client("POST", "/v1/tokens", {"subject": "ada", "role": "clinician"})).json
     who = client.with_token(made["token"])
-    assert (await who("GET", "/v1/whoami")).status == 200
+    assert (await who("GET", "/v1/maps")).status == 404
     assert (await client("DELETE", f"/v1/tokens/{made['id']}")).status == 204
-    assert (await who("GET", "/v1/whoami")).status == 401
+    assert (await who("GET", "/v1/maps")).status == 401
     assert (await client("DELETE", f"/v1/tokens/{made['id']}")).status == 404
+
+
+async def test_token_deleted_while_it_is_looked_up_is_not_remembered(tmp_path: Path) -> None:
+    """A lookup that was under way when its token was deleted does not bring it back for the next request."""
+    documents = LateDocuments(tmp_path / "documents.db", sync="normal")
+    await ensure_admin_token(documents, SECRET)
+    authenticator = Authenticator(documents)
+    first = asyncio.create_task(authenticator.caller(f"Bearer {SECRET}"))
+    await documents.asked.wait()
+    (token,) = await documents.find(TOKENS, Query())
+    assert await documents.cas([Write(TOKENS, token.id, token.revision, None)]) == [None]
+    authenticator.forget(token)
+    documents.late.set()
+    assert (await first).subject == "admin"
+    with pytest.raises(Unauthorized):
+        await authenticator.caller(f"Bearer {SECRET}")
+    await documents.close()
 
 
 async def test_expired_token_is_refused(client: Client) -> None:
@@ -433,9 +470,14 @@ async def test_job_paths_take_ids_only(client: Client, owners: Owners) -> None:
     assert owners.questions == []
 
 
-async def test_waiting_client_is_told_of_the_end(client: Client, owners: Owners) -> None:
-    """`Prefer: wait` answers when the owner says that the job ended, with the job as it is then."""
-    job = a_job(JobState.RUNNING)
+@pytest.fixture
+def only_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a job does not look himself: what he learns he was told."""
+    monkeypatch.setattr(jobs, "LOOK_AGAIN_S", 3600.0)
+
+
+def told_running(owners: Owners, job: Job) -> asyncio.Event:
+    """Let the job run; returns an event that is set once somebody has asked."""
     asked = asyncio.Event()
 
     def running(_: Any) -> Job:
@@ -443,40 +485,84 @@ async def test_waiting_client_is_told_of_the_end(client: Client, owners: Owners)
         return job
 
     owners.says(JOB_GET, running)
+    return asked
+
+
+async def tell(owners: Owners, event: str, job: Job) -> None:
+    """Publish an event of a job, as its owner does."""
+    await owners.service.bus.publish(JOB_EVENT.of(event=event, job_id=job.id), b"{}")
+
+
+@pytest.mark.usefixtures("only_messages")
+@pytest.mark.timeout(20)
+async def test_waiting_client_is_told_of_the_end(client: Client, owners: Owners) -> None:
+    """`Prefer: wait` answers when the owner says that the job ended, with the job as it is then."""
+    job = a_job(JobState.RUNNING)
+    asked = told_running(owners, job)
     waiting = asyncio.create_task(client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=60"}))
     await asked.wait()
     owners.says(JOB_GET, job.but(state=JobState.SUCCEEDED, exit_code=0))
-    await owners.service.bus.publish(JOB_EVENT.of(event="progress", job_id=job.id), b"{}")
-    await owners.service.bus.publish(JOB_EVENT.of(event="succeeded", job_id=a_job().id), b"{}")
-    await owners.service.bus.publish(JOB_EVENT.of(event="succeeded", job_id=job.id), b"{}")
+    await tell(owners, "progress", job)
+    await tell(owners, "succeeded", a_job())
+    await tell(owners, "succeeded", job)
     answer = await waiting
     assert (answer.status, answer.json["state"]) == (200, "succeeded")
     assert answer.headers["Preference-Applied"] == "wait=60"
     assert len(owners.questions) == 2
 
 
-async def test_end_before_the_wait_is_not_missed(client: Client, owners: Owners) -> None:
+@pytest.mark.usefixtures("only_messages")
+@pytest.mark.timeout(20)
+async def test_end_during_the_first_look_is_not_missed(client: Client, owners: Owners, settings: Settings) -> None:
     """A job that ends while it is read is answered at once: the wait begins before the reading."""
     job = a_job(JobState.RUNNING)
+    heard = asyncio.Event()
 
-    async def ends() -> None:
-        await owners.service.bus.publish(JOB_EVENT.of(event="failed", job_id=job.id), b"{}")
+    async def hears(_: Any) -> None:
+        heard.set()
 
-    def read(_: Any) -> Job:
-        if len(owners.questions) == 1:
-            ending.append(asyncio.create_task(ends()))
-            return job
-        return job.but(state=JobState.FAILED)
+    async def read(_: Any) -> Job:
+        if len(owners.questions) > 1:
+            return job.but(state=JobState.FAILED)
+        await tell(owners, "failed", job)
+        await heard.wait()
+        return job
 
-    ending: list[asyncio.Task[None]] = []
     owners.says(JOB_GET, read)
+    other = Bus(settings, "other")
+    await other.connect()
+    await other.subscribe(JOB_EVENT.of(event="failed", job_id="*"), hears)
+    await other.raw.flush()
     answer = await client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=60"})
+    await other.close()
     assert answer.json["state"] == "failed"
     assert len(owners.questions) == 2
 
 
+@pytest.mark.usefixtures("only_messages")
+@pytest.mark.timeout(20)
+async def test_job_deleted_during_a_wait_is_gone(client: Client, owners: Owners) -> None:
+    """Who waits for a job that is deleted meanwhile learns at once that it is not there."""
+    job = a_job(JobState.RUNNING)
+    asked = told_running(owners, job)
+    waiting = asyncio.create_task(client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=60"}))
+    await asked.wait()
+    owners.says(JOB_GET, NotFound("it is gone"))
+    await tell(owners, "deleted", job)
+    assert (await waiting).status == 404
+
+
+async def test_lost_message_only_costs_time(client: Client, owners: Owners, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose last message was lost is answered all the same: whoever waits looks himself at times."""
+    monkeypatch.setattr(jobs, "LOOK_AGAIN_S", 0.02)
+    job = a_job(JobState.RUNNING)
+    owners.says(JOB_GET, lambda _: job.but(state=JobState.CANCELED) if len(owners.questions) > 2 else job)
+    answer = await client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=60"})
+    assert answer.json["state"] == "canceled"
+
+
 async def test_wait_ends_after_its_time(client: Client, owners: Owners) -> None:
-    """A job that does not end in time is answered as it is; a job deleted meanwhile is gone."""
+    """A job that does not end in time is answered as it is; a wait that is no number is refused."""
     job = a_job(JobState.SCHEDULED)
     owners.says(JOB_GET, job)
     answer = await client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=1"})
@@ -484,16 +570,12 @@ async def test_wait_ends_after_its_time(client: Client, owners: Owners) -> None:
     assert (await client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=soon"})).fields == ["Prefer"]
 
 
+@pytest.mark.usefixtures("only_messages")
+@pytest.mark.timeout(20)
 async def test_stop_ends_a_wait_with_an_answer(settings: Settings, owners: Owners) -> None:
     """Who waits for a job when the server stops gets the job as it is, not a broken connection."""
     job = a_job(JobState.RUNNING)
-    asked = asyncio.Event()
-
-    def running(_: Any) -> Job:
-        asked.set()
-        return job
-
-    owners.says(JOB_GET, running)
+    asked = told_running(owners, job)
     documents = SqliteDocuments(settings.data / "documents.db", sync="normal")
     async with ClientSession() as session:
         async with build(settings, documents=documents, admin_token=SECRET) as edge:

@@ -147,7 +147,7 @@ class World:
         self.events: asyncio.Queue[JobEvent] = asyncio.Queue()
         self.cancels: asyncio.Queue[CancelJob] = asyncio.Queue()
         self.dead: asyncio.Queue[bytes] = asyncio.Queue()
-        self._heard: set[str] = set()
+        self._heard: set[str | None] = set()
         self._stack = AsyncExitStack()
         self.job = build(settings, documents=documents)
 
@@ -157,7 +157,7 @@ class World:
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.client)
-        await self.bus.subscribe("job.*.*", self._hear_event)
+        await self.bus.subscribe("job.*.*", self._hear(self.events, JobEvent.decode))
         await self.bus.subscribe("cancel.*", self._hear(self.cancels, CancelJob.decode))
         await self.bus.subscribe("dead.*.*", self._hear(self.dead, bytes))
         for service in self.others.services(self.settings):
@@ -168,16 +168,14 @@ class World:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def _hear_event(self, message: Any) -> None:
-        """Hear an event once: at its start the outbox may send one twice, which JetStream drops by its id."""
-        event = JobEvent.decode(message.data)
-        if event.event_id not in self._heard:
-            self._heard.add(event.event_id)
-            self.events.put_nowait(event)
-
     def _hear(self, queue: asyncio.Queue[Any], decode: Callable[[bytes], Any]) -> Callable[[Any], Awaitable[None]]:
+        """Hear each message once: the outbox may send one twice, which JetStream drops by its id."""
+
         async def call(message: Any) -> None:
-            queue.put_nowait(decode(message.data))
+            message_id = (message.headers or {}).get("Nats-Msg-Id")
+            if message_id is None or message_id not in self._heard:
+                self._heard.add(message_id)
+                queue.put_nowait(decode(message.data))
 
         return call
 

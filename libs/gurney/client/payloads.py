@@ -2,13 +2,16 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from gurney.client.http import CHUNK, Json, Moved, chunks_of, file_path, filters, query
 from gurney.client.named import Named
 from gurney.errors import IntegrityError
 from gurney.paths import check_path
+
+T = TypeVar("T")
 
 #: Files under way at once.
 WIDTH = 8
@@ -63,29 +66,14 @@ class Payloads(Named):
     async def upload(self, ref: str, sources: Iterable[Path | str], *, moved: Moved | None = None) -> int:
         """Upload files and whole folders (with their names below the folder); returns how many files."""
         files = await asyncio.to_thread(lambda: list(local_files(sources)))
-        gate = asyncio.Semaphore(WIDTH)
-
-        async def one(path: str, file: Path) -> None:
-            async with gate:
-                await self.write(ref, path, chunks_of(str(file), moved))
-
-        async with asyncio.TaskGroup() as group:
-            for path, file in files:
-                group.create_task(one(path, file))
+        await together(self.write(ref, path, chunks_of(str(file), moved)) for path, file in files)
         return len(files)
 
     async def download(self, ref: str, into: Path | str, *, moved: Moved | None = None) -> Sequence[Path]:
         """Download all files, each verified by its SHA-256; returns the local paths."""
-        gate = asyncio.Semaphore(WIDTH)
         root = Path(into)
-
-        async def one(file: Json) -> Path:
-            async with gate:
-                return await self._fetch(ref, file, root, moved)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(file)) async for file in self.files(ref)]
-        return [task.result() for task in tasks]
+        files = [file async for file in self.files(ref)]
+        return await together(self._fetch(ref, file, root, moved) for file in files)
 
     async def _fetch(self, ref: str, file: Json, root: Path, moved: Moved | None) -> Path:
         target = root / check_path(file["path"])
@@ -124,6 +112,22 @@ class Payloads(Named):
 
     def _file(self, ref: str, path: str) -> str:
         return f"{self._of(ref)}/files/{file_path(path)}"
+
+
+async def together(works: Iterable[Awaitable[T]]) -> Sequence[T]:
+    """Do these, a few at once; the first error ends the others and is raised."""
+    gate = asyncio.Semaphore(WIDTH)
+
+    async def gated(work: Awaitable[T]) -> T:
+        async with gate:
+            return await work
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(gated(work)) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def local_files(sources: Iterable[Path | str]) -> Iterable[tuple[str, Path]]:

@@ -122,6 +122,9 @@ class CreatePayload(Input):
 
 
 class PayloadCreate(Message):
+    """`id`: who asks chose it, and so knows by the answer whether it is he who made the payload."""
+
+    id: str | None = None
     caller: Caller
     body: CreatePayload
     idempotency: Idempotency | None = None

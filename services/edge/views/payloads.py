@@ -4,12 +4,14 @@ from typing import Literal
 
 from aiohttp import web
 
+from gurney.errors import FieldError, Invalid
 from gurney.model.common import Ref, Rename, SetName
 from gurney.model.payload import CreatePayload, PayloadCreate, PayloadList
 from gurney.subjects import PAYLOAD_CREATE, PAYLOAD_DELETE, PAYLOAD_GET, PAYLOAD_LIST, PAYLOAD_RENAME
-from services.edge import respond
+from services.edge import respond, unpacking
 from services.edge.call import Call
 from services.edge.parse import Labelled
+from services.edge.views import archives
 
 
 class PayloadsQuery(Labelled):
@@ -18,6 +20,14 @@ class PayloadsQuery(Labelled):
 
 
 async def create(call: Call) -> web.Response:
+    """Make a payload of a JSON body, or of an archive and the query parameters."""
+    if unpacking.is_archive(call.request):
+        return await archives.create(call)
+    if call.request.query:
+        raise Invalid(
+            "query parameters go with an archive; with JSON they are fields of the body",
+            [FieldError(field=name, message="belongs into the JSON body") for name in set(call.request.query)],
+        )
     body = await call.body(CreatePayload)
     question = PayloadCreate(caller=call.caller, body=body, idempotency=call.idempotency())
     return respond.made(await call.ask(PAYLOAD_CREATE, question), "/v1/payloads")

@@ -1,0 +1,26 @@
+"""What all runs of this host share."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from gurney.bus import Bus
+from gurney.settings import Settings
+from services.agent.effects import Effects
+from services.agent.journal import Journal
+from services.agent.live_log import LiveLog
+
+
+@dataclass(frozen=True)
+class Host:
+    """Made once, in `build`."""
+
+    settings: Settings
+    bus: Bus
+    journal: Journal
+    effects: Effects
+    live_log: LiveLog
+    #: Bounds the transfers of all runs together.
+    lanes: asyncio.Semaphore
+    #: Below it each run has its folders.
+    work: Path

@@ -1,0 +1,45 @@
+"""What a run needs before it starts: its image and its input. Asked for while the scheduler is asked whether it may."""
+
+import asyncio
+
+from gurney.errors import MapUnreadable
+from gurney.model.run import StartRun
+from gurney.runtime.port import Runtime
+from services.agent.effects import Counts
+from services.agent.folders import Work
+from services.agent.host import Host
+from services.agent.patience import Early, persist
+from services.agent.staging import Staging
+
+
+class Preparation:
+    """Of one run. Making it asks for the image and for the list of the input; nothing is fetched yet."""
+
+    def __init__(self, host: Host, start: StartRun, runtime: Runtime | None, work: Work) -> None:
+        self._start = start
+        self._runtime = runtime
+        self._work = work
+        self._patience_s = host.settings.transfer_patience
+        self._image = Early(self._make_available)
+        self._input = Staging(host.bus, start, work, lanes=host.lanes, patience_s=self._patience_s)
+
+    def discard(self) -> None:
+        """Break off what was asked for and is not wanted."""
+        self._image.discard()
+        self._input.discard()
+
+    async def bring_image(self) -> None:
+        """Have the image here; raises `GaveUp`."""
+        await persist(self._image, self._patience_s)
+
+    async def bring_input(self, counts: Counts, *, anew: bool) -> None:
+        """Have the input here; raises `GaveUp`. Not `anew`: the folders may hold what an agent before us left."""
+        if not anew:
+            await persist(lambda: asyncio.to_thread(self._work.make), self._patience_s)
+        await self._input.bring(counts)
+
+    async def _make_available(self) -> None:
+        request = self._start.request
+        if self._runtime is None:
+            raise MapUnreadable("no_runtime", f"no runtime of this node runs {request.urn}")
+        await self._runtime.available(request.urn, request.digest)

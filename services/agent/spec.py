@@ -1,0 +1,35 @@
+"""What the runtime is told of a run."""
+
+from gurney.model.run import StartRun
+from gurney.runtime.port import RunSpec
+from services.agent.folders import Work
+
+#: Cores of a run that does not say what it needs.
+_DEFAULT_CPU = 1.0
+
+
+def spec_of(start: StartRun, work: Work, timeout_s: float, traceparent: str | None) -> RunSpec:
+    """Return the start in the runtime's words."""
+    request = start.request
+    return RunSpec(
+        run_id=start.run_id,
+        job_id=start.job_id,
+        attempt=start.attempt,
+        node=start.node,
+        urn=request.urn,
+        digest=request.digest,
+        generation=request.generation,
+        command=request.command,
+        environment=request.environment,
+        working_directory=request.working_directory,
+        input_path=request.input_path,
+        output_path=request.output_path,
+        input_dir=work.input,
+        output_dir=work.output,
+        cpu=request.resources.cpu or _DEFAULT_CPU,
+        memory=request.resources.memory or 0,
+        shared_memory=request.resources.shared_memory,
+        gpus=start.gpus,
+        timeout_s=timeout_s,
+        extra_environment={"TRACEPARENT": traceparent} if traceparent else {},
+    )

@@ -1,0 +1,110 @@
+"""Bytes on their way in: begun with the owner, moved to the store, committed; or given up, and nothing stays."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from hashlib import sha256
+from urllib.parse import unquote_to_bytes
+
+import aiohttp
+from aiohttp import http_exceptions, web
+
+from gurney import telemetry
+from gurney.errors import GurneyError, Invalid, TooLarge
+from gurney.model.payload import (
+    AbandonUploads,
+    BeginUploads,
+    BegunUpload,
+    BegunUploads,
+    Committed,
+    CommitUploads,
+    Uploaded,
+)
+from gurney.paths import check_path, is_folder
+from gurney.subjects import PAYLOAD_ABANDON, PAYLOAD_BEGIN, PAYLOAD_COMMIT
+from gurney.transfer import open_put
+from services.edge.call import Call
+
+_NOTHING = sha256(b"").hexdigest()
+#: `/v1/<nouns>/<ref>/<part>/`: what stands before a path.
+_BEFORE_PATH = 5
+
+_log = telemetry.log("edge")
+
+
+def path_of(request: web.Request) -> str:
+    """Return the path at the URL's end: the client's bytes, decoded once, with whatever is wrong with them."""
+    target = request.raw_path.partition("?")[0]
+    if not target.startswith("/"):  # absolute form
+        target = request.rel_url.raw_path
+    raw = target.split("/", _BEFORE_PATH)[_BEFORE_PATH]
+    try:
+        return check_path(unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode())
+    except UnicodeDecodeError:
+        raise Invalid.field("path", "must be UTF-8") from None
+
+
+async def chunks_of(call: Call) -> AsyncIterator[bytes]:
+    """Iterate over the body as it comes; raises `TooLarge`, and `Invalid` where it breaks off."""
+    most, size = call.edge.settings.max_upload, 0
+    try:
+        async for chunk in call.request.content.iter_any():
+            size += len(chunk)
+            refuse_large(size, most)
+            yield chunk
+    except (ConnectionError, aiohttp.ClientError, http_exceptions.HttpProcessingError) as error:
+        raise Invalid.field("body", "broke off before its end") from error
+    finally:
+        telemetry.BYTES.labels("in").inc(size)
+
+
+def refuse_large(size: int, most: int) -> None:
+    if size > most:
+        raise TooLarge(f"body: at most {most} bytes are allowed")
+
+
+async def put(call: Call, payload: str, path: str, chunks: AsyncIterable[bytes]) -> Committed:
+    """Store one file and make it visible."""
+    async with begun(call, payload, [path]) as uploads:
+        return await commit(call, uploads, [await move(uploads.items[0], chunks)])
+
+
+@contextlib.asynccontextmanager
+async def begun(call: Call, payload: str, paths: Sequence[str]) -> AsyncIterator[BegunUploads]:
+    """Begin uploads; whatever happens in the block but its end in order gives them up."""
+    question = BeginUploads(caller=call.caller, owner=payload, paths=tuple(paths))
+    uploads = await call.ask(PAYLOAD_BEGIN, question)
+    try:
+        yield uploads
+    except BaseException:
+        await asyncio.shield(_abandon(call, uploads))
+        raise
+
+
+async def move(upload: BegunUpload, chunks: AsyncIterable[bytes]) -> Uploaded:
+    """Move the bytes of one file; an empty folder has none."""
+    if is_folder(upload.path):
+        async for chunk in chunks:
+            if chunk:
+                raise Invalid.field("body", "a path that ends in / is an empty folder and has no bytes")
+        return Uploaded(path=upload.path, key=upload.key, size=0, sha256=_NOTHING)
+    async with open_put(upload.url) as target:
+        async for chunk in chunks:
+            await target.write(chunk)
+        digest = await target.commit()
+    return Uploaded(path=upload.path, key=upload.key, size=digest.size, sha256=digest.sha256)
+
+
+async def commit(call: Call, uploads: BegunUploads, moved: Sequence[Uploaded]) -> Committed:
+    """Make files visible."""
+    question = CommitUploads(caller=call.caller, owner=uploads.owner, items=tuple(moved))
+    return await call.ask(PAYLOAD_COMMIT, question, slow=True)
+
+
+async def _abandon(call: Call, uploads: BegunUploads) -> None:
+    """Give uploads up. Where the owner does not hear of it, his sweep does the same later."""
+    items = tuple((upload.path, upload.key) for upload in uploads.items)
+    try:
+        await call.ask(PAYLOAD_ABANDON, AbandonUploads(caller=call.caller, owner=uploads.owner, items=items))
+    except GurneyError as error:
+        _log.info("upload is given up later", payload=uploads.owner, reason=error.code)

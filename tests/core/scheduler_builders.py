@@ -1,0 +1,124 @@
+"""Builders for the scheduler's tests: nodes, requests, and small worlds that Hypothesis draws."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gurney.model.job import PlacementRequest, Priority, RunRequest
+from gurney.model.resources import Amount, Gpu, Resources
+from gurney.model.run import Node, NodeState, Placement
+from services.scheduler import machine
+from services.scheduler.order import Queue, entry_of
+from services.scheduler.plan import Decision
+from services.scheduler.snapshot import Snapshot, snapshot_of
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SILENT_AFTER = timedelta(seconds=15)
+DIR = "urn:gurney:dir:"
+OCI = "urn:oci:"
+GIB = 1024**3
+
+
+def job_id(number: int) -> str:
+    """Return the id of a job; a later number is a younger job."""
+    return f"job_{number:026d}"
+
+
+def a_run(urn: str = f"{DIR}sample", **resources: Any) -> RunRequest:
+    return RunRequest(
+        urn=urn,
+        digest="sha256:0",
+        generation="monai",
+        command=("true",),
+        input_path="input",
+        output_path="output",
+        payload="pay_0",
+        resources=Resources(**{"cpu": 1.0, "memory": GIB} | resources),
+    )
+
+
+def a_request(number: int = 1, *, attempt: int = 1, age_s: float = 0, **more: Any) -> PlacementRequest:
+    """Return a job's request; keywords are its priority, what it avoids, or resources."""
+    chosen = {name: more.pop(name) for name in ("priority", "avoid", "created_by") if name in more}
+    at = NOW - timedelta(seconds=age_s)
+    return PlacementRequest(
+        **{"priority": Priority.NORMAL, "created_by": "tester"} | chosen,
+        job_id=job_id(number),
+        attempt=attempt,
+        project="default",
+        requested_at=at,
+        created_at=at,
+        request=a_run(**more),
+    )
+
+
+def a_node(name: str = "n1", *, gpus: Sequence[Gpu] = (), cpu: float = 4, memory: int = 8 * GIB, **more: Any) -> Node:
+    fields = {"state": NodeState.READY, "kinds": (DIR,), "last_seen_at": NOW} | more
+    return Node(id=name, capacity=Amount(cpu=cpu, memory=memory, gpus=len(gpus)), gpus=tuple(gpus), **fields)
+
+
+def a_gpu(name: str, **more: Any) -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", **{"model": "A", "memory": 16 * GIB} | more)
+
+
+def a_placement(number: int = 1, node: str = "n1", *, gpus: tuple[str, ...] = (), **more: Any) -> Placement:
+    """Return a placement as it is first written."""
+    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, gpus), epoch=1, now=NOW)
+
+
+def a_queue(*requests: PlacementRequest) -> Queue:
+    queue = Queue()
+    for request in requests:
+        queue.add(entry_of(request, NOW))
+    return queue
+
+
+def a_snapshot(nodes: Sequence[Node], placements: Sequence[Placement] = ()) -> Snapshot:
+    return snapshot_of(nodes, placements, NOW, SILENT_AFTER)
+
+
+# --- what Hypothesis draws ---
+
+CORES = (0.01, 0.1, 0.5, 1.0, 2.0, 3.0)
+#: What a job may ask, the impossible included.
+ASKS = st.fixed_dictionaries(
+    {
+        "cpu": st.sampled_from((*CORES, 64.0)),
+        "memory": st.sampled_from((0, GIB // 64, GIB, 3 * GIB, 512 * GIB)),
+        "gpus": st.sampled_from((0, 0, 0, 1, 2)),
+        "urn": st.sampled_from((f"{DIR}a", f"{DIR}b", f"{OCI}c")),
+        "priority": st.sampled_from(Priority),
+        "avoid": st.sampled_from(((), ("n0",))),
+        "node_labels": st.sampled_from((None, {"site": "a"})),
+    }
+)
+
+
+@st.composite
+def some_nodes(draw: st.DrawFn) -> list[Node]:
+    """Draw up to four nodes of all sorts."""
+    nodes = []
+    for number in range(draw(st.integers(0, 4))):
+        gpus = [a_gpu(f"{number}-{each}", health=draw(st.sampled_from(("ok", "ok", "bad")))) for each in
+                range(draw(st.integers(0, 3)))]  # fmt: skip
+        node = a_node(
+            f"n{number}",
+            gpus=gpus,
+            cpu=draw(st.sampled_from(CORES)),
+            memory=draw(st.sampled_from((GIB, 4 * GIB))),
+            kinds=draw(st.sampled_from(((), (DIR,), (DIR, OCI)))),
+            labels=draw(st.sampled_from(({}, {"site": "a"}))),
+            state=draw(st.sampled_from((NodeState.READY, NodeState.READY, NodeState.DRAINING, NodeState.LOST))),
+            last_seen_at=NOW - timedelta(seconds=draw(st.sampled_from((0, 0, 0, 60)))),
+        )
+        nodes.append(node)
+    return nodes
+
+
+@st.composite
+def some_requests(draw: st.DrawFn) -> list[PlacementRequest]:
+    """Draw up to twelve jobs of all sorts and ages."""
+    asked = draw(st.lists(ASKS, max_size=12))
+    return [a_request(number, age_s=draw(st.integers(0, 10_000)), **each) for number, each in enumerate(asked)]
