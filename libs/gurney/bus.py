@@ -27,6 +27,7 @@ from gurney.model.event import SCHEMA, Event
 from gurney.settings import Settings
 from gurney.streams import STREAMS, Stream
 from gurney.subjects import Operation
+from gurney.tasks import checkpoint
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -137,6 +138,7 @@ class Bus:
                 reply = await self._nats.request(subject, question.encode(), timeout=timeout, headers=headers)
             except AWAY as error:
                 raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
+        checkpoint()
         if reply.headers and ERROR_CODE in reply.headers:
             raise from_body(ErrorBody.model_validate_json(reply.data))
         return operation.reply.decode(reply.data)
@@ -199,6 +201,7 @@ class Bus:
                 await asyncio.gather(*[await self._publish_event(event) for event in events])
         except (*AWAY, nats.errors.Error) as error:
             raise NatsUnavailable(f"events wait: {error!r}", retry_after_s=1) from error
+        checkpoint()
 
     async def _publish_event(self, event: Event) -> "asyncio.Future[Any]":
         headers = {
@@ -259,6 +262,7 @@ class Bus:
                     await self._js.update_stream(config)
             except (*AWAY, nats.js.errors.Error) as error:
                 raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
+            checkpoint()
 
     async def latest(self, stream: str) -> list[tuple[str, bytes]]:
         """Return subject and data of the last message on each subject of a stream; raises `NatsUnavailable`."""
@@ -271,6 +275,7 @@ class Bus:
                     found.append((subject, message.data or b""))
         except (*AWAY, nats.errors.Error) as error:
             raise NatsUnavailable(f"cannot read the stream {stream}: {error!r}") from error
+        checkpoint()
         return found
 
     async def stream_created(self, name: str) -> str | None:

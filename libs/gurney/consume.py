@@ -19,6 +19,7 @@ from gurney import telemetry
 from gurney.bus import AWAY, Bus
 from gurney.errors import NatsUnavailable
 from gurney.streams import Consumer
+from gurney.tasks import checkpoint
 
 #: Takes subject and data.
 Handle = Callable[[str, bytes], Awaitable[None]]
@@ -46,9 +47,11 @@ async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
         max_ack_pending=consumer.in_flight,
     )
     try:
-        return await bus.js.add_consumer(consumer.stream, wanted)
+        info = await bus.js.add_consumer(consumer.stream, wanted)
     except (*AWAY, nats.errors.Error) as error:
         raise NatsUnavailable(f"cannot make the consumer {consumer.durable}: {error!r}") from error
+    checkpoint()
+    return info
 
 
 class Puller:

@@ -60,12 +60,12 @@ async def test_one_supervisor_for_all(harness: ProcessHarness) -> None:
 
 def test_second_supervisor_gives_way(tmp_path: Path) -> None:
     """A supervisor that finds the folder taken says so by its exit code and changes nothing."""
-    command = [sys.executable, "-I", "-S", supervisor.__file__, str(tmp_path), "0.2"]
+    command = [sys.executable, "-I", "-S", supervisor.__file__, str(tmp_path), str(SECONDS)]
     assert subprocess.run(command, check=False).returncode == 0
     pid = (tmp_path / "supervisor.pid").read_text()
     assert subprocess.run(command, check=False).returncode == supervisor.TAKEN
     assert (tmp_path / "supervisor.pid").read_text() == pid
-    asyncio.run(gone(int(pid)))
+    asyncio.run(kill(int(pid), signal.SIGTERM))
 
 
 async def test_supervisor_goes_when_idle(harness: ProcessHarness) -> None:

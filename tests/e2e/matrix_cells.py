@@ -26,6 +26,10 @@ CONFLICTS: Mapping[tuple[str, str], str] = {
     ("POST", "/v1/jobs/{job}/cancel"): "the job has succeeded",
     ("POST", "/v1/jobs/{job}/finalize"): "the job is live",
     ("DELETE", "/v1/jobs/{job}"): "the job is live",
+    ("PUT", "/v1/payloads/{payload}/files/{path}"): "a live job has the payload as its input",
+    ("DELETE", "/v1/payloads/{payload}/files/{path}"): "a live job has the payload as its input",
+    ("GET", "/v1/jobs/{job}/results"): "the job has not ended",
+    ("GET", "/v1/jobs/{job}/results/{path}"): "the job has not ended",
 }
 
 #: What leads to a status on a route, where the table says that it can occur.

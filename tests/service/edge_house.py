@@ -1,8 +1,9 @@
 """An edge with tiny owners behind it, for the tests of its streams; bytes lie in a real folder store."""
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,10 @@ class Payloads:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     #: Called when URLs were given out.
     on_sign: Callable[[], object] = lambda: None
+    #: Called when files were listed.
+    on_list: Callable[[], object] = lambda: None
+    #: Awaited before files are committed.
+    on_commit: Callable[[], Awaitable[object]] | None = None
 
     def answers(self) -> dict[Any, Any]:
         return {
@@ -128,6 +133,7 @@ class Payloads:
         start = int(asked.cursor or 0)
         limit = min(asked.limit, 3)  # so that even small payloads have pages
         more = str(start + limit) if start + limit < len(views) else None
+        self.on_list()
         return Page(items=tuple(views[start : start + limit]), next_cursor=more)
 
     async def sign(self, asked: SignFiles) -> SignedFiles:
@@ -145,6 +151,8 @@ class Payloads:
 
     async def commit(self, asked: CommitUploads) -> Committed:
         payload = self._payload(asked.owner, asked.caller).id
+        if self.on_commit:
+            await self.on_commit()
         replaced = tuple(item.path for item in asked.items if item.path in self.files[payload])
         views = []
         for item in asked.items:
@@ -268,6 +276,8 @@ class House:
     def request(self, method: str, path: str, *, token: str = SECRET, **options: Any) -> Any:
         """Ask the edge; the path goes out as it is."""
         headers = {"Authorization": f"Bearer {token}"} | options.pop("headers", {})
+        if isinstance(options.get("data"), bytes):
+            options["data"] = io.BytesIO(options["data"])
         return self.session.request(method, URL(self.edge.url + path, encoded=True), headers=headers, **options)
 
     async def put(self, payload: str, path: str, data: Any, **options: Any) -> tuple[int, dict[str, Any]]:

@@ -238,7 +238,7 @@ async def test_without_a_token_nothing_is_told(client: Client) -> None:
             if route.path.startswith("/v1/"):
                 answer = await who(route.method, route.path.replace("{", "").replace("}", ""))
                 assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), route.path
-                assert answer.json["code"] == "unauthorized"
+                assert route.method == "HEAD" or answer.json["code"] == "unauthorized"
 
 
 async def test_roles_are_those_of_the_table(client: Client, owners: Owners) -> None:

@@ -205,7 +205,7 @@ class World:
 
     async def hear(self, *names: str) -> list[JobEvent]:
         """Return the next events of jobs, which must have these names."""
-        heard = [await asyncio.wait_for(self.events.get(), 10) for _ in names]
+        heard = [await asyncio.wait_for(self.events.get(), 30) for _ in names]
         assert [each.event for each in heard] == list(names)
         return heard
 
@@ -419,9 +419,9 @@ async def test_a_message_of_no_job_is_dropped_and_a_broken_one_buried(world: Wor
     await world.send("succeeded", ghost, outcome=an_outcome())
     job = await world.create()
     await world.send("scheduled", job, attempt=2)
-    await asyncio.wait_for(world.dead.get(), 10)
+    await asyncio.wait_for(world.dead.get(), 30)
     await world.bus.js.publish(LIFECYCLE.of(event="scheduled", job_id=ghost.id), b"{}")
-    assert await asyncio.wait_for(world.dead.get(), 10) == b"{}"
+    assert await asyncio.wait_for(world.dead.get(), 30) == b"{}"
     assert world.dead.empty()
     assert (await world.get(job.id)).state is JobState.REQUESTED
 
@@ -436,7 +436,7 @@ async def test_a_cancel_reaches_the_scheduler_once(world: World) -> None:
     first, second = [await world.bus.request(JOB_CANCEL, question) for _ in range(2)]
     assert first.cancel_requested_at
     assert first == second
-    told = await asyncio.wait_for(world.cancels.get(), 10)
+    told = await asyncio.wait_for(world.cancels.get(), 30)
     assert (told.job_id, told.attempt, world.cancels.empty()) == (job.id, 1, True)
     await world.send("canceled", job)
     await world.hear("requested", "canceled")
@@ -490,7 +490,7 @@ async def test_what_the_payload_service_missed_is_made_up(world: World, operatio
     world.others.faults[fault] = [StoreUnavailable("away")]
     await world.bus.request(operation, JobGet(caller=CALLER, job=job.id))
     await world.hear("finalized" if operation is JOB_FINALIZE else "deleted")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(each.owes for each in await world.stored()):  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(0.01)
     assert len(world.others.questions(f"payload.{fault}")) == 2
@@ -622,7 +622,7 @@ async def test_a_start_makes_up_what_was_left(settings: Settings, documents: Sql
         Lifecycle(event="succeeded", event_id="c", at=after(3), outcome=an_outcome(), **common),
     )
     async with world:
-        heard = {(await asyncio.wait_for(world.events.get(), 10)).event for _ in range(4)}
+        heard = {(await asyncio.wait_for(world.events.get(), 30)).event for _ in range(4)}
         assert heard == {"scheduled", "started", "succeeded", "deleted"}
         (job,) = await world.stored()
         assert (job.id, job.state, job.results) == (live.id, JobState.SUCCEEDED, RESULTS_ID)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
@@ -25,6 +26,7 @@ from gurney.ids import new_id
 from gurney.model.common import Ref
 from gurney.model.job import JobRefs, JobsAlive
 from gurney.model.payload import (
+    AbandonUploads,
     BeginUploads,
     ClaimInput,
     CommitUploads,
@@ -35,6 +37,7 @@ from gurney.model.payload import (
     FinalizeInput,
     PayloadCreate,
     PayloadState,
+    Uploaded,
 )
 from gurney.objects.port import ObjectInfo
 from gurney.outbox import Outbox
@@ -150,6 +153,14 @@ class Life:
 
 
 @dataclass(frozen=True)
+class Put:
+    """An upload whose bytes are there."""
+
+    payload: str
+    item: Uploaded
+
+
+@dataclass(frozen=True)
 class Job:
     id: str
     payload: str
@@ -158,6 +169,7 @@ class Job:
 class Payloads(RuleBasedStateMachine):
     """Clients make, fill and delete payloads; jobs claim them, run, end, are finalized and deleted."""
 
+    uploads = Bundle("uploads")
     live = Bundle("live")
     ended = Bundle("ended")
 
@@ -172,6 +184,7 @@ class Payloads(RuleBasedStateMachine):
         self.runner.run(self.documents.open(COLLECTIONS))
         self.known: dict[str, Known] = {}
         self.size = 0
+        self.hours = 0
         self.life = self.born()
 
     def born(self) -> Life:
@@ -194,6 +207,8 @@ class Payloads(RuleBasedStateMachine):
         async def whole() -> T:
             result = await do(self.life)
             await self.empty()
+            if self.fuse.left == 0:  # everything was written, and nobody is told
+                raise Crash
             return result
 
         self.fuse.left = crash
@@ -215,6 +230,7 @@ class Payloads(RuleBasedStateMachine):
 
     async def swept(self) -> None:
         self.time.pass_(hours=2)
+        self.hours += 2
         await self.life.sweep.run()
         await self.empty()
 
@@ -249,36 +265,59 @@ class Payloads(RuleBasedStateMachine):
         assert made
         self.known[made.id] = Known(keep)
 
-    @rule(number=st.integers(0, 9), path=PATHS, crash=CRASH, put=st.booleans())
-    def upload(self, number: int, path: str, crash: int | None, put: bool) -> None:  # noqa: FBT001
+    @rule(target=uploads, number=st.integers(0, 9), path=PATHS, crash=CRASH)
+    def begin(self, number: int, path: str, crash: int | None) -> Any:
         payload = self.some(number)
         if payload is None:
-            return
-        known = self.known[payload]
-        self.size = 0 if path.endswith("/") else self.size + 1
-        size = self.size
-
-        async def upload(life: Life) -> bool:
-            begun = await life.files.begin(BeginUploads(caller=ANN, owner=payload, paths=(path,)))
-            if not put:
-                return False
-            if not path.endswith("/"):
-                self.objects.sizes[begun.items[0].key] = size
-            item = uploaded(path, begun.items[0].key, b"x" * size)
-            await life.files.commit(CommitUploads(caller=ANN, owner=payload, items=(item,)))
-            return True
-
+            return multiple()
         try:
-            committed, done = self.act(crash, upload)
+            begun, done = self.act(
+                crash, lambda life: life.files.begin(BeginUploads(caller=ANN, owner=payload, paths=(path,)))
+            )
         except Invalid:  # it would be a file and a folder
-            assert any(policy.clash(path, [other]) for other in known.files)
-            return
+            assert any(policy.clash(path, [other]) for other in self.known[payload].files)
+            return multiple()
         except PayloadInUse:
+            assert self.known[payload].held
+            return multiple()
+        if begun is None or not done:
+            return multiple()
+        key = begun.items[0].key
+        self.size += 1
+        content = b"" if path.endswith("/") else b"x" * self.size
+        if content:
+            self.objects.sizes[key] = len(content)
+        return Put(payload, uploaded(path, key, content))
+
+    @rule(put=consumes(uploads), crash=CRASH)
+    def commit(self, put: Put, crash: int | None) -> None:
+        known, item = self.known.get(put.payload), put.item
+        try:
+            _, done = self.act(
+                crash,
+                lambda life: life.files.commit(CommitUploads(caller=ANN, owner=put.payload, items=(item,))),
+            )
+        except NotFound:
+            assert known is None
+            self.objects.sizes.pop(item.key, None)  # what a mover does with an upload that is no longer wanted
+        except Invalid:
+            assert known
+            assert any(policy.clash(item.path, [other]) for other in known.files)
+        except PayloadInUse:
+            assert known
             assert known.held
-            return
-        assert not known.held or not committed
-        if committed or (not done and self.sizes(payload).get(path) == size):
-            known.files[path] = size
+        except Conflict:
+            assert self.hours  # only time makes an upload stale
+        else:
+            assert known
+            assert not known.held or not done
+            if done or self.sizes(put.payload).get(item.path) == item.size:
+                known.files[item.path] = item.size
+
+    @rule(put=consumes(uploads), crash=CRASH)
+    def abandon(self, put: Put, crash: int | None) -> None:
+        items = ((put.item.path, put.item.key),)
+        self.act(crash, lambda life: life.files.abandon(AbandonUploads(caller=ANN, owner=put.payload, items=items)))
 
     @rule(number=st.integers(0, 9), path=PATHS, crash=CRASH)
     def remove(self, number: int, path: str, crash: int | None) -> None:
@@ -449,6 +488,10 @@ class Payloads(RuleBasedStateMachine):
 
 
 Payloads.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-TestPayloads = Payloads.TestCase
+
+
+@pytest.mark.timeout(900)
+class TestPayloads(Payloads.TestCase):  # type: ignore[misc]
+    """Runs the machine."""

@@ -1,0 +1,185 @@
+"""No-op jobs through the whole embedded server, beside a bare spawn of the same command and Celery with RabbitMQ.
+
+    .venv/bin/python bench/jobs.py [--rounds 5] [--latencies 40] [--rate 600] [--jobs 0]
+
+Prints the latency of one job at a time over a bare spawn, jobs per second with 64 in flight, where the time goes, and
+resident memory; with --jobs 10000 also whether memory stays flat over so many jobs.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from celery_side import celery, missing
+from figures import HEAD, ratio, row
+
+from gurney.client import AsyncClient
+from gurney.testing.embedded import EmbeddedProcess
+from gurney.testing.folder_maps import make_map
+
+IN_FLIGHT = 64
+MIB = 1024**2
+PHASES = ("queued", "pulling", "staging", "running", "collecting", "other")
+
+
+class Gurney:
+    """Submits no-op jobs through REST and waits for their ends."""
+
+    def __init__(self, client: AsyncClient, map_id: str, payload: str) -> None:
+        self._client = client
+        self._map = map_id
+        self._payload = payload
+        self.ended: list[dict[str, Any]] = []
+
+    async def job(self) -> None:
+        job = await self._client.jobs.create(map=self._map, payload=self._payload)
+        ended = await self._client.jobs.get(job["id"], wait_s=60)
+        if ended["state"] != "succeeded":
+            sys.exit(f"a no-op job ended as {ended['state']}: {ended['reason']}")
+        self.ended.append(ended)
+
+
+def spawn() -> None:
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+
+
+async def latencies(work: Callable[[], Awaitable[None]], count: int) -> float:
+    """Return the median in ms of doing it one after the other."""
+    taken = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        await work()
+        taken.append((time.perf_counter() - begun) * 1000)
+    return statistics.median(taken)
+
+
+async def rate(work: Callable[[], Awaitable[None]], count: int) -> float:
+    """Return how many a second with 64 in flight."""
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one() -> None:
+        async with gate:
+            await work()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return count / (time.perf_counter() - begun)
+
+
+def resident(pid: int) -> float:
+    """Return MiB of the server and its nats-server."""
+    process = psutil.Process(pid)
+    family = [process, *(child for child in process.children() if "nats" in child.name())]
+    return sum(each.memory_info().rss for each in family) / MIB
+
+
+def hops(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return where a job's time went, by its own timings and stamps."""
+    lines = []
+    for phase in PHASES:
+        taken = [job["timings"][phase] * 1000 for job in jobs if job["timings"][phase] is not None]
+        lines.append(row(f"  {phase}", taken, "ms") if taken else f"  {phase}: none")
+    stamps = [
+        [datetime.fromisoformat(job[f"{name}_at"]) for name in ("created", "scheduled", "stopped")] for job in jobs
+    ]
+    lines.append(row("  accepted to placed", [(b - a).total_seconds() * 1000 for a, b, _ in stamps], "ms"))
+    lines.append(row("  placed to stopped", [(c - b).total_seconds() * 1000 for _, b, c in stamps], "ms"))
+    return lines
+
+
+async def flat(gurney: Gurney, pid: int, count: int) -> None:
+    """Print memory over many jobs; the streams reach their bounds after the first half."""
+    samples = []
+    for done in range(0, count, 1000):
+        await rate(gurney.job, 1000)
+        gurney.ended.clear()
+        samples.append(resident(pid))
+        print(f"  after {done + 1000:>6} jobs: {samples[-1]:.1f} MiB", flush=True)
+    late = samples[len(samples) // 2 :]
+    print(f"memory over the second half of {count} jobs: {max(late) - min(late):.1f} MiB between lowest and highest")
+
+
+async def main(options: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urn = make_map(folder / "maps", "noop", ["/bin/true"])
+        server = EmbeddedProcess(folder / "data", folder / "maps")
+        begun = time.perf_counter()
+        await asyncio.to_thread(server.start)
+        stack.callback(server.stop)
+        print(f"the server was ready after {time.perf_counter() - begun:.2f} s")
+        lacking = missing()
+        tasks = None if lacking else stack.enter_context(celery(folder, os.cpu_count() or 1))
+        if lacking:
+            print(f"without Celery: there is no {lacking}")
+        async with AsyncClient(server.url, server.token) as client:
+            await compare(client, urn, server.pid, tasks, options)
+
+
+async def compare(
+    client: AsyncClient, urn: str, pid: int, tasks: dict[str, Callable[[], Any]] | None, options: argparse.Namespace
+) -> None:
+    document = await client.maps.settled((await client.maps.register(urn))["id"])
+    payload = await client.payloads.create()
+    gurney = Gurney(client, document["id"], payload["id"])
+    pool = ThreadPoolExecutor(IN_FLIGHT)
+    loop = asyncio.get_running_loop()
+
+    async def bare() -> None:
+        spawn()
+
+    works: dict[str, Callable[[], Awaitable[None]]] = {"gurney": gurney.job}
+    for name, submit in (tasks or {}).items():
+        works[f"celery {name}"] = lambda submit=submit: loop.run_in_executor(pool, lambda: submit().get(timeout=60))
+    print(f"resident memory, idle: {resident(pid):.1f} MiB with nats-server")
+    for work in works.values():
+        await rate(work, 64)
+    gurney.ended.clear()
+    single: dict[str, list[float]] = {name: [] for name in ("bare spawn", *works)}
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(options.rounds):
+        single["bare spawn"].append(await latencies(bare, options.latencies))
+        for name, work in works.items():
+            single[name].append(await latencies(work, options.latencies))
+    alone = list(gurney.ended)
+    for _ in range(options.rounds):
+        for name, work in works.items():
+            rates[name].append(await rate(work, options.rate))
+    print(HEAD)
+    for name, values in single.items():
+        print(row(f"one at a time: {name}", values, "ms"))
+    print(
+        row(
+            "gurney over a bare spawn",
+            [a - b for a, b in zip(single["gurney"], single["bare spawn"], strict=True)],
+            "ms",
+        )
+    )
+    for name, values in rates.items():
+        print(row(f"64 in flight: {name}", values, "jobs/s"))
+    for name in [each for each in works if each != "gurney"]:
+        print(ratio(f"jobs/s, gurney to {name}", rates["gurney"], rates[name]))
+    print("where the time of one job at a time goes:", *hops(alone), sep="\n")
+    print(f"resident memory after {len(gurney.ended)} jobs: {resident(pid):.1f} MiB")
+    if options.jobs:
+        await flat(gurney, pid, options.jobs)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--latencies", type=int, default=40)
+    parser.add_argument("--rate", type=int, default=600)
+    parser.add_argument("--jobs", type=int, default=0)
+    asyncio.run(main(parser.parse_args()))

@@ -1,0 +1,166 @@
+"""Outcomes, second tries and room: what the agent decides without doing anything."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gurney import errors
+from gurney.errors import GurneyError
+from gurney.model.job import RunRequest, Timings
+from gurney.model.resources import Amount, Resources
+from gurney.model.run import StartRun
+from gurney.runtime.port import Cause, End
+from services.agent import policy
+
+TIMINGS = Timings(pulling=1.0, staging=2.0)
+
+
+def end(cause: Cause, exit_code: int | None = None, message: str = "") -> End:
+    """Return an end after three seconds."""
+    return End(cause, exit_code, None, None, 3.0, peak_memory=5, message=message)
+
+
+@pytest.mark.parametrize(
+    ("found", "ending", "reason"),
+    [
+        (end(Cause.EXITED, 0), "succeeded", None),
+        (end(Cause.EXITED, 1), "failed", "exit_nonzero"),
+        (end(Cause.EXITED, 127), "failed", "exit_nonzero"),
+        (end(Cause.EXITED, 137), "failed", "exit_nonzero"),
+        (end(Cause.EXITED, None), "failed", "exit_nonzero"),
+        (end(Cause.MEMORY, 137), "failed", "oom_killed"),
+        (end(Cause.TIMEOUT, 143), "failed", "timeout"),
+        (end(Cause.STOPPED, 143), "canceled", "canceled"),
+        (end(Cause.LEASE), "lost", "node_lost"),
+        (end(Cause.LOST), "lost", "node_lost"),
+        (end(Cause.NOT_STARTED), "lost", "internal"),
+    ],
+)
+def test_every_cause_has_its_outcome(found: End, ending: str, reason: str | None) -> None:
+    """What ended a run decides how the attempt ends, with exit code, times and peak."""
+    outcome = policy.outcome_of(found, TIMINGS)
+    assert (outcome.ending, outcome.reason.code if outcome.reason else None) == (ending, reason)
+    assert outcome.exit_code == found.exit_code
+    assert outcome.timings == Timings(pulling=1.0, staging=2.0, running=3.0)
+    assert outcome.usage == {"peak_memory": 5}
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_what_the_runtime_says_is_told(cause: Cause) -> None:
+    """The runtime's own words stand in the reason, cut to what a reason may have."""
+    reason = policy.outcome_of(end(cause, 1, "because" * 1000), TIMINGS).reason
+    assert reason is not None
+    assert "because" in reason.message
+    assert len(reason.message) <= 2048
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_only_a_success_can_be_rejected(cause: Cause) -> None:
+    """Output that must not be fails a success, and hides no other reason."""
+    outcome = policy.outcome_of(end(cause, 0), TIMINGS)
+    assert policy.rejected(outcome, None) == outcome
+    after = policy.rejected(outcome, "x: a link")
+    if outcome.ending == "succeeded":
+        assert after.reason is not None
+        assert (after.ending, after.reason.code, after.exit_code) == ("failed", "output_rejected", 0)
+    else:
+        assert after == outcome
+
+
+@pytest.mark.parametrize(
+    ("cause", "ending", "reason"),
+    [
+        (Cause.EXITED, "lost", "output_unavailable"),
+        (Cause.TIMEOUT, "lost", "output_unavailable"),
+        (Cause.STOPPED, "canceled", "canceled"),
+        (Cause.LOST, "lost", "node_lost"),
+    ],
+)
+def test_output_that_cannot_be_stored_loses_the_attempt(cause: Cause, ending: str, reason: str) -> None:
+    """A result that cannot be stored loses the attempt, but a canceled one stays canceled."""
+    outcome = policy.unstored(policy.outcome_of(end(cause, 0), TIMINGS), "no room")
+    assert outcome.reason is not None
+    assert (outcome.ending, outcome.reason.code) == (ending, reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "later"),
+    [
+        (errors.StoreUnavailable(), True, True),
+        (errors.NatsUnavailable(), True, True),
+        (errors.ImageUnavailable(), True, True),
+        (errors.IntegrityError(), True, False),
+        (errors.NotFound(), True, False),
+        (errors.Internal(), True, False),
+        (errors.Forbidden(), False, False),
+        (errors.JobTerminal(), False, False),
+        (OSError(errno.ENOSPC, "full"), True, True),
+        (OSError(errno.EIO, "broken"), True, True),
+        (TimeoutError(), True, True),
+        (NotADirectoryError(errno.ENOTDIR, "no"), False, False),
+        (OSError(errno.ENAMETOOLONG, "long"), False, False),
+    ],
+)
+def test_faults_are_tried_again_while_that_may_help(
+    error: GurneyError | OSError,
+    first: bool,  # noqa: FBT001
+    later: bool,  # noqa: FBT001
+) -> None:
+    """What time may heal is tried again, what looks lasting a few times, what is lasting never."""
+    assert policy.is_worth_another_try(error, 1) is first
+    assert policy.is_worth_another_try(error, 100) is later
+
+
+def test_the_scheduler_has_the_last_word() -> None:
+    """An answer that says the scheduler knows better is final; one that says it cannot answer now is not."""
+    assert policy.is_final(errors.NotFound())
+    assert policy.is_final(errors.Conflict())
+    assert not policy.is_final(errors.RevisionConflict())
+    assert not policy.is_final(errors.NatsUnavailable())
+    assert not policy.is_final(errors.Internal())
+
+
+def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = ()) -> StartRun:
+    """Return a start that asks for so much."""
+    request = RunRequest(
+        urn="urn:x",
+        digest="d",
+        generation="monai",
+        command=("x",),
+        input_path="i",
+        output_path="o",
+        payload="p",
+        resources=Resources(cpu=cpu, memory=memory),
+    )
+    return StartRun(run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=gpus, request=request, token="t")
+
+
+amounts = st.lists(st.tuples(st.sampled_from([0.01, 0.1, 0.5, 1.0]), st.integers(0, 100)), max_size=40)
+
+
+@given(amounts)
+def test_what_fits_together_is_never_refused(asked: list[tuple[float, int]]) -> None:
+    """Starts that use a node up to the last share fit in any order, and nothing above that does."""
+    starts = [start(cpu, memory) for cpu, memory in asked]
+    cpu = round(sum(cpu for cpu, _ in asked), 6)
+    capacity = Amount(cpu=cpu, memory=sum(memory for _, memory in asked))
+    for number, each in enumerate(starts):
+        assert policy.fits(capacity, starts[:number], each)
+    assert not policy.fits(capacity, starts, start(0.01, None))
+    assert not policy.fits(capacity, starts, start(None, 1))
+    assert policy.fits(capacity, starts, start(None, None))
+
+
+def test_a_gpu_is_given_once() -> None:
+    """A GPU that a live run has is not given to another."""
+    assert policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b",)))
+    assert not policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b", "a")))
+
+
+def test_a_urn_is_of_the_kind_that_it_begins_with() -> None:
+    """The runtime is picked by the beginning of the URN."""
+    kinds = ("urn:oci:", "urn:gurney:dir:")
+    assert policy.kind_of("urn:gurney:dir:x", kinds) == "urn:gurney:dir:"
+    assert policy.kind_of("urn:other:x", kinds) is None
