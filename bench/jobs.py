@@ -133,47 +133,57 @@ async def compare(
     document = await client.maps.settled((await client.maps.register(urn))["id"])
     payload = await client.payloads.create()
     gurney = Gurney(client, document["id"], payload["id"])
-    pool = ThreadPoolExecutor(IN_FLIGHT)
-    loop = asyncio.get_running_loop()
-
-    async def bare() -> None:
-        spawn()
-
-    works: dict[str, Callable[[], Awaitable[None]]] = {"gurney": gurney.job}
-    for name, submit in (tasks or {}).items():
-        works[f"celery {name}"] = lambda submit=submit: loop.run_in_executor(pool, lambda: submit().get(timeout=60))
+    works = {"gurney": gurney.job} | celery_works(tasks or {})
     print(f"resident memory, idle: {resident(pid):.1f} MiB with nats-server")
     for work in works.values():
-        await rate(work, 64)
+        await rate(work, IN_FLIGHT)
     gurney.ended.clear()
-    single: dict[str, list[float]] = {name: [] for name in ("bare spawn", *works)}
-    rates: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(options.rounds):
-        single["bare spawn"].append(await latencies(bare, options.latencies))
-        for name, work in works.items():
-            single[name].append(await latencies(work, options.latencies))
+    single = await rounds(options.rounds, {"bare spawn": bare} | works, lambda work: latencies(work, options.latencies))
     alone = list(gurney.ended)
-    for _ in range(options.rounds):
-        for name, work in works.items():
-            rates[name].append(await rate(work, options.rate))
+    rates = await rounds(options.rounds, works, lambda work: rate(work, options.rate))
     print(HEAD)
-    for name, values in single.items():
-        print(row(f"one at a time: {name}", values, "ms"))
+    print(*(row(f"one at a time: {name}", values, "ms") for name, values in single.items()), sep="\n")
+    over = [ours - theirs for ours, theirs in zip(single["gurney"], single["bare spawn"], strict=True)]
+    print(row("gurney over a bare spawn", over, "ms"))
+    print(*(row(f"64 in flight: {name}", values, "jobs/s") for name, values in rates.items()), sep="\n")
     print(
-        row(
-            "gurney over a bare spawn",
-            [a - b for a, b in zip(single["gurney"], single["bare spawn"], strict=True)],
-            "ms",
-        )
+        *(ratio(f"jobs/s, gurney to {name}", rates["gurney"], rates[name]) for name in rates if name != "gurney"),
+        sep="\n",
     )
-    for name, values in rates.items():
-        print(row(f"64 in flight: {name}", values, "jobs/s"))
-    for name in [each for each in works if each != "gurney"]:
-        print(ratio(f"jobs/s, gurney to {name}", rates["gurney"], rates[name]))
     print("where the time of one job at a time goes:", *hops(alone), sep="\n")
     print(f"resident memory after {len(gurney.ended)} jobs: {resident(pid):.1f} MiB")
     if options.jobs:
         await flat(gurney, pid, options.jobs)
+
+
+Work = Callable[[], Awaitable[None]]
+
+
+async def bare() -> None:
+    spawn()
+
+
+def celery_works(tasks: dict[str, Callable[[], Any]]) -> dict[str, Work]:
+    pool = ThreadPoolExecutor(IN_FLIGHT)
+
+    def work(submit: Callable[[], Any]) -> Work:
+        async def run() -> None:
+            await asyncio.get_running_loop().run_in_executor(pool, lambda: submit().get(timeout=60))
+
+        return run
+
+    return {f"celery {name}": work(submit) for name, submit in tasks.items()}
+
+
+async def rounds(
+    count: int, works: dict[str, Work], measure: Callable[[Work], Awaitable[float]]
+) -> dict[str, list[float]]:
+    """Measure each in turn, so that all share what the machine does meanwhile."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(count):
+        for name, work in works.items():
+            taken[name].append(await measure(work))
+    return taken
 
 
 if __name__ == "__main__":

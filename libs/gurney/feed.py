@@ -21,11 +21,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from gurney.bus import AWAY, Bus
 from gurney.clock import EPOCH, monotonic
 from gurney.errors import NatsUnavailable
+from gurney.tasks import checkpoint
 
 #: Messages asked for at once.
 BATCH = 32
 PULL_S = 30.0
-IDLE_HEARTBEAT_S = 5.0
+IDLE_HEARTBEAT_S = 3.0
 #: The server forgets a feed that asks for nothing for so long: its reader is gone, or stuck.
 INACTIVE_S = 60.0
 
@@ -49,6 +50,7 @@ async def extent(bus: Bus, stream: str) -> Extent:
         info = await bus.js.stream_info(stream)
     except (*AWAY, nats.js.errors.Error) as error:
         raise NatsUnavailable(f"stream {stream}: {error!r}", retry_after_s=1) from error
+    checkpoint()
     epoch = round((info.created - EPOCH).total_seconds() * 1e6) if info.created else 0
     return Extent(epoch, info.state.first_seq, info.state.last_seq)
 
@@ -56,11 +58,13 @@ async def extent(bus: Bus, stream: str) -> Extent:
 async def last_sequence(bus: Bus, stream: str, subject: str) -> int | None:
     """Return the sequence of a subject's last message, None where the stream holds none."""
     try:
-        return (await bus.js.get_last_msg(stream, subject)).seq
+        found = await bus.js.get_last_msg(stream, subject)
     except nats.js.errors.NotFoundError:
         return None
     except (*AWAY, nats.js.errors.Error) as error:
         raise NatsUnavailable(f"stream {stream}: {error!r}", retry_after_s=1) from error
+    checkpoint()
+    return found.seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Feed:
             info = await self._bus.js.add_consumer(self._stream, wanted)
         except (*AWAY, nats.js.errors.Error) as error:
             raise NatsUnavailable(f"stream {self._stream}: {error!r}", retry_after_s=1) from error
+        checkpoint()  # what was made goes by itself
         self._consumer, self.pending = info.name, info.num_pending or 0
         self._inbox = self._bus.raw.new_inbox()
         self._subscription = await self._bus.raw.subscribe(self._inbox, cb=self._on_message)

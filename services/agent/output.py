@@ -132,7 +132,7 @@ def read_metadata(output: Output) -> dict[str, Any] | None:
         return None
     try:
         value = from_json(source.read_bytes(), allow_inf_nan=False)
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(value, allow_nan=False)  # 1e400 is a number, and infinite when it is read
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and _depth(value) <= MAX_METADATA_DEPTH else None

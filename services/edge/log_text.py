@@ -75,6 +75,6 @@ def kept_offset(offset: int, middle: bytes) -> int:
     if marker is None or offset <= HEAD:
         return offset
     left_out = int(marker[1])
-    if offset <= HEAD + left_out:
+    if offset < HEAD + left_out:
         return HEAD
     return offset - left_out + marker.end()

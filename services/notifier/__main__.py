@@ -15,6 +15,7 @@ from gurney.subjects import (
     HANDLER_TEST,
 )
 from services.notifier.handlers import Handlers
+from services.notifier.known import KnownHandlers
 from services.notifier.lanes import Lanes
 from services.notifier.repository import DELIVERIES, HANDLERS
 from services.notifier.sender import Sender
@@ -26,8 +27,9 @@ def build(settings: Settings, *, documents: Documents) -> Service:
     service = Service("notifier", settings, documents, [HANDLERS, DELIVERIES])
     sender = Sender(settings)
     lanes = Lanes(service.store, sender, settings)
-    telling = Telling(service.bus, service.store, lanes)
-    handlers = Handlers(service, lanes, settings)
+    known = KnownHandlers(service.store)
+    telling = Telling(service.bus, service.store, lanes, known)
+    handlers = Handlers(service, lanes, known, settings)
 
     async def reconcile() -> None:
         await telling.make_up()

@@ -24,6 +24,7 @@ from gurney.service import Service
 from gurney.settings import Settings
 from gurney.subjects import JOB_EVENTS, MAP_GET
 from services.notifier import policy, repository
+from services.notifier.known import KnownHandlers
 from services.notifier.lanes import Lanes
 from services.notifier.repository import DELIVERIES, HANDLERS
 from services.notifier.targets import check_url
@@ -36,7 +37,8 @@ KEPT = timedelta(days=7)
 class Handlers:
     """Everything that the service is asked."""
 
-    def __init__(self, service: Service, lanes: Lanes, settings: Settings) -> None:
+    def __init__(self, service: Service, lanes: Lanes, known: KnownHandlers, settings: Settings) -> None:
+        self._known = known
         self._bus: Bus = service.bus
         self._store = service.store
         self._lanes = lanes
@@ -57,9 +59,11 @@ class Handlers:
             secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
         )
         try:
-            return await self._store.insert(HANDLERS, handler)
+            await self._store.insert(HANDLERS, handler)
         except KeyTaken as taken:
             return await self._replayed(question, taken)
+        self._known.changed()
+        return handler
 
     async def get(self, question: Ref) -> Handler:
         return (await repository.resolve(self._store, question.caller, question.ref)).but(secret=None)
@@ -75,6 +79,7 @@ class Handlers:
         if question.body.labels is not None:
             changes["labels"] = check_labels(question.body.labels)
         after = await self._store.update(HANDLERS, found.id, lambda document: (document.next(**changes), ()))
+        self._known.changed()
         return after.but(secret=None)
 
     async def delete(self, question: Ref) -> Empty:
@@ -84,6 +89,7 @@ class Handlers:
             found.id,
             lambda document: None if document.deleting else (document.next(deleting=True, state="disabled"), ()),
         )
+        self._known.changed()
         await self._finish_delete(marked)
         return Empty()
 

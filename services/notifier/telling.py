@@ -11,7 +11,8 @@ from gurney.model.handler import TERMINAL_EVENTS, Delivery
 from gurney.model.job import JobEvent, JobOwed, JobRefs
 from gurney.store import Store
 from gurney.subjects import JOB_NOTIFIED, JOB_OWED
-from services.notifier import policy, repository
+from services.notifier import policy
+from services.notifier.known import KnownHandlers
 from services.notifier.lanes import Lanes
 from services.notifier.repository import DELIVERIES
 
@@ -25,8 +26,9 @@ _log = telemetry.log("notifier")
 class Telling:
     """Events in, deliveries out; unique on (event, handler), so an event may come twice."""
 
-    def __init__(self, bus: Bus, store: Store, lanes: Lanes) -> None:
+    def __init__(self, bus: Bus, store: Store, lanes: Lanes, known: KnownHandlers) -> None:
         self._bus = bus
+        self._known = known
         self._store = store
         self._lanes = lanes
         self._queue: asyncio.Queue[tuple[JobEvent, asyncio.Future[None]]] = asyncio.Queue()
@@ -60,7 +62,8 @@ class Telling:
     async def tell(self, events: Sequence[JobEvent]) -> None:
         """Store and hand over what these events make due."""
         now = clock.now()
-        handlers = await repository.active(self._store)
+        ended = any(f"job.{event.event}" in TERMINAL_EVENTS for event in events)
+        handlers = await self._known.fresh() if ended else await self._known.recent()
         made = policy.deliveries(handlers, events, iter(_delivery_id, ""), now)
         self._lanes.hand(await self._insert(made))
         self._told += [event.id for event in events if f"job.{event.event}" in TERMINAL_EVENTS]

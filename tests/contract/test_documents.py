@@ -190,6 +190,15 @@ async def test_events_stay_until_they_are_settled(documents: Documents) -> None:
     assert await documents.unpublished(THINGS, 0) == [event(2)]
 
 
+async def test_two_owners_may_give_an_event_the_same_id(documents: Documents) -> None:
+    """Ids that are derived from a job are the same with all who make them up: each owner's event is kept apart."""
+    await insert(documents, thing(1), events=(event(1),))
+    assert await documents.cas([Write(OTHERS, "t0001", 0, thing(1), (event(1),))]) == [None]
+    await documents.settle(THINGS, ["evt_1"])
+    assert await documents.unpublished(THINGS, 0) == []
+    assert await documents.unpublished(OTHERS, 0) == [event(1)]
+
+
 async def test_what_was_answered_is_there_after_opening_again(tmp_path: Path) -> None:
     """Documents, keys and events outlive the process that wrote them, without a close."""
     first = SqliteDocuments(tmp_path / "documents.sqlite")

@@ -391,6 +391,24 @@ async def test_children_do_not_outlive_the_main_process(app: Make) -> None:
     assert not run.held("held")
 
 
+async def test_nothing_escapes_beside_another_run(harness: Harness, app: Make) -> None:
+    """What a run leaves is told from what another run has, even without its environment, and that one lives on."""
+    leave = (
+        """exec 8>"$OUT/held"; env -i /bin/sh -c 'echo > $0; sleep 1000' "$OUT/ready" & read _ < "$OUT/go"; exit 6"""
+    )
+    other = app(leave, "job_1-1", "ready", "go", "held")
+    run = app(leave, "job_2-1", "ready", "go", "held")
+    for each in (other, run):
+        await harness.runtime.start(each.spec)
+        await each.told("ready")
+    run.tell("go")
+    assert (await run.end()).exit_code == 6
+    assert not run.held("held")
+    assert other.held("held")
+    other.tell("go")
+    assert (await other.end()).exit_code == 6
+
+
 async def test_ends_are_told_once_to_everyone(harness: Harness, app: Make) -> None:
     """Everyone who listens hears of each end once, of none from before, and is let go when the runtime closes."""
     await app("exit 0", "job_0-1").run()
@@ -409,7 +427,7 @@ async def test_forget_leaves_nothing(harness: Harness, app: Make) -> None:
     await harness.runtime.forget("job_1-1")
     assert await harness.runtime.runs() == []
     assert not harness.runtime.log_path("job_1-1").exists()
-    left = [path for path in harness.base.glob("data/**/*") if "job_1-1" in path.parts]
+    left = [path for path in harness.base.glob("data/**/*") if path.name.startswith("job_1-1")]
     assert left == []
     await run.run()
     assert (run.output / "count").read_text() == "\n\n"

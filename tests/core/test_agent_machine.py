@@ -50,6 +50,7 @@ def test_whatever_was_granted_is_reported() -> None:
 def test_stops_come_before_the_start_only() -> None:
     """A stop is an event of the steps before the start, and those hold room."""
     assert {step for step, event in TRANSITIONS if event is Event.STOPPED} == BEFORE_START
+    assert {to for (_, event), to in TRANSITIONS.items() if event is Event.STOPPED} == {Step.REPORTING}
     assert BREAKABLE < BEFORE_START < HOLDS_ROOM
 
 

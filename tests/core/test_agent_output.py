@@ -33,12 +33,14 @@ def test_an_output_folder_that_is_gone_is_empty(tmp_path: Path) -> None:
     assert look_through(tmp_path / "link").fault is not None
 
 
-@pytest.mark.parametrize("target", ["..", "/", "/etc/hostname", "../beside", "nothing", "self", "a/../../beside"])
+@pytest.mark.parametrize(
+    "target", ["..", "/", "/etc/hostname", "../out-beside", "nothing", "self", "a/../../out-beside"]
+)
 def test_links_that_leave_or_lead_nowhere_are_faults(tmp_path: Path, target: str) -> None:
     """A link that does not end at something inside the output is a fault, and is not followed."""
     root = tmp_path / "out"
     (root / "a").mkdir(parents=True)
-    (tmp_path / "beside").write_text("secret")
+    (tmp_path / "out-beside").write_text("secret")
     (root / "self").symlink_to(target)
     found = look_through(root)
     assert found.fault is not None
@@ -105,6 +107,7 @@ def test_closed_files_and_folders_are_opened(tmp_path: Path) -> None:
         ("[1]", None),
         ("{", None),
         ('{"a": NaN}', None),
+        ('{"a": 1e400}', None),
         ('{"a": "\\ud800"}', None),
         ('{"a": "' + "x" * 70_000 + '"}', None),
         ("[" * 5000, None),
@@ -151,6 +154,12 @@ def test_last_lines_are_bounded(data: bytes, cut: bool) -> None:  # noqa: FBT001
     assert not any("\n" in line for line in lines)
 
 
+def test_bytes_that_are_no_text_are_counted_as_they_are_told() -> None:
+    """What stands for bytes that are no UTF-8 is longer than they are, and the tail is bounded all the same."""
+    lines = log.last_lines((b"\xff" * 150 + b"\n") * 100, cut=False)
+    assert 16_000 < sum(len(line.encode()) + 1 for line in lines) <= log.TAIL_BYTES
+
+
 def test_one_endless_line_has_an_end() -> None:
     """Of a log without line breaks the tail is its end."""
     (line,) = log.last_lines(b"x" * 20_000 + b"end", cut=True)
@@ -180,6 +189,27 @@ def test_no_character_is_cut_in_two(text: str, size: int) -> None:
 def test_broken_characters_are_not_waited_for(data: bytes) -> None:
     """Of any bytes at most the last three are held back, for what may become a character."""
     assert len(data) - 3 <= live_log.whole(data) <= len(data)
+
+
+def test_half_a_character_waits_for_the_other_half(tmp_path: Path) -> None:
+    """A character whose bytes are not all written yet is sent when they are; at the end of the run it is not waited for."""
+    path = tmp_path / "log"
+    path.write_bytes("aü".encode()[:2])
+    tail = live_log._Tail(path, 0)
+    assert live_log._read_new(tail, last=False) == (0, b"a")
+    path.write_bytes("aü".encode())
+    assert live_log._read_new(tail, last=False) == (1, "ü".encode())
+    path.write_bytes("aüü".encode()[:4])
+    assert live_log._read_new(tail, last=True) == (3, "ü".encode()[:1])
+
+
+def test_a_log_that_was_begun_before_us_is_taken_up_near_its_end(tmp_path: Path) -> None:
+    """After a restart of the agent the last part of the log is sent once more, and then what is new."""
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * (live_log.KEPT + 10))
+    tail = live_log._Tail(path, None)
+    assert live_log._read_new(tail, last=False) == (10, b"x" * live_log.KEPT)
+    assert live_log._read_new(tail, last=False) == (live_log.KEPT + 10, b"")
 
 
 # --- folders ---

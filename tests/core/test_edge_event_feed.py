@@ -32,7 +32,7 @@ FAR = {"project": "far", "created_by": "ann"}
         ("77-21", Start(20, "too_old")),
         ("76-15", Start(20, "foreign_id")),
         ("rubbish", Start(20, "foreign_id")),
-        ("77-٣", Start(20, "foreign_id")),
+        ("77-\u0663", Start(20, "foreign_id")),
     ],
 )
 def test_events_go_on_where_the_client_ended_or_say_that_they_do_not(last_id: str | None, expected: Start) -> None:

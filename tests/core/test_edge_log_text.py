@@ -86,6 +86,6 @@ def test_a_shortened_log_goes_on_at_the_right_place() -> None:
     assert kept_offset(5, middle) == 5
     assert kept_offset(HEAD, middle) == HEAD
     assert kept_offset(HEAD + 400, middle) == HEAD
-    assert kept_offset(HEAD + 1000, middle) == HEAD
+    assert kept_offset(HEAD + 1000, middle) == HEAD + len(line)
     assert kept_offset(HEAD + 1003, middle) == HEAD + len(line) + 3
     assert kept_offset(HEAD + 7, b"no such line") == HEAD + 7

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gurney import ids
 from gurney.errors import Invalid
 from gurney.paths import MAX_NAME, MAX_PATH_BYTES, check_name, check_path, folders_of, is_folder
 
@@ -69,6 +68,7 @@ def test_lengths_are_of_bytes() -> None:
     path = "/".join(["ä" * 100] * 5)
     assert len(check_path(path + "a" * (MAX_PATH_BYTES - len(path.encode()) - 1) + "/").encode()) == MAX_PATH_BYTES
     assert "1025 bytes, at most 1024" in refused("a/" * 512 + "a")
+    assert "1200 bytes, at most 1024" in refused("ä/" * 400)
     assert check_path("ä" * 127 + "a/b")
     assert "256 bytes, at most 255" in refused("ä" * 128 + "/b")
     assert "empty" in refused("")
@@ -106,7 +106,7 @@ def test_good_names_come_back_composed(name: str) -> None:
         (".", "no URL"),
         ("..", "no URL"),
         ("map_x", "as an id"),
-        (ids.new_id("job"), "as an id"),
+        ("job_01k7zzzzzzzzzzzzzzzzzzzzzz", "as an id"),
     ],
 )
 def test_bad_names_are_refused(name: str, why: str) -> None:

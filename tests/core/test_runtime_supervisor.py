@@ -103,8 +103,10 @@ async def test_supervisor_is_small(harness: ProcessHarness, app: App) -> None:
 
 
 async def test_files_are_private(harness: ProcessHarness) -> None:
-    """Nobody else can look into the folder of the runs or reach the socket."""
+    """Nobody else can look into the folder of the runs or reach the socket; the supervisor inherits no secrets."""
     assert (harness.data / "runtime").stat().st_mode & 0o077 == 0
+    inherited = await asyncio.to_thread(Path(f"/proc/{harness.supervisor()}/environ").read_bytes)
+    assert inherited == b""
 
 
 async def test_data_folder_may_be_deep(tmp_path: Path) -> None:
@@ -175,6 +177,22 @@ async def test_closed_runtime_answers_at_once(harness: ProcessHarness) -> None:
     with pytest.raises(Unavailable):
         await asyncio.wait_for(harness.runtime.runs(), SECONDS / 3)
     await harness.runtime.open()
+
+
+async def test_end_that_nobody_saw_is_told(harness: ProcessHarness, app: App) -> None:
+    """A run that ends together with its supervisor is told to those who listen as soon as the next one looks."""
+    ends = harness.runtime.ends()
+    await harness.runtime.start(app.spec)
+    await app.told("ready")
+    pid = harness.supervisor()
+    main = await asyncio.to_thread(procfs.children, pid)
+    os.kill(pid, signal.SIGSTOP)
+    app.tell("go")
+    await gone(main[0])
+    await harness.crash()
+    observed = await asyncio.wait_for(anext(ends), SECONDS)
+    assert observed.end is not None
+    assert observed.end.cause == Cause.LOST
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1, "ticks": 0, "boot": "other"}'])

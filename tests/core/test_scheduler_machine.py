@@ -154,7 +154,7 @@ def test_a_reservation_says_nothing() -> None:
 @pytest.mark.parametrize(("ending", "state"), [("canceled", "canceled"), ("failed", "ended")])
 def test_an_attempt_that_was_never_placed_says_how_it_ended(ending: str, state: str) -> None:
     """Its only message is its end."""
-    outcome = Outcome(ending=ending, reason=Reason.of("infeasible"))  # type: ignore[arg-type]
+    outcome = Outcome(ending=ending, reason=Reason.of("infeasible"))
     placement = machine.never_placed(job_id(1), 2, outcome, 1, NOW)
     (message,) = lifecycle.implied(placement)
     assert (placement.state, message.event, message.attempt, message.outcome) == (state, ending, 2, outcome)

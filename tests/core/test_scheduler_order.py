@@ -38,7 +38,7 @@ def test_nothing_overtakes_what_is_immediate() -> None:
 
 def test_a_later_attempt_replaces_an_earlier_one() -> None:
     """A job is in the queue once, at its newest attempt."""
-    queue = a_queue(a_request(1, attempt=2), a_request(1, attempt=1), a_request(1, attempt=3))
+    queue = a_queue(a_request(1, attempt=2), a_request(1, attempt=3), a_request(1, attempt=1))
     entry = queue.get(job_id(1))
     assert entry is not None
     assert (len(queue), entry.request.attempt) == (1, 3)

@@ -134,7 +134,7 @@ def test_a_thousand_jobs_of_one_shape_are_given_up_at_once() -> None:
 
     class Counting(Snapshot):
         @property
-        def live(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]
+        def live(self) -> dict[str, tuple[str, ...]]:
             seen.append("look")
             return {}
 

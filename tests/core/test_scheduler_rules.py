@@ -49,7 +49,7 @@ def test_a_job_hears_why_it_waits_when_that_is_news(seconds: float, told: ToldRe
 )
 def test_counts_come_every_two_seconds_and_phases_at_once(phase: str, seconds: float, news: bool) -> None:  # noqa: FBT001
     """A new phase is told at once, counts of the same one not more often than that."""
-    report = RunReport(run_id="r", node="n1", phase=phase, at=NOW)  # type: ignore[arg-type]
+    report = RunReport(run_id="r", node="n1", phase=phase, at=NOW)
     assert is_news(Notes(phase="pulling", phase_at=NOW), report, after(seconds)) is news
     assert is_news(Notes(), report, NOW)
 

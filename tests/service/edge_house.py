@@ -102,8 +102,8 @@ class Payloads:
 
     def add(self, **changes: Any) -> Payload:
         now = clock.now()
-        payload = Payload(id=ids.new_id("pay"), created_at=now, updated_at=now, state=PayloadState.OPEN)
-        self.payloads[payload.id] = payload = payload.but(**changes)
+        payload = Payload(id=ids.new_id("pay"), created_at=now, updated_at=now, state=PayloadState.OPEN).but(**changes)
+        self.payloads[payload.id] = payload
         self.files[payload.id] = {}
         return payload
 
@@ -234,7 +234,7 @@ class Jobs:
 
     async def publish(self, subject: str, data: Message) -> None:
         out = event_of(subject, data, id=ids.new_id("evt"), source="job", at=clock.now())
-        await (await self.service.bus.publish_event(out))
+        await self.service.bus.publish_events([out])
 
     async def end(self, job: Job, state: JobState = JobState.SUCCEEDED, **changes: Any) -> Job:
         """End a job: its document first, then its event."""
@@ -281,6 +281,7 @@ class House:
         return self.session.request(method, URL(self.edge.url + path, encoded=True), headers=headers, **options)
 
     async def put(self, payload: str, path: str, data: Any, **options: Any) -> tuple[int, dict[str, Any]]:
+        """Upload a file; the path goes out as it is."""
         async with self.request("PUT", f"/v1/payloads/{payload}/files/{path}", data=data, **options) as response:
             return response.status, json.loads(await response.read())
 

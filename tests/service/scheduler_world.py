@@ -97,6 +97,17 @@ def a_request(*, attempt: int = 1, at: datetime | None = None, **resources: Any)
     )
 
 
+def an_admission(admission: Admission = Admission.REJECT, *, job_id: str = "", **more: Any) -> Admit:
+    given = {name: more.pop(name) for name in ("dry_run", "priority") if name in more}
+    return Admit(
+        **{"priority": Priority.NORMAL} | given,
+        job_id=job_id or ids.new_id("job"),
+        project="default",
+        admission=admission,
+        request=a_run(**more),
+    )
+
+
 def job_of(request: PlacementRequest, state: JobState = JobState.REQUESTED) -> Job:
     return Job(
         id=request.job_id,
@@ -226,14 +237,7 @@ class World:
 
     async def admit(self, admission: Admission = Admission.REJECT, *, job_id: str = "", **more: Any) -> str:
         """Ask for admission; returns the job's id."""
-        given = {name: more.pop(name) for name in ("dry_run", "priority") if name in more}
-        question = Admit(
-            **{"priority": Priority.NORMAL} | given,
-            job_id=job_id or ids.new_id("job"),
-            project="default",
-            admission=admission,
-            request=a_run(**more),
-        )
+        question = an_admission(admission, job_id=job_id, **more)
         await self.bus.request(SCHEDULER_ADMIT, question)
         return question.job_id
 
@@ -297,9 +301,10 @@ class World:
     async def until(self, holds: Callable[[], Awaitable[T | None]]) -> T:
         """Return the first thing that is there; for what no message tells of."""
         async with asyncio.timeout(PATIENCE_S):
-            while not (found := await holds()):
+            while True:
+                if found := await holds():
+                    return found
                 await asyncio.sleep(0.01)
-            return found
 
     async def placement(self, run_id: str) -> Placement:
         return await self.scheduler.store.get(PLACEMENTS, run_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from gurney.settings import MIB, Settings
 from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM
 from gurney.testing.nats import NatsServer
 from services.agent import live_log, log
+from services.agent.journal import Entry, Journal
 from tests.service.agent_house import House, neighbours
 
 pytestmark = pytest.mark.needs("nats")
@@ -364,13 +365,13 @@ async def test_a_commit_whose_answer_is_lost_is_repeated(house: House) -> None:
 async def test_refused_urls_are_asked_for_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL that is no longer good costs a new one, not the run."""
     await house.payload.add("a", b"1")
-    refusals = iter([True] * 2)
-
     for module, name in (("staging", "fetch_to"), ("upload", "put_file")):
         where = f"services.agent.{module}.{name}"
         original = __import__(f"services.agent.{module}", fromlist=[name]).__dict__[name]
 
-        async def move(*args: object, original: object = original) -> object:
+        refusals = iter([True] * 2)
+
+        async def move(*args: object, original: object = original, refusals: Iterator[bool] = refusals) -> object:
             if next(refusals, False):
                 raise Forbidden("expired")
             return await original(*args)  # type: ignore[operator]
@@ -478,6 +479,19 @@ async def test_a_stop_survives_a_restart(house: House) -> None:
     await house.agent_starts()
     assert (await house.outcome(start)).ending == "canceled"
     assert house.counted() == []
+    await house.is_clean()
+
+
+async def test_a_stop_in_the_journal_prevents_the_start(house: House) -> None:
+    """An agent that was killed between a stop and what follows from it is followed by one that starts nothing."""
+    await house.agent_ends()
+    start = house.run("true")
+    journal = Journal(house.settings.data / "agent" / "journal")
+    await asyncio.to_thread(journal.write, Entry(start=start, stopped=True))
+    await house.agent_starts()
+    assert (await house.outcome(start)).ending == "canceled"
+    assert house.counted() == []
+    assert "confirm" not in house.scheduler.asked
     await house.is_clean()
 
 

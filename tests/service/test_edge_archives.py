@@ -6,8 +6,10 @@ import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from aiohttp import ClientError
 
 from gurney.archive import Member
 from gurney.errors import StoreUnavailable
@@ -57,7 +59,8 @@ async def post(home: House, body: Any, kind: str, query: str = "", **headers: st
 
 async def contents(home: House, payload: str) -> dict[str, bytes]:
     return {
-        path: (await home.get(f"/v1/payloads/{payload}/files/{path}"))[1] for path in home.payloads.files[payload]
+        path: (await home.get(f"/v1/payloads/{payload}/files/{quote(path)}"))[1]
+        for path in home.payloads.files[payload]
     }
 
 
@@ -93,7 +96,7 @@ async def test_empty_folders_come_along(home: House) -> None:
     [
         (zipped({"ok": b"1", "../evil": b"2"}), "evil"),
         (zipped({"ok": b"1"})[:-30], "not a sound"),
-        (tarred({"ok": b"1"})[:600], "breaks off"),
+        (tarred({"ok": b"1"})[:600], "unexpected end"),
         (b"rubbish", "not a sound"),
         (b"", "not a sound"),
         (zipped({f"{n}": b"" for n in range(101)}), "more than 100"),
@@ -152,7 +155,7 @@ async def test_a_payload_goes_out_as_a_zip_or_tar(home: House) -> None:
     """Zip by default, tar where `Accept` says so, with every file and empty folder, saved under the payload's name."""
     payload = home.payloads.add(name="ct ä").id
     for path, content in (FILES | {"empty/": b""}).items():
-        assert (await home.put(payload, path, content))[0] == 201
+        assert (await home.put(payload, quote(path), content))[0] == 201
     status, body, headers = await home.get(f"/v1/payloads/{payload}/archive")
     assert (status, headers["Content-Type"]) == (200, ZIP)
     assert headers["Content-Disposition"] == "attachment; filename=\"ct _.zip\"; filename*=UTF-8''ct%20%C3%A4.zip"
@@ -176,7 +179,7 @@ async def test_an_archive_of_altered_bytes_breaks_off(home: House) -> None:
     (stored,) = (home.settings.data / "objects").glob(f"objects/*/{key}")
     stored.chmod(0o600)
     stored.write_bytes(LARGE[:-1] + b"!")
-    with pytest.raises(Exception, match="payload is not completed|Connection closed|disconnected"):
+    with pytest.raises(ClientError):
         await home.get(f"/v1/payloads/{payload}/archive")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientError
 
 from gurney import clock
 from gurney.model.access import Role
@@ -29,7 +30,7 @@ async def home(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
 async def until(holds: Callable[[], Any]) -> None:
     """Wait until something holds that another process does."""
     async with asyncio.timeout(20):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - nothing here tells of it
             await asyncio.sleep(0.02)
 
 
@@ -224,7 +225,7 @@ async def test_a_token_that_is_deleted_hears_no_more(home: House, monkeypatch: p
     async with home.events("/v1/events", token=secret) as stream:
         async with home.request("DELETE", f"/v1/tokens/{token}") as response:
             assert response.status == 204
-        with pytest.raises(Exception, match="payload is not completed|Connection closed|disconnected"):
+        with pytest.raises(ClientError):
             await stream.rest()
 
 
@@ -251,11 +252,15 @@ async def test_the_server_stops_at_once(nats_server: NatsServer, tmp_path: Path)
     """Open streams end in order when the server stops, and do not hold it up."""
     async with house(nats_server.url, tmp_path) as home:
         job = home.jobs.add()
-        async with home.events("/v1/events") as all_events, home.events(f"/v1/jobs/{job.id}/events") as of_job:
-            async with home.events(f"/v1/jobs/{job.id}/logs?follow=true") as log, asyncio.timeout(5):
-                await home.edge.__aexit__(None, None, None)
-                assert [await each.rest() for each in (all_events, of_job, log)] == [[], [], []]
-        await home.edge.__aenter__()
+        async with (
+            home.events("/v1/events") as all_events,
+            home.events(f"/v1/jobs/{job.id}/events") as of_job,
+            home.events(f"/v1/jobs/{job.id}/logs?follow=true") as log,
+            asyncio.timeout(5),
+        ):
+            assert home.edge.http is not None
+            await home.edge.http.__aexit__()
+            assert [await each.rest() for each in (all_events, of_job, log)] == [[], [], []]
 
 
 async def test_without_nats_the_stream_ends(own_nats_server: NatsServer, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import ClientError
 
 from gurney.model.access import Role
 from gurney.testing.nats import NatsServer
@@ -211,7 +212,9 @@ async def test_too_large_is_refused_up_front_and_on_the_way(home: House) -> None
     assert not home.payloads.pending
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 3000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n200000\r\n"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 3000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n200000\r\n"]
+)
 async def test_an_upload_that_breaks_off_leaves_nothing(home: House, framing: bytes) -> None:
     """When the client goes away in the middle, the upload is given up and no byte of it stays."""
     payload = home.payloads.add().id
@@ -247,7 +250,7 @@ async def test_altered_bytes_never_arrive_whole(home: House) -> None:
         path.write_bytes(content)
     status, body, _ = await home.get(f"/v1/payloads/{payload}/files/small")
     assert (status, b"hello" in body) == (500, False)
-    with pytest.raises(Exception, match="payload is not completed|Connection closed|disconnected"):
+    with pytest.raises(ClientError):
         await home.get(f"/v1/payloads/{payload}/files/large")
 
 

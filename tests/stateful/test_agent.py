@@ -130,6 +130,11 @@ class OneRun(RuleBasedStateMachine):
         assert not self.starts or self.granted
 
     @invariant()
+    def told(self) -> None:
+        """What was confirmed is not forgotten before the scheduler knows how it ended."""
+        assert self.kept is not None or not self.granted or self.reported
+
+    @invariant()
     def known(self) -> None:
         """An agent that lives knows every run that it has in its journal."""
         assert not self.alive or (self.step is None) == (self.kept is None)

@@ -4,10 +4,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
 from gurney.ids import run_id
 from gurney.model.job import Admission, PlacementRequest
+from gurney.model.resources import Gpu
 from gurney.model.run import Admit, Outcome, Placement
 from services.scheduler import feasible, lifecycle, machine
 from services.scheduler.cluster import Cluster
@@ -41,8 +42,8 @@ class Scheduling(RuleBasedStateMachine):
         """A node joins, or is heard of again. It keeps what its runs hold: a host does not shrink under them."""
         name = f"n{number}"
         known = self.cluster.nodes.get(name)
-        size = {"cpu": known.capacity.cpu, "gpus": known.gpus} if known else {"cpu": cpu, "gpus": _gpus(number, gpus)}
-        self.cluster.nodes[name] = a_node(name, memory=4 * GIB, last_seen_at=self.now, **size)
+        fresh = a_node(name, gpus=_gpus(number, gpus), cpu=cpu, memory=4 * GIB)
+        self.cluster.nodes[name] = (known or fresh).but(last_seen_at=self.now)
 
     @rule(seconds=st.sampled_from((1, 10, 20, 4000)))
     def time_passes(self, seconds: int) -> None:
@@ -139,11 +140,11 @@ class Scheduling(RuleBasedStateMachine):
         if before and before.node:
             self.follow(before, machine.ended(before, before.node, Outcome(ending=ending), self.now))
 
-    @rule(target=runs, run=consumes(runs))
+    @rule(target=runs, run=runs)
     def a_lost_attempt_is_requested_again(self, run: str) -> Any:
         before = self.documents.get(run)
         if before is None or before.outcome is None or before.outcome.ending != "lost":
-            return run
+            return multiple()
         request = self.requests[run]
         return self.request(request.but(attempt=request.attempt + 1))
 
@@ -201,7 +202,7 @@ class Scheduling(RuleBasedStateMachine):
             assert len(ends) == (0 if placement.live else 1)
 
 
-def _gpus(node: int, count: int) -> list[Any]:
+def _gpus(node: int, count: int) -> list[Gpu]:
     return [a_gpu(f"{node}-{each}") for each in range(count)]
 
 

@@ -1,0 +1,79 @@
+"""The embedded server of the end-to-end tests, as a process of its own, and clients in a project of each test."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gurney.testing.embedded import EmbeddedProcess
+from tests.e2e.api import Api
+from tests.e2e.applications import make_maps
+
+#: Short waits, a small limit of uploads, and a machine of two cores whatever this one has.
+ENVIRONMENT = {"GURNEY_STOP_GRACE": "0.4", "GURNEY_MAX_UPLOAD": str(64 * 1024**2), "GURNEY_CPU": "2"}
+
+_projects = itertools.count(1)
+
+ClientOf = Callable[..., Coroutine[Any, Any, Api]]
+
+
+@pytest.fixture(scope="session")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of folder MAPs."""
+    return make_maps(tmp_path_factory.mktemp("maps"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, maps: Path) -> Iterator[EmbeddedProcess]:
+    """The server that most tests share; it is not to be stopped, nor its nats-server."""
+    with EmbeddedProcess(tmp_path_factory.mktemp("server") / "data", maps, ENVIRONMENT) as running:
+        yield running
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
+    """A running server for one test, which may stop it, kill it, and pause its nats-server."""
+    with EmbeddedProcess(tmp_path / "data", maps, ENVIRONMENT) as running:
+        yield running
+
+
+@pytest.fixture
+async def admin(server: EmbeddedProcess) -> AsyncIterator[Api]:
+    """The administrator of the shared server, who sees all projects."""
+    async with Api(server.url, server.token) as client:
+        yield client
+
+
+@pytest.fixture
+async def anybody(server: EmbeddedProcess) -> AsyncIterator[Api]:
+    """A client without a token."""
+    async with Api(server.url, None) as client:
+        yield client
+
+
+@pytest.fixture
+def project() -> str:
+    """A project that no other test uses."""
+    return f"project-{next(_projects)}"
+
+
+@pytest.fixture
+async def client_of(admin: Api, project: str) -> AsyncIterator[ClientOf]:
+    """Makes clients of a role, and if need be of a subject, in the test's project."""
+    async with AsyncExitStack() as stack:
+
+        async def client(role: str, subject: str = "somebody", **options: Any) -> Api:
+            asked = {"subject": subject, "role": role, "project": project, **options}
+            token = (await admin.post("/v1/tokens", asked)).must(201).json["token"]
+            return await stack.enter_async_context(Api(admin.url, token))
+
+        yield client
+
+
+@pytest.fixture
+async def api(client_of: ClientOf) -> Api:
+    """A developer in a project of his own."""
+    return await client_of("developer", "dev")
