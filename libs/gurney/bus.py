@@ -256,13 +256,17 @@ class Bus:
         for stream in streams if streams is not None else [s for s in STREAMS if s.declarer == self.service]:
             config = stream.config(self._settings)
             try:
-                try:
-                    await self._js.add_stream(config)
-                except nats.js.errors.BadRequestError:  # there, with other settings
-                    await self._js.update_stream(config)
-            except (*AWAY, nats.js.errors.Error) as error:
-                raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
+                await self._declare(config)
+            except nats.js.errors.ServerError:  # it may still be clearing away a deleted stream of this name
+                await asyncio.sleep(DECLARE_AGAIN_S)
+                await self._declare(config)
             checkpoint()
+
+    async def _declare(self, config: StreamConfig) -> None:
+        try:
+            await self._js.add_stream(config)
+        except nats.js.errors.BadRequestError:  # there, with other settings
+            await self._js.update_stream(config)
 
     async def latest(self, stream: str) -> list[tuple[str, bytes]]:
         """Return subject and data of the last message on each subject of a stream; raises `NatsUnavailable`."""

@@ -26,6 +26,8 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 JSON = "application/json"
+#: A body of whatever type.
+ANYTHING = "*/*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,9 @@ class Route:
         if "{" in self.path:
             codes.add(404)
         if self.body or self.accepts != (JSON,):
-            codes |= {413, 415}
+            codes.add(413)
+            if ANYTHING not in self.accepts:
+                codes.add(415)
         if self.roles and self.asks:
             codes.add(503)
         return tuple(sorted(codes))

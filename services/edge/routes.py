@@ -12,7 +12,7 @@ from gurney.model.map import Map, RegisterMap
 from gurney.model.payload import CreatePayload, FileView, Payload
 from gurney.model.run import Node
 from services.edge import sse, unpacking
-from services.edge.call import JSON, Route
+from services.edge.call import ANYTHING, JSON, Route
 from services.edge.download import BINARY
 from services.edge.packing import ZIP
 from services.edge.parse import DryRun, Paged
@@ -38,8 +38,6 @@ PUBLIC: frozenset[Role] = frozenset()
 ALL = frozenset(Role)
 MAKERS = frozenset({Role.DEVELOPER, Role.ADMINISTRATOR})
 ADMINISTRATORS = frozenset({Role.ADMINISTRATOR})
-#: A body of whatever type.
-ANYTHING = "*/*"
 
 MAPS = (
     Route(

@@ -44,7 +44,7 @@ class EmbeddedServer:
             services: list[Service] = [
                 build_job(settings, documents=documents),
                 build_scheduler(settings, documents=documents),
-                build_payload(settings, documents=documents, objects=objects),
+                build_payload(settings, documents=documents, objects=objects, alone=True),
                 build_map(settings, documents=documents),
                 build_notifier(settings, documents=documents),
                 build_agent(settings, runtimes=[runtime]),

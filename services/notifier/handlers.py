@@ -147,10 +147,7 @@ class Handlers:
     async def _map_id(self, question: HandlerCreate) -> str | None:
         if question.body.map is None:
             return None
-        try:
-            return (await self._bus.request(MAP_GET, Ref(caller=question.caller, ref=question.body.map))).id
-        except NotFound as error:
-            raise Invalid.field("map", str(error)) from error
+        return (await self._bus.request(MAP_GET, Ref(caller=question.caller, ref=question.body.map))).id
 
     async def _replayed(self, question: HandlerCreate, taken: KeyTaken) -> Handler:
         holder = await self._store.get(HANDLERS, taken.holder)

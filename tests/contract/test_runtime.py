@@ -96,6 +96,7 @@ async def test_start_happens_once(harness: Harness, app: Make) -> None:
     await harness.reopen()
     await harness.runtime.start(run.spec)
     assert (run.output / "count").read_text() == "\n"
+    assert (await run.end()).exit_code == 0
 
 
 async def test_timeout_ends_the_stubborn(app: Make) -> None:

@@ -192,7 +192,7 @@ def test_broken_characters_are_not_waited_for(data: bytes) -> None:
 
 
 def test_half_a_character_waits_for_the_other_half(tmp_path: Path) -> None:
-    """A character whose bytes are not all written yet is sent when they are; at the end of the run it is not waited for."""
+    """A character whose bytes are not all written yet is sent when they are, or when the run has ended."""
     path = tmp_path / "log"
     path.write_bytes("aü".encode()[:2])
     tail = live_log._Tail(path, 0)

@@ -50,7 +50,7 @@ REASONS: Mapping[int, str] = {
     404: "names nothing that could be missing",
     409: "nothing that it reads or makes can be in conflict",
     413: "takes no body",
-    415: "takes no body",
+    415: "takes no body, or one of any type",
     422: "takes neither body nor parameters, and ignores what it does not know",
     503: "asks no other service",
 }

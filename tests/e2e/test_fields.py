@@ -15,7 +15,7 @@ BODIES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/maps", {"urn": "urn:nonsense:x"}, "urn"),
     ("/v1/maps", {"urn": ""}, "urn"),
     ("/v1/maps", {"urn": "urn:oci:"}, "urn"),
-    ("/v1/maps", {"urn": "urn:oci:UPPER/case"}, "urn"),
+    ("/v1/maps", {"urn": "urn:oci:name/UPPER"}, "urn"),
     ("/v1/maps", {"urn": "urn:gurney:dir:../etc"}, "urn"),
     ("/v1/maps", {"urn": "urn:gurney:dir:a/b"}, "urn"),
     ("/v1/maps", {"urn": "urn:gurney:dir:a\0"}, "urn"),

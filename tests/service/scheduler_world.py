@@ -166,6 +166,9 @@ class World:
         self._heard: set[str | None] = set()
         self._stack = AsyncExitStack()
         self.scheduler = build(settings, documents=documents)
+        #: The reconciler: a round comes when the test asks for it, and at no other time.
+        self.reconciler: Any = self.scheduler._parts.reconcile
+        self.scheduler._parts.reconcile = None
 
     @property
     def bus(self) -> Bus:
@@ -324,9 +327,7 @@ class World:
 
     async def reconciled(self) -> None:
         """Run a round of the reconciler."""
-        reconcile = self.scheduler._parts.reconcile
-        assert reconcile
-        await reconcile()
+        await self.reconciler()
 
     async def age(self, run_id: str, seconds: float) -> None:
         """Have a placement written this much earlier, in documents and memory."""
@@ -343,7 +344,7 @@ class World:
     @property
     def cluster(self) -> Any:
         """What the scheduler holds in memory."""
-        return self.scheduler._parts.reconcile._cluster  # type: ignore[union-attr]
+        return self.reconciler._cluster
 
     async def _publish(self, subject: str, data: Any, event_id: str) -> None:
         await self.bus.publish_events([event_of(subject, data, id=event_id, source="test", at=clock.now())])

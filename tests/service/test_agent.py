@@ -318,6 +318,7 @@ async def test_a_former_scheduler_is_not_obeyed(house: House) -> None:
     await house.agent_starts()
     old = await house.start(house.run("true", epoch=4))
     newer, _ = await house.finish("true", epoch=6)
+    await house.is_clean()
     assert old.run_id not in house.counted()
     assert newer in house.counted()
     assert old.run_id not in house.scheduler.ends

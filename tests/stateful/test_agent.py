@@ -1,159 +1,153 @@
-"""A run on a node whose agent may be killed between any two steps, and whose scheduler may decide otherwise."""
+"""A run on a node whose agent may be killed between any two steps, and whose scheduler may decide otherwise.
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+The states are few, so every one that can be reached is looked at, not some of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 
 from services.agent import machine
 from services.agent.machine import Event, Kept, Seen, Step
 
 
-class OneRun(RuleBasedStateMachine):
-    """What survives a kill (journal, runtime, scheduler), and the agent's step, which does not."""
+@dataclass(frozen=True)
+class World:
+    """One run: what survives a kill (journal, runtime, scheduler), and what the agent knows, which does not."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: Kept | None = None
-        self.seen = Seen.ABSENT
-        self.granted = False
-        self.fenced = False
-        self.reported = 0
-        self.starts = 0
-        #: The agent's memory; None: no agent, or nothing known.
-        self.step: Step | None = None
-        self.stopped = False
-        self.alive = True
+    kept: Kept | None = None
+    seen: Seen = Seen.ABSENT
+    granted: bool = False
+    fenced: bool = False
+    reported: bool = False
+    starts: int = 0
+    #: The agent's memory. None: it does not know the run.
+    step: Step | None = None
+    stopped: bool = False
+    alive: bool = True
 
-    # --- the world ---
-
-    @precondition(lambda self: self.alive and self.step is None and self.kept is None)
-    @rule()
-    def told_to_start(self) -> None:
-        """The start comes, for the first time or again."""
-        self.kept, self.step, self.stopped = Kept.ACCEPTED, Step.CONFIRMING, False
-
-    @precondition(lambda self: self.alive and self.step in machine.HOLDS_ROOM)
-    @rule()
-    def told_to_stop(self) -> None:
-        """A stop comes and is journalled."""
-        self.stopped = True
-        if self.kept is Kept.ACCEPTED:
-            self.kept = Kept.STOPPED
-
-    @precondition(lambda self: not self.granted)
-    @rule()
-    def placed_elsewhere(self) -> None:
-        """The scheduler decides otherwise before it has confirmed."""
-        self.fenced = True
-
-    @precondition(lambda self: self.seen is Seen.LIVE)
-    @rule()
-    def application_ends(self) -> None:
-        """The application ends, whether an agent looks or not."""
-        self.seen = Seen.ENDED
-
-    @precondition(lambda self: self.alive)
-    @rule()
-    def killed(self) -> None:
-        """The agent is killed."""
-        self.alive, self.step, self.stopped = False, None, False
-
-    @precondition(lambda self: not self.alive)
-    @rule()
-    def restarted(self) -> None:
-        """An agent starts over the same folder."""
-        self.alive = True
-        if self.kept is not None:
-            self.step = machine.RESUME[self.kept, self.seen]
-            self.stopped = self.kept is Kept.STOPPED
-        elif self.seen is not Seen.ABSENT:  # a stray
-            self.seen = Seen.ABSENT
-
-    # --- the agent ---
-
-    @precondition(lambda self: self.alive and self.step not in {None, Step.DONE})
-    @rule(fails=st.booleans(), dies=st.booleans())
-    def works(self, *, fails: bool, dies: bool) -> None:
-        """The agent does its step; it may die when the work is done and before it knows."""
-        assert self.step is not None
-        event = self._do(self.step, fails=fails)
-        if event is None:
+    def nexts(self) -> Iterator["World"]:
+        """Yield every world that may follow."""
+        if self.seen is Seen.LIVE:
+            yield replace(self, seen=Seen.ENDED)
+        if not self.granted and not self.fenced:
+            yield replace(self, fenced=True)
+        if not self.alive:
+            yield self.restarted()
             return
-        if dies:
-            self.killed()
-            return
-        self.step = machine.after(self.step, event)
+        yield self.killed()
+        if self.step is None:
+            # The start comes, for the first time or again.
+            yield replace(self, kept=Kept.ACCEPTED, step=Step.CONFIRMING)
+        elif self.step is Step.DONE:
+            yield self.forgotten().killed()
+            yield replace(self.forgotten(), seen=Seen.ABSENT)
+        else:
+            if self.step in machine.HOLDS_ROOM and not self.stopped:
+                yield replace(self, stopped=True, kept=Kept.STOPPED)
+            for world, event in self.works(self.step):
+                yield world.killed()  # when the work is done, and before the agent knows
+                yield replace(world, step=machine.after(self.step, event))
 
-    def _do(self, step: Step, *, fails: bool) -> Event | None:  # noqa: PLR0911
+    def killed(self) -> "World":
+        return replace(self, alive=False, step=None, stopped=False)
+
+    def restarted(self) -> "World":
+        """Return what the next agent makes of it."""
+        if self.kept is None:  # what the runtime has is a stray
+            return replace(self, alive=True, seen=Seen.ABSENT)
+        step = machine.RESUME[self.kept, self.seen]
+        return replace(self, alive=True, step=step, stopped=self.kept is Kept.STOPPED)
+
+    def forgotten(self) -> "World":
+        """Return the world in which the journal has forgotten, and the runtime has not yet."""
+        return replace(self, kept=None, step=None, stopped=False)
+
+    def works(self, step: Step) -> Iterator[tuple["World", Event]]:  # noqa: C901  one case a step
+        """Yield all that a step may come to."""
+        decided = replace(self, kept=Kept.DECIDED)
         if self.stopped and step in machine.BEFORE_START:
-            self.kept = Kept.DECIDED
-            return Event.STOPPED
+            yield decided, Event.STOPPED
+            return
         match step:
+            case Step.CONFIRMING if self.reported or (self.fenced and not self.granted):
+                yield self, Event.REFUSED
             case Step.CONFIRMING:
-                self.granted = self.granted or not self.fenced
-                return Event.GRANTED if self.granted and not self.reported else Event.REFUSED
+                yield replace(self, granted=True), Event.GRANTED
             case Step.STAGING:
-                self.kept = Kept.DECIDED if fails else self.kept
-                return Event.GIVEN_UP if fails else Event.STAGED
+                yield self, Event.STAGED
+                yield decided, Event.GIVEN_UP
+            case Step.STARTING if self.seen is Seen.ABSENT:
+                yield replace(self, seen=Seen.LIVE, starts=self.starts + 1), Event.BEGUN
             case Step.STARTING:
-                if self.seen is Seen.ABSENT:
-                    self.seen = Seen.LIVE
-                    self.starts += 1
-                return Event.BEGUN
+                yield self, Event.BEGUN
+            case Step.RUNNING if self.seen is Seen.ENDED:
+                yield self, Event.ENDED
             case Step.RUNNING:
-                return Event.ENDED if self.seen is Seen.ENDED else None
+                pass
             case Step.COLLECTING:
-                self.kept = Kept.DECIDED if not fails else self.kept  # `fails`: there was nothing to keep
-                return Event.COLLECTED
+                yield decided, Event.COLLECTED
+                yield self, Event.COLLECTED  # there was nothing to carry home, so nothing is written
             case Step.REPORTING:
-                self.reported += 1
-                return Event.ANSWERED
+                yield replace(self, reported=True), Event.ANSWERED
             case Step.DONE:
                 raise AssertionError
 
-    @precondition(lambda self: self.alive and self.step is Step.DONE)
-    @rule(dies=st.booleans())
-    def cleared_up(self, *, dies: bool) -> None:
-        """The journal forgets first, the runtime after it."""
-        self.kept = None
-        self.step = None
-        if dies:
-            self.killed()
-        else:
-            self.seen = Seen.ABSENT
-
-    # --- what holds ---
-
-    @invariant()
-    def started_once(self) -> None:
-        """No run is started twice, and none that was never confirmed."""
-        assert self.starts <= 1
-        assert not self.starts or self.granted
-
-    @invariant()
-    def told(self) -> None:
-        """What was confirmed is not forgotten before the scheduler knows how it ended."""
-        assert self.kept is not None or not self.granted or self.reported
-
-    @invariant()
-    def known(self) -> None:
-        """An agent that lives knows every run that it has in its journal."""
-        assert not self.alive or (self.step is None) == (self.kept is None)
-
-    def teardown(self) -> None:
-        """Left in peace, every run comes to its end, and what was confirmed is reported."""
-        taken = self.kept is not None
-        if not self.alive:
-            self.restarted()
+    def in_peace(self) -> "World":
+        """Return where it ends when nothing more happens to it."""
+        world = self if self.alive else self.restarted()
         for _ in range(20):
-            if self.seen is Seen.LIVE:
-                self.application_ends()
-            if self.step is Step.DONE:
-                self.cleared_up(dies=False)
-            elif self.step is not None:
-                self.works(fails=False, dies=False)
-        assert (self.step, self.kept, self.seen) == (None, None, Seen.ABSENT)
-        assert not (taken and self.granted) or self.reported
+            if world.seen is Seen.LIVE:
+                world = replace(world, seen=Seen.ENDED)
+            if world.step is Step.DONE:
+                world = replace(world.forgotten(), seen=Seen.ABSENT)
+            elif world.step is not None:
+                worked, event = next(world.works(world.step))
+                world = replace(worked, step=machine.after(world.step, event))
+        return world
 
 
-TestOneRun = OneRun.TestCase
-TestOneRun.__doc__ = "A run is started once and reported, whatever is killed when."
+@cache
+def reached() -> frozenset[World]:
+    """Return every world that can be reached from an empty node."""
+    found = {World()}
+    new = [World()]
+    while new:
+        following = {world for each in new for world in each.nexts() if world.starts < 3} - found
+        found |= following
+        new = list(following)
+    return frozenset(found)
+
+
+def test_all_that_matters_is_reached() -> None:
+    """The worlds looked at have every step, and every pair of journal and runtime after a kill that can be."""
+    worlds = reached()
+    assert {world.step for world in worlds} == {None, *Step}
+    after_kills = {(world.kept, world.seen) for world in worlds if not world.alive}
+    impossible = {(Kept.DECIDED, Seen.LIVE), (None, Seen.LIVE)}  # the latter takes a power cut
+    assert after_kills == {(kept, seen) for kept in (None, *Kept) for seen in Seen} - impossible
+
+
+def test_no_run_starts_twice() -> None:
+    """Whatever is killed when, no run is started twice, and none that was never confirmed."""
+    assert not [world for world in reached() if world.starts > 1]
+    assert not [world for world in reached() if world.starts and not world.granted]
+
+
+def test_nothing_is_forgotten_untold() -> None:
+    """What was confirmed is not forgotten before the scheduler knows how it ended."""
+    assert not [world for world in reached() if world.kept is None and world.granted and not world.reported]
+
+
+def test_an_agent_knows_its_runs() -> None:
+    """An agent that lives knows every run that its journal has, and no other."""
+    assert not [world for world in reached() if world.alive and (world.step is None) != (world.kept is None)]
+
+
+def test_in_peace_every_run_ends() -> None:
+    """From every world a run that is left in peace is reported, unless it was never confirmed, and leaves nothing."""
+    for world in reached():
+        end = world.in_peace()
+        assert (end.step, end.kept, end.seen) == (None, None, Seen.ABSENT), world
+        assert end.reported or not end.granted, world
+        assert end.starts <= 1, world

@@ -85,6 +85,8 @@ class Keeper:
 
     def adopt(self, run_id: str) -> dict[str, Any] | None:
         """Take over a run that another supervisor started; return its end where it is gone."""
+        if (end := self._end_of(run_id)) is not None:
+            return end
         mark = records.mark_of(run_id) or {}
         pid, ticks = mark.get("pid", 0), mark.get("ticks", 0)
         pidfd = -1

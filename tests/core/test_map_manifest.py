@@ -1,0 +1,166 @@
+"""Manifests of MAPs as real packagers write them, and what is wrong with broken ones."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gurney.errors import Invalid, MapUnreadable
+from services.map import manifest
+from services.map.urn import normalise
+
+HOLOSCAN_APP: dict[str, Any] = {
+    "apiVersion": "1.0.0",
+    "command": '["python3", "/opt/holoscan/app"]',
+    "environment": {"HOLOSCAN_INPUT_PATH": "input/", "RETRIES": 3, "EMPTY": None},
+    "input": {"path": "input/", "formats": None},
+    "output": {"path": "output/", "formats": None},
+    "timeout": 0,
+    "version": 1.0,
+    "workingDirectory": "/var/holoscan",
+}
+HOLOSCAN_PKG: dict[str, Any] = {
+    "apiVersion": "1.0.0",
+    "models": {"spleen_ct": "/opt/holoscan/models/spleen_ct"},
+    "resources": {"cpu": 1, "gpu": 1, "memory": "1Gi", "gpu-memory": "10Gi"},
+    "version": 0.1,
+}
+MONAI_APP: dict[str, Any] = {
+    "api-version": "0.1.0",
+    "command": "python3 -u /opt/monai/app/app.py",
+    "environment": {},
+    "input": {"formats": [], "path": "input"},
+    "output": {"format": {}, "path": "output"},
+    "timeout": "600",
+    "working-directory": "/var/monai/",
+}
+MONAI_PKG: dict[str, Any] = {
+    "api-version": "0.1.0",
+    "models": [{"name": "model-54dd", "path": "/opt/monai/models/model/model.ts"}],
+    "resources": {"cpu": 1, "gpu": 1, "memory": "7168Mi"},
+}
+
+
+def texts(app: Any, pkg: Any) -> dict[str, str]:
+    return {"app.json": json.dumps(app), "pkg.json": json.dumps(pkg)}
+
+
+def reason_of(app: Any, pkg: Any = HOLOSCAN_PKG) -> str:
+    with pytest.raises(MapUnreadable) as fault:
+        manifest.read(texts(app, pkg))
+    return fault.value.reason
+
+
+def test_a_holoscan_package_is_understood() -> None:
+    """Command, environment, absolute paths, models and resources in one unit system."""
+    manifests, described = manifest.read(texts(HOLOSCAN_APP, HOLOSCAN_PKG))
+    assert described.generation == "holoscan"
+    assert described.command == ("python3", "/opt/holoscan/app")
+    assert described.environment == {"HOLOSCAN_INPUT_PATH": "input/", "RETRIES": "3", "EMPTY": ""}
+    assert (described.input_path, described.output_path) == ("/var/holoscan/input", "/var/holoscan/output")
+    assert [(model.name, model.path) for model in described.models] == [("spleen_ct", "/opt/holoscan/models/spleen_ct")]
+    assert (described.resources.memory, described.resources.gpu_memory) == (1024**3, 10 * 1024**3)
+    assert described.timeout_s is None
+    assert {each.path: each.content for each in manifests} == {"app.json": HOLOSCAN_APP, "pkg.json": HOLOSCAN_PKG}
+
+
+def test_a_monai_package_is_understood() -> None:
+    """Kebab-case keys, a shell line as the command, models as a list, a timeout in a text."""
+    _, described = manifest.read(texts(MONAI_APP, MONAI_PKG))
+    assert described.generation == "monai"
+    assert described.command == ("python3", "-u", "/opt/monai/app/app.py")
+    assert described.working_directory == "/var/monai/"
+    assert (described.input_path, described.output_path) == ("/var/monai/input", "/var/monai/output")
+    assert described.resources.memory == 7168 * 1024**2
+    assert described.timeout_s == 600
+    assert [model.name for model in described.models] == ["model-54dd"]
+
+
+def test_the_folder_in_the_image_tells_the_generation() -> None:
+    """What lies in /etc/monai is of the MONAI generation, whatever its keys look like."""
+    found = {f"/etc/monai/{name}": text for name, text in texts(HOLOSCAN_APP, HOLOSCAN_PKG).items()}
+    assert manifest.read(found)[1].generation == "monai"
+
+
+def test_a_line_that_needs_a_shell_gets_one() -> None:
+    """Pipes, variables and globs are a shell's matter."""
+    _, described = manifest.read(texts(MONAI_APP | {"command": "cd /opt && python app.py > log"}, MONAI_PKG))
+    assert described.command == ("/bin/sh", "-c", "cd /opt && python app.py > log")
+
+
+@pytest.mark.parametrize("command", [None, "", "  ", "[]", []])
+def test_a_map_without_a_command_says_so(command: Any) -> None:
+    """No command, in whatever spelling, is `no_command`."""
+    assert reason_of(HOLOSCAN_APP | {"command": command}) == "no_command"
+
+
+def test_broken_manifests_say_which() -> None:
+    """Missing, unreadable, oversized and senseless manifests have reasons of their own."""
+    with pytest.raises(MapUnreadable, match=r"no pkg\.json") as missing:
+        manifest.read({"app.json": "{}"})
+    assert missing.value.reason == "manifest_missing"
+    with pytest.raises(MapUnreadable, match=r"app\.json is not JSON") as broken:
+        manifest.read({"app.json": "{", "pkg.json": "{}"})
+    assert broken.value.reason == "manifest_broken"
+    assert reason_of([]) == "manifest_broken"
+    assert reason_of(HOLOSCAN_APP | {"command": {"a": 1}}) == "manifest_broken"
+    assert reason_of(HOLOSCAN_APP | {"command": '["a'}) == "manifest_broken"
+    assert reason_of(HOLOSCAN_APP | {"environment": ["A=1"]}) == "manifest_broken"
+    assert reason_of(HOLOSCAN_APP | {"x": "y" * 140_000}) == "manifest_too_large"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1Gi", 1024**3), ("7168Mi", 7168 * 1024**2), ("0Mi", None), ("500MB", 500_000_000), ("1024", 1024), (64, 64)],
+)
+def test_sizes_in_all_spellings(text: Any, size: int | None) -> None:
+    """Binary and decimal units, plain bytes, and zero for nothing."""
+    assert manifest.size(text) == size
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*HOLOSCAN_APP, *MONAI_APP]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=6,
+        ),
+    )
+)
+def test_any_json_is_read_or_refused_with_a_reason(app: dict[str, Any]) -> None:
+    """Whatever a manifest holds, the answer is a description with a command or a named fault."""
+    try:
+        _, described = manifest.read(texts(app, HOLOSCAN_PKG))
+    except MapUnreadable as fault:
+        read_or_reason = fault.reason in {"no_command", "manifest_broken"}
+    else:
+        read_or_reason = bool(described.command)
+    assert read_or_reason
+
+
+@pytest.mark.parametrize(
+    ("given_", "urn"),
+    [
+        ("urn:gurney:dir:ct-body", "urn:gurney:dir:ct-body"),
+        ("URN:OCI:ghcr.io/a/b:1.0", "urn:oci:ghcr.io/a/b:1.0"),
+        ("ghcr.io/a/b@sha256:" + "0" * 64, "urn:oci:ghcr.io/a/b@sha256:" + "0" * 64),
+        ("localhost:5000/map", "urn:oci:localhost:5000/map"),
+    ],
+)
+def test_urns_have_one_form(given_: str, urn: str) -> None:
+    """A URN's namespace may be in any case, and a bare image reference becomes one."""
+    assert normalise(given_) == urn
+    assert normalise(urn) == urn
+
+
+@pytest.mark.parametrize(
+    "urn", ["", " ", "urn:", "urn:isbn:1", "urn:oci:", "urn:oci:UPPER/Case", "urn:gurney:dir:../x", "a b"]
+)
+def test_what_is_no_urn_names_the_field(urn: str) -> None:
+    """A malformed URN is an error of the field `urn`."""
+    with pytest.raises(Invalid) as fault:
+        normalise(urn)
+    assert [each.field for each in fault.value.errors] == ["urn"]
