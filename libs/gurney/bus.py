@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import Service as NatsService
@@ -37,6 +38,7 @@ Answer = Callable[[Any], Awaitable[Message]]
 ERROR_CODE = "Nats-Service-Error-Code"
 OLDEST_SERVER = (2, 12)
 CONNECTS_WITHIN_S = 5.0
+DECLARE_AGAIN_S = 0.1
 #: Faults of the connection, as opposed to answers.
 AWAY = (
     nats.errors.TimeoutError,
@@ -254,19 +256,22 @@ class Bus:
     async def declare(self, streams: Sequence[Stream] | None = None) -> None:
         """Make this service's streams where they are missing, and bring their settings up to date."""
         for stream in streams if streams is not None else [s for s in STREAMS if s.declarer == self.service]:
-            config = stream.config(self._settings)
             try:
-                await self._declare(config)
-            except nats.js.errors.ServerError:  # it may still be clearing away a deleted stream of this name
-                await asyncio.sleep(DECLARE_AGAIN_S)
-                await self._declare(config)
+                await self._declare(stream.config(self._settings))
+            except (*AWAY, nats.js.errors.Error) as error:
+                raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
             checkpoint()
 
-    async def _declare(self, config: StreamConfig) -> None:
+    async def _declare(self, config: StreamConfig, tries: int = 3) -> None:
         try:
             await self._js.add_stream(config)
         except nats.js.errors.BadRequestError:  # there, with other settings
             await self._js.update_stream(config)
+        except nats.js.errors.ServerError:  # it may still be clearing away a deleted stream of this name
+            if tries <= 1:
+                raise
+            await asyncio.sleep(DECLARE_AGAIN_S)
+            await self._declare(config, tries - 1)
 
     async def latest(self, stream: str) -> list[tuple[str, bytes]]:
         """Return subject and data of the last message on each subject of a stream; raises `NatsUnavailable`."""

@@ -18,4 +18,4 @@ def monotonic() -> float:
 
 def rfc3339(at: datetime) -> str:
     """Return `at` as RFC 3339 in UTC with microseconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

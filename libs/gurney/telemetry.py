@@ -27,6 +27,7 @@ _TRACER = trace.get_tracer("gurney")
 _TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: The trace context where spans are not recorded.
 _UNRECORDED: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_recording = False
 
 REQUESTS = Counter("gurney_requests_total", "Questions that a service answered.", ["service", "operation", "code"])
 MESSAGES = Counter("gurney_messages_total", "Messages that a consumer finished.", ["consumer", "result"])
@@ -66,8 +67,10 @@ def setup(settings: Settings, service: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    if settings.otlp_endpoint and not _recording():
+    global _recording  # noqa: PLW0603  # one process, one exporter
+    if settings.otlp_endpoint and not _recording:
         _export(settings.otlp_endpoint, service)
+        _recording = True
 
 
 def _export(endpoint: str, service: str) -> None:
@@ -101,7 +104,7 @@ def current_trace_id() -> str | None:
 
 def traceparent() -> str | None:
     """Return the current W3C trace context."""
-    if not _recording():
+    if not _recording:
         return _UNRECORDED.get()
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
@@ -112,14 +115,10 @@ def span(
     name: str, kind: SpanKind, parent: str | None = None, attributes: Mapping[str, str] | None = None
 ) -> AbstractContextManager[object]:
     """Return a context that is a span; `parent` is a traceparent from elsewhere."""
-    if not _recording():
+    if not _recording:
         return _Unrecorded(parent)
     within = _PROPAGATOR.extract({"traceparent": parent}) if parent else context.get_current()
     return _TRACER.start_as_current_span(name, within, kind, attributes)
-
-
-def _recording() -> bool:
-    return isinstance(trace.get_tracer_provider(), TracerProvider)
 
 
 class _Unrecorded:

@@ -1,6 +1,7 @@
 """`gurney up`: run the embedded server until a signal."""
 
 import asyncio
+import gc
 import signal
 import sys
 
@@ -32,6 +33,8 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with EmbeddedServer(settings) as server:
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection needs to look at it again
         sys.stdout.write(f"Gurney is ready at {server.url} (administrator's token: {server.folder.token})\n")
         sys.stdout.flush()
         await stop.wait()

@@ -43,12 +43,10 @@ class ClaimHandlers:
             await self._desk.store.insert(CLAIMS, claim)
         try:
             await self._desk.quiet.wait(payload.id)
-            payload = await self._desk.access.open_payload(asked.caller, payload.id)
-            files, size = await self._desk.repository.totals(payload.id)
+            return await self._desk.access.open_payload(asked.caller, payload.id)
         except Exception:
             await self._drop(claim.id)
             raise
-        return payload.but(files=files, bytes=size)
 
     async def restore(self, asked: RestoreClaims) -> Empty:
         now = self._desk.now()

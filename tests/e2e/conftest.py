@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gurney.testing.embedded import EmbeddedProcess
+from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
 
@@ -74,6 +75,11 @@ async def client_of(admin: Api, project: str) -> AsyncIterator[ClientOf]:
 
 
 @pytest.fixture
-async def api(client_of: ClientOf) -> Api:
-    """A developer in a project of his own."""
-    return await client_of("developer", "dev")
+async def api(client_of: ClientOf) -> AsyncIterator[Api]:
+    """A developer in a project of his own, whose jobs end with the test, so that the next one has all the room."""
+    client = await client_of("developer", "dev")
+    yield client
+    for job in (await client.get("/v1/jobs?limit=1000")).items:
+        if job["state"] in {"requested", "scheduled", "running"}:
+            await client.post(f"/v1/jobs/{job['id']}/cancel")
+            await work.ended(client, job["id"])

@@ -1,0 +1,143 @@
+"""Room: what is counted, what waits, what is refused."""
+
+import asyncio
+import json
+
+import pytest
+
+from gurney.testing.embedded import EmbeddedProcess
+from tests.e2e import work
+from tests.e2e.api import Api, Json
+
+#: An application that tells by its own clock when it began and when it ended.
+CLOCKED = 'cut -d" " -f1 /proc/uptime > "$HOLOSCAN_OUTPUT_PATH/began"; sleep {seconds}; cut -d" " -f1 /proc/uptime > "$HOLOSCAN_OUTPUT_PATH/ended"'
+
+
+async def spans(api: Api, jobs: list[Json]) -> list[tuple[float, float]]:
+    """Return when the runs of jobs began and ended, by their own clocks, in the order of their beginnings."""
+    found = []
+    for job in jobs:
+        done = await work.ended(api, job["id"])
+        assert done["state"] == "succeeded"
+        times = [float(await work.result(api, done, name)) for name in ("began", "ended")]
+        found.append((times[0], times[1]))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "resources", [{"cpu": 1.01}, {"memory": "over half"}, {"cpu": 1.5, "memory": "over half"}], ids=str
+)
+async def test_two_over_half(api: Api, resources: dict[str, object]) -> None:
+    """Two jobs over half of the machine never overlap by their own clocks, whichever resource it is."""
+    if "memory" in resources:
+        (node,) = (await api.get("/v1/nodes")).items
+        resources = resources | {"memory": node["capacity"]["memory"] // 2 + 1}
+    made = await work.register(api, "shell")
+    script = CLOCKED.format(seconds=0.2)
+    jobs = [await work.submit(api, made["id"], {"run.sh": script}, resources=resources) for _ in range(3)]
+    times = await spans(api, jobs)
+    assert all(before[1] <= after[0] for before, after in zip(times, times[1:], strict=False))
+
+
+@pytest.mark.req("MAS-02")
+async def test_several_at_once(api: Api) -> None:
+    """Jobs that fit beside each other run at the same time, as many as there is room for and no more."""
+    made = await work.register(api, "shell")
+    script = CLOCKED.format(seconds=1)
+    jobs = [await work.submit(api, made["id"], {"run.sh": script}, resources={"cpu": 0.5}) for _ in range(6)]
+    times = await spans(api, jobs)
+    together = [sum(began <= at < ended for began, ended in times) for at, _ in times]
+    assert max(together) == 4
+
+
+@pytest.mark.req("MAS-33")
+async def test_reject(api: Api) -> None:
+    """Without room a job that does not wait is refused with 503 that names what is short, and leaves nothing."""
+    running = await work.begin(api, "sleep 30", "half")
+    data = await work.payload(api, {"run.sh": "true"})
+    asked = {"map": running["map"]["id"], "payload": data}
+    refused = (await api.post("/v1/jobs", asked | {"admission": "reject"}, case="no room")).must(503, "no_room")
+    assert "asks 1.5 cores, 0.5 cores are free" in refused.json["detail"]
+    assert [job["id"] for job in await api.all("/v1/jobs")] == [running["id"]]
+    assert (await api.get(f"/v1/payloads/{data}")).json["claims"] == 0
+    assert (await api.delete(f"/v1/payloads/{data}")).must(204)
+    waiting = await work.submit(api, running["map"]["id"], {"run.sh": "true"})
+    found = await work.until(api, waiting["id"], lambda job: job["waiting"] is not None)
+    assert found["waiting"]["reasons"][0]["code"] == "cpu_busy"
+    for admission in ("queue", "reject"):
+        asked = {"map": running["map"]["id"], "payload": waiting["payload"], "resources": {"cpu": 1000}}
+        answer = (await api.post("/v1/jobs", asked | {"admission": admission}, case="infeasible")).must(422, "infeasible")
+        assert answer.fields == {"resources.cpu"}
+    (await api.post(f"/v1/jobs/{running['id']}/cancel")).must(202)
+    assert (await work.ended(api, waiting["id"]))["state"] == "succeeded"
+
+
+async def test_reject_with_room(api: Api) -> None:
+    """With room a job that does not wait runs, and its room is free afterwards."""
+    made = await work.register(api, "half")
+    for _ in range(3):
+        job = await work.submit(api, made["id"], {"run.sh": "true"}, admission="reject")
+        assert (job["admission"], (await work.ended(api, job["id"]))["state"]) == ("reject", "succeeded")
+
+
+@pytest.mark.req("MAS-33")
+async def test_default_of_the_deployment(maps: object, tmp_path: object) -> None:
+    """The setting of the deployment is what holds for a job that does not say how it is admitted."""
+    environment = {"GURNEY_ADMISSION": "reject", "GURNEY_CPU": "2"}
+    server = EmbeddedProcess(tmp_path / "data", maps, environment)  # type: ignore[operator, arg-type]
+    await asyncio.to_thread(server.start)
+    try:
+        async with Api(server.url, server.token) as api:
+            running = await work.begin(api, "sleep 30", "half")
+            asked = {"map": running["map"]["id"], "payload": running["payload"]}
+            (await api.post("/v1/jobs", asked, case="no room")).must(503, "no_room")
+            waiting = (await api.post("/v1/jobs", asked | {"admission": "queue"})).must(201).json
+            for job in (waiting, running):
+                (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
+                await work.ended(api, job["id"])
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_infeasible(api: Api) -> None:
+    """What no node could ever hold is refused whatever the admission, and leaves no claim."""
+    made = await work.register(api, "giant")
+    data = await work.payload(api)
+    for admission in ("queue", "reject", None):
+        asked = {"map": made["id"], "payload": data, "admission": admission}
+        answer = (await api.post("/v1/jobs", asked, case="infeasible")).must(422, "infeasible")
+        assert answer.fields == {"resources.cpu"}
+    for resources, field in (({"cpu": 1, "memory": 2**50}, "memory"), ({"cpu": 1, "gpus": 8}, "gpus")):
+        answer = (await api.post("/v1/jobs", asked | {"resources": resources})).must(422, "infeasible")
+        assert f"resources.{field}" in answer.fields
+    assert (await api.get(f"/v1/payloads/{data}")).json["claims"] == 0
+    assert await api.all("/v1/jobs") == []
+
+
+async def test_priority(api: Api) -> None:
+    """Of the jobs that wait the one of higher priority comes first."""
+    running = await work.begin(api, "sleep 0.5", "half")
+    order = []
+    for priority in ("lower", "normal", "higher"):
+        made = running["map"]["id"]
+        script = CLOCKED.format(seconds=0.1)
+        order.append(await work.submit(api, made, {"run.sh": script}, priority=priority))
+    began = {}
+    for job in order:
+        done = await work.ended(api, job["id"])
+        began[done["priority"]] = float(await work.result(api, done, "began"))
+    assert sorted(began, key=began.__getitem__) == ["higher", "normal", "lower"]
+
+
+async def test_node_shows_its_room(api: Api) -> None:
+    """What a running job holds is used on its node, and free again when it has ended."""
+    job = await work.begin(api, "sleep 30", "half")
+    (node,) = (await api.get("/v1/nodes")).must(200).items
+    assert (node["id"], node["state"]) == (job["node"], "ready")
+    assert node["used"]["cpu"] >= 1.5
+    found = (await api.get(f"/v1/nodes/{node['id']}")).must(200).json
+    assert found["free"]["cpu"] == pytest.approx(found["capacity"]["cpu"] - found["used"]["cpu"])
+    (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
+    await work.ended(api, job["id"])
+    assert (await api.get(f"/v1/nodes/{node['id']}")).json["used"]["cpu"] == 0
+    assert json.dumps(node)
