@@ -55,12 +55,14 @@ async def spread(work: Callable[[T], Awaitable[None]], items: Sequence[T], width
     if len(items) <= 1:
         await lane()
         return
+    # No TaskGroup: that of Python 3.11 leaves a task whose group failed marked as cancelled.
+    lanes = [asyncio.create_task(lane()) for _ in range(min(width, len(items)))]
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(width, len(items))):
-                group.create_task(lane())
-    except BaseExceptionGroup as faults:
-        raise faults.exceptions[0] from None
+        await asyncio.gather(*lanes)
+    finally:
+        for each in lanes:
+            each.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
 
 
 class Early(Generic[T]):

@@ -42,6 +42,7 @@ class Run:
         self._anew = anew
         self._told_runtime = step is Step.RUNNING
         self._task: asyncio.Task[Any] | None = None
+        self._is_broken_off = False
         self._writing = asyncio.Lock()
         self._is_forgotten = False
         self._phases = host.effects.phases(entry.run_id)
@@ -73,16 +74,27 @@ class Run:
         """Do the step; what a stop breaks off is `STOPPED`."""
         step = self.step
         if self.entry.stopped and step in machine.BEFORE_START:
+            self._take_back_break()
             return await self._stopped()
         try:
             with telemetry.span(f"agent {step}", telemetry.INTERNAL):
                 return await self._do(step)
         except asyncio.CancelledError:
-            # The stop's own cancellation is taken back; a second one is the end of the agent.
-            stopped = self.entry.stopped and step in machine.BREAKABLE
-            if not stopped or self._task is None or self._task.uncancel():
+            if not self._is_broken_off:
                 raise
+            self._take_back_break()
             return await self._stopped()
+
+    def _break_off(self) -> None:
+        if self._task is not None and not self._is_broken_off:
+            self._is_broken_off = True
+            self._task.cancel()
+
+    def _take_back_break(self) -> None:
+        """Take back the cancellation by which a stop broke a step off; one that is left is the end of the agent."""
+        if self._is_broken_off and self._task is not None and self._task.uncancel():
+            raise asyncio.CancelledError
+        self._is_broken_off = False
 
     async def _do(self, step: Step) -> Event:
         match step:
@@ -110,8 +122,8 @@ class Run:
         again = self.entry.stopped
         await self._note(stopped=True)
         if self.step in machine.BREAKABLE:
-            if self._task is not None and not again:
-                self._task.cancel()
+            if not again:
+                self._break_off()
         elif self._told_runtime:
             await self._stop_runtime()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
@@ -30,7 +30,7 @@ JSON = "application/json"
 ANYTHING = "*/*"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Route:
     """One row of the table. Router, authorization, OpenAPI document and the matrix of bad input come from it."""
 
@@ -41,6 +41,7 @@ class Route:
     #: Who may; empty: anybody, without a token.
     roles: frozenset[Role]
     summary: str
+    _: KW_ONLY
     #: What it answers when all is well, and with what.
     status: int = 200
     reply: type[BaseModel] | None = None

@@ -72,8 +72,7 @@ class EventStream:
         return item
 
     async def _look(self) -> None:
-        if self._call.request.transport is None:
-            raise Gone
+        """See that the token is still good; that the client is there is seen when something is written to him."""
         try:
             await self._call.edge.authenticator.caller(self._call.request.headers.get(hdrs.AUTHORIZATION))
         except Unauthorized as error:

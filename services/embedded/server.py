@@ -40,7 +40,7 @@ class EmbeddedServer:
             documents = SqliteDocuments(self.folder.documents, sync=settings.sync)
             stack.push_async_callback(documents.close)
             objects = FolderObjects(self.folder.objects)
-            runtime = ProcessRuntime(settings.data, settings.maps)
+            runtime = ProcessRuntime(settings.data, settings.maps, grace_s=settings.stop_grace)
             services: list[Service] = [
                 build_job(settings, documents=documents),
                 build_scheduler(settings, documents=documents),

@@ -48,7 +48,7 @@ async def test_ignored_stop(api: Api, server: EmbeddedProcess) -> None:
 
 async def test_obeyed_stop(api: Api, server: EmbeddedProcess) -> None:
     """A run that heeds SIGTERM gets the time to say goodbye."""
-    job = await work.begin(api, "trap 'echo goodbye; exit 0' TERM; echo ready; while :; do read -r _ < /dev/zero; done")
+    job = await work.begin(api, "trap 'echo goodbye; exit 0' TERM; sleep 60 & echo ready; wait")
     await _logged(api, job, "ready")
     (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
     job = await work.ended(api, job["id"])

@@ -129,7 +129,7 @@ async def test_a_fault_in_the_middle_takes_the_payload_back(home: House) -> None
     """When storing fails, the client hears it and the payload that was begun is gone."""
     calls = 0
 
-    async def fail(*_: object) -> None:
+    async def fail() -> None:
         nonlocal calls
         calls += 1
         raise StoreUnavailable("full")
@@ -146,9 +146,24 @@ async def test_a_repeated_archive_is_made_once(home: House) -> None:
     status, first = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
     assert status == 201
     del home.payloads.files[first["id"]]["a/2.bin"]
+    kept = dict(home.payloads.files[first["id"]])
     status, again = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
     assert (status, again["id"], len(home.payloads.payloads)) == (201, first["id"], 1)
     assert await contents(home, first["id"]) == FILES
+    assert home.payloads.files[first["id"]].items() >= kept.items()
+
+
+async def test_a_repetition_that_fails_leaves_what_was_there(home: House) -> None:
+    """A fault while an archive is sent again never removes the payload that it once became."""
+    _, first = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
+    del home.payloads.files[first["id"]]["b"]
+
+    async def fail() -> None:
+        raise StoreUnavailable("full")
+
+    home.payloads.on_commit = fail
+    assert (await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"}))[0] == 503
+    assert first["id"] in home.payloads.payloads
 
 
 async def test_a_payload_goes_out_as_a_zip_or_tar(home: House) -> None:

@@ -1,0 +1,204 @@
+"""What must hold at the end. Each check returns its faults as lines: none is good."""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.kill_load import ENDS, EXIT_CODE, TERMINAL, Listener, Load
+from tests.e2e.kill_server import MortalServer, nats_servers, supervisors
+
+Faults = list[str]
+
+#: More than the longest time after which something is made up for: a minute, and the rounds of a loaded machine.
+MADE_UP_WITHIN_S = 150
+
+
+async def eventually(check: Callable[[], Awaitable[Faults]], within_s: float = MADE_UP_WITHIN_S) -> Faults:
+    """Return the faults that stay."""
+    deadline = time.monotonic() + within_s
+    while (faults := await check()) and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    return faults
+
+
+async def all_items(server: MortalServer, path: str) -> list[dict[str, Any]]:
+    """Return the items of a list, through all pages."""
+    items: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = (await server.insist("GET", f"{path}?limit=1000{cursor}")).json
+        items += page["items"]
+        if page["next_cursor"] is None:
+            return items
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+# --- jobs ---
+
+
+async def stuck(server: MortalServer) -> Faults:
+    jobs = await all_items(server, "/v1/jobs")
+    return [f"{job['id']} is {job['state']} {job['phase']}" for job in jobs if job["state"] not in TERMINAL]
+
+
+async def jobs_are_right(server: MortalServer, load: Load, starts: Path) -> Faults:
+    """No job is lost or twice, each ended as its MAP does, at its first attempt, which was started once."""
+    faults: Faults = []
+    found = {job["id"]: job for job in await all_items(server, "/v1/jobs")}
+    sent = {job.id: job for job in load.jobs.values()}
+    faults += [f"job {job.key} is lost" for job in load.jobs.values() if job.id not in found]
+    faults += [f"job {id_} was never asked for, or twice: {found[id_]['labels']}" for id_ in found.keys() - sent.keys()]
+    started = started_runs(starts)
+    faults += [f"run {run} was started {count} times" for run, count in started.items() if count > 1]
+    for job in (found[id_] for id_ in found.keys() & sent.keys()):
+        kind = sent[job["id"]].kind
+        code = EXIT_CODE if kind == "failing" else 0
+        if (job["state"], job["exit_code"], job["attempt"]) != (ENDS[kind], code, 1):
+            told = {key: job[key] for key in ("id", "state", "exit_code", "attempt", "reason")}
+            faults.append(f"a {kind} job: {told}")
+        if started[job["id"], job["attempt"]] != 1:
+            faults.append(f"{job['id']} ended, and its last attempt was started {started[job['id'], job['attempt']]} times")
+    faults += [f"a run of no job: {job}" for job, _ in started if job not in found]
+    return faults
+
+
+async def results_are_right(server: MortalServer, load: Load) -> Faults:
+    """What a run wrote is there."""
+    faults: Faults = []
+    for job in load.jobs.values():
+        if job.kind == "slow":
+            answer = await server.insist("GET", f"/v1/jobs/{job.id}/results/who")
+            if (answer.status, answer.body) != (200, f"{job.id}\n".encode()):
+                faults.append(f"the result of {job.id}: {answer.status} {answer.body[:200]!r}")
+    return faults
+
+
+def lines_of(starts: Path) -> list[tuple[str, int, int, str]]:
+    """Return (job, attempt, pid, what) of each line that a run wrote."""
+    if not starts.exists():
+        return []
+    lines = [line.split() for line in starts.read_text().splitlines()]
+    return [(job, int(attempt), int(pid), what) for job, attempt, pid, what in lines]
+
+
+def started_runs(starts: Path) -> Counter[tuple[str, int]]:
+    """Return how often each (job, attempt) was started."""
+    return Counter((job, attempt) for job, attempt, _, what in lines_of(starts) if what == "start")
+
+
+async def untold(load: Load, listener: Listener) -> Faults:
+    """Return the jobs whose end the handler was not told."""
+    await asyncio.sleep(0)
+    ends = {job.id or "": f"job.{ENDS[job.kind]}" for job in load.jobs.values()}
+    return [f"the handler was not told {end} of {job}" for job, end in ends.items() if end not in listener.told.get(job, {})]
+
+
+def told_once(load: Load, listener: Listener) -> Faults:
+    """Each event was told under one id, and each job has one end."""
+    faults = list(listener.faults)
+    for job, events in listener.told.items():
+        faults += [f"{event} of {job} under {ids}" for event, ids in events.items() if len(ids) > 1]
+        if len(events) > 1:
+            faults.append(f"{job} ended as {sorted(events)}")
+    known = {job.id for job in load.jobs.values()}
+    return faults + [f"the handler was told of {job}" for job in listener.told if job not in known]
+
+
+# --- files ---
+
+
+async def files_are_right(server: MortalServer, load: Load) -> Faults:
+    """What is listed was sent, whole; what was acknowledged is there, to the byte."""
+    faults: Faults = []
+    for payload in {payload for payload, _ in load.files}:
+        listed = {file["path"]: file for file in await all_items(server, f"/v1/payloads/{payload}/files")}
+        for path, file in listed.items():
+            sent = load.files.get((payload, path))
+            if sent is None or file["sha256"] not in sent.allowed or sent.sizes[file["sha256"]] != file["size"]:
+                faults.append(f"{payload}/{path} is listed with {file['size']} bytes, {file['sha256']}")
+        for (owner, path), sent in load.files.items():
+            if owner == payload and path not in listed and None not in sent.allowed:
+                faults.append(f"{payload}/{path} was acknowledged and is not listed")
+    for payload, path in load.files:
+        await load.look(payload, path)
+    return faults
+
+
+# --- what is left on the host ---
+
+
+async def unsettled(data: Path) -> Faults:
+    """Return what the documents still have to do, and what lies about beside them."""
+    return await asyncio.to_thread(_unsettled, data)
+
+
+def _unsettled(data: Path) -> Faults:
+    database = sqlite3.connect(f"file:{data / 'documents.sqlite'}?mode=ro", uri=True, timeout=30)
+    try:
+        return [*_documents(database), *_objects(database, data / "objects"), *_leftovers(data)]
+    finally:
+        database.close()
+
+
+def _documents(database: sqlite3.Connection) -> Iterable[str]:
+    questions = {
+        "event not published": "SELECT event FROM outbox",
+        "payload that should be gone": "SELECT body FROM payloads WHERE body ->> 'state' != 'open'",
+        "file with something to do": "SELECT body FROM files WHERE body ->> 'unsettled' IS NOT NULL",
+        "claim of an ended job": "SELECT body FROM claims WHERE body ->> 'state' = 'holding'",
+        "job not marked as told": "SELECT body FROM jobs WHERE NOT (body ->> 'notified')",
+        "delivery under way": "SELECT body FROM deliveries WHERE body ->> 'state' != 'delivered'",
+    }
+    for what, question in questions.items():
+        for (row,) in database.execute(question):
+            yield f"{what}: {row}"
+
+
+def _objects(database: sqlite3.Connection, objects: Path) -> Iterable[str]:
+    named = {}
+    for (body,) in database.execute("SELECT body FROM files"):
+        content = json.loads(body)["content"]
+        if content:
+            named[content["key"]] = content
+    found = {f"{path.parent.name}/{path.name}": path for path in (objects / "objects").glob("*/*/*")}
+    yield from (f"object that no document names: {key}" for key in found.keys() - named.keys())
+    yield from (f"object that is gone: {key}" for key in named.keys() - found.keys())
+    for key in found.keys() & named.keys():
+        data = found[key].read_bytes()
+        if (len(data), hashlib.sha256(data).hexdigest()) != (named[key]["size"], named[key]["sha256"]):
+            yield f"object that is not what its document says: {key}"
+    yield from (f"empty folder {path}" for path in (objects / "objects").glob("*/*") if not any(path.iterdir()))
+
+
+#: Folders in which nothing stays, and names that nothing has for long.
+_EMPTY = ("objects/tmp", "agent/work", "agent/journal", "runtime/runs", "runtime/trash")
+_TEMPORARY = ("*.tmp", "*.part", "*.draft", "started.*")
+
+
+def _leftovers(data: Path) -> Iterable[str]:
+    for folder in _EMPTY:
+        yield from (f"left in {folder}: {path.name}" for path in (data / folder).glob("*"))
+    for pattern in _TEMPORARY:
+        yield from (f"left: {path}" for path in data.rglob(pattern) if "nats" not in path.parts)
+
+
+def one_nats_server(data: Path, when: str) -> Faults:
+    servers = nats_servers(data)
+    return [] if len(servers) == 1 else [f"{len(servers)} nats-servers {when}: {servers}"]
+
+
+async def processes_left(data: Path) -> Faults:
+    """Return processes that the stopped server left."""
+    return await asyncio.to_thread(
+        lambda: [
+            *(f"nats-server {pid} is left" for pid in nats_servers(data)),
+            *(f"supervisor {pid} is left" for pid in supervisors(data)),
+            *(f"left: {name}" for name in ("url", "nats/server.json") if (data / name).exists()),
+        ]
+    )

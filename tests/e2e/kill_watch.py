@@ -1,0 +1,124 @@
+"""Which phase each upload and job is in: told by what crosses NATS, as a plain subscriber beside the server sees it.
+
+A kill leaves the nats-server alive, so all that was sent before it still arrives: what is known then is exact.
+"""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+from nats.aio.msg import Msg
+
+#: In the order of a life.
+PHASES = ("body", "commit", "accept", "place", "spawn", "run", "collect", "fold", "webhook")
+
+#: Phase -> the subject with which it begins.
+BEGINS = {
+    "body": r"svc\.payload\.begin",
+    "commit": r"svc\.payload\.commit",
+    "accept": r"svc\.job\.create",
+    "place": r"job\.requested\..*",
+    "spawn": r"run\..*\.start\..*",
+    "run": r"report\.run\..*\.running\..*",
+    "collect": r"report\.run\..*\.collecting\..*|svc\.payload\.begin",
+    "fold": r"svc\.scheduler\.ended|lifecycle\.(succeeded|failed)\..*",
+    "webhook": r"svc\.payload\.end|job\.(succeeded|failed)\..*",
+}
+FOLLOWED = ("svc.payload.*", "svc.job.create", "svc.scheduler.ended", "job.*.*", "run.*.start.*", "lifecycle.*.*")
+
+_SETTLES_S = 5.0
+
+
+class Watch:
+    """What was seen. Jobs are known for good, requests until the server that got them dies."""
+
+    def __init__(self) -> None:
+        #: Phase -> jobs that were seen to have reached it.
+        self.jobs: dict[str, set[str]] = {phase: set() for phase in PHASES}
+        #: (payload, path) of uploads.
+        self.begun: set[tuple[str, str]] = set()
+        self.committing: set[tuple[str, str]] = set()
+        #: Idempotency keys of jobs.
+        self.creating: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self._awaited: tuple[re.Pattern[str], Callable[[], None]] | None = None
+        self._nats: nats.NATS | None = None
+
+    @asynccontextmanager
+    async def following(self, data: Path) -> AsyncIterator[None]:
+        """Follow the nats-server of a data folder that serves now."""
+        told = (data / "nats" / "nats-server.conf").read_text()
+        port, password = re.search(r'listen: "127.0.0.1:(\d+)"', told), re.search(r'password: "([^"]+)"', told)
+        assert port, told
+        assert password, told
+        self._nats = await nats.connect(
+            f"nats://127.0.0.1:{port[1]}",
+            user="gurney",
+            password=password[1],
+            allow_reconnect=False,
+            error_cb=_ignored,
+        )
+        for subject in (*FOLLOWED, "report.run.>"):
+            await self._nats.subscribe(subject, cb=self._see)
+        await self._nats.flush()
+        try:
+            yield
+        finally:
+            await self._nats.close()
+            self.begun.clear()
+            self.committing.clear()
+            self.creating.clear()
+
+    async def settle(self) -> None:
+        """Return when all has arrived that was sent until now."""
+        if self._nats and self._nats.is_connected:
+            await self._nats.flush(timeout=_SETTLES_S)
+
+    def at_next(self, phase: str, act: Callable[[], None]) -> None:
+        """Act, once, at the next message with which a phase begins."""
+        self._awaited = re.compile(BEGINS[phase]), act
+
+    def forget(self) -> None:
+        """Act at no message any more."""
+        self._awaited = None
+
+    async def _see(self, message: Msg) -> None:
+        if self._awaited and self._awaited[0].fullmatch(message.subject):
+            act, self._awaited = self._awaited[1], None
+            act()
+        self._note(message.subject.split("."), message.data)
+
+    def _note(self, subject: list[str], data: bytes) -> None:
+        self.counts[".".join(subject[:3])] += 1
+        match subject:
+            case ["svc", "payload", "begin"]:
+                told = json.loads(data)
+                if told["caller"]:
+                    self.begun |= {(told["owner"], path) for path in told["paths"]}
+            case ["svc", "payload", "commit"]:
+                told = json.loads(data)
+                if told["caller"]:
+                    self.committing |= {(told["owner"], item["path"]) for item in told["items"]}
+            case ["svc", "job", "create"]:
+                self.creating.add(json.loads(data)["idempotency"]["key"].rpartition(":")[2])
+            case ["job", "requested", job]:
+                self.jobs["place"].add(job)
+            case ["run", _, "start", run]:
+                self.jobs["spawn"].add(_job_of(run))
+            case ["svc", "scheduler", "ended"]:
+                self.jobs["fold"].add(_job_of(json.loads(data)["run_id"]))
+            case ["job", "succeeded" | "failed" | "canceled", job]:
+                self.jobs["webhook"].add(job)
+
+
+def _job_of(run: str) -> str:
+    return run.rpartition("-")[0]
+
+
+async def _ignored(_: Exception) -> None:
+    await asyncio.sleep(0)

@@ -1,0 +1,67 @@
+"""What the server says of itself."""
+
+import json
+import re
+
+from gurney.testing.embedded import EmbeddedProcess
+from services.edge.routes import ROUTES
+from tests.e2e import work
+from tests.e2e.api import Api
+
+
+async def test_health(anybody: Api) -> None:
+    """Whoever watches over the server needs no token to see that it is alive and ready."""
+    assert (await anybody.get("/livez")).must(200).json["status"] == "alive"
+    ready = (await anybody.get("/readyz")).must(200).json
+    assert ready["parts"] == {"nats": "ready", "documents": "ready"}
+
+
+async def test_metrics(api: Api, anybody: Api) -> None:
+    """Requests and jobs are counted for Prometheus, by route and state and never by id."""
+    job = await work.shell(api, "true")
+    text = (await anybody.get("/metrics")).must(200).body.decode()
+    assert re.search(r'^gurney_http_requests_total\{.*route="/v1/jobs/\{job.*\} [1-9]', text, re.MULTILINE)
+    assert job["id"] not in text
+
+
+async def test_openapi(anybody: Api) -> None:
+    """The OpenAPI document has every route of the table with its statuses, for people at /docs."""
+    document = (await anybody.get("/openapi.json")).must(200).json
+    assert document["openapi"].startswith("3.1")
+    for route in ROUTES:
+        operation = document["paths"][route.path][route.method.lower()]
+        assert {int(status) for status in operation["responses"]} >= set(route.statuses)
+    page = (await anybody.get("/docs")).must(200)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert b"openapi.json" in page.body
+
+
+async def test_asyncapi(anybody: Api) -> None:
+    """The AsyncAPI document has the subjects that integrators subscribe to."""
+    document = (await anybody.get("/asyncapi.json")).must(200).json
+    text = json.dumps(document)
+    for subject in ("job.", "map.", "payload."):
+        assert subject in text
+
+
+async def test_trace(api: Api, server: EmbeddedProcess) -> None:
+    """Answers name their trace, and so do the problem document and the log line of a refusal."""
+    answer = (await api.get("/v1/jobs/job_nothing", case="no id")).must(404)
+    trace = answer.json["trace_id"]
+    assert trace in answer.headers["Traceparent"]
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if trace in line]
+    assert any(line["event"] == "request" and line["status"] == 404 for line in lines)
+
+
+async def test_log_has_no_names_of_patients(api: Api, server: EmbeddedProcess) -> None:
+    """Paths, names, labels and what applications print are not in the server's log at the default level."""
+    secret = "NOMEN-NESCIO-4711"
+    made = await work.register(api, "shell", name=secret)
+    files = {"run.sh": f"echo {secret}; exit 1", f"{secret}.dcm": b"x"}
+    job = await work.submit(api, made["id"], files, name=secret, labels={"patient": secret})
+    await work.ended(api, job["id"])
+    (await api.get(f"/v1/jobs/{job['id']}/results/{secret}", case="unknown path")).must(404)
+    log = server.log.read_text()
+    assert job["id"] in log or "request" in log
+    assert secret not in log
+    assert all(json.loads(line)["level"] for line in log.splitlines())
