@@ -76,6 +76,22 @@ class Bus:
     def connected(self) -> bool:
         return self._nats.is_connected
 
+    async def answers(self, within: float) -> bool:
+        """Tell whether the server is there now; a connection alone does not say it: it outlives a frozen server.
+
+        A flush that comes too late would end the client's reading: it sets a future that was given up. A request does
+        not, and that nobody is there to answer it is an answer of the server.
+        """
+        if not self._nats.is_connected:
+            return False
+        try:
+            await self._nats.request(f"$SRV.PING.gurney-{self.service}", timeout=within)
+        except nats.errors.NoRespondersError:
+            return True
+        except (*AWAY, nats.errors.Error):
+            return False
+        return True
+
     async def connect(self) -> None:
         """Connect; raises `NatsUnavailable` with one clear line."""
         password = self._settings.nats_password

@@ -30,6 +30,11 @@ def wanted(handler: Handler, event: JobEvent) -> bool:
     return labeled and handler.map in {None, event.map.id}
 
 
+def heeded(handlers: Iterable[Handler], kind: str) -> bool:
+    """Tell whether any handler wants events of this type."""
+    return any(kind in handler.events for handler in handlers)
+
+
 def deliveries(
     handlers: Iterable[Handler], events: Iterable[JobEvent], new_ids: Iterable[str], now: datetime
 ) -> list[Delivery]:

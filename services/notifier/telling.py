@@ -37,7 +37,9 @@ class Telling:
 
     async def heard(self, subject: str, data: bytes) -> None:
         """Take an event in; returns when its deliveries are stored."""
-        del subject
+        kind = ".".join(subject.split(".")[:2])
+        if kind not in TERMINAL_EVENTS and not policy.heeded(await self._known.recent(), kind):
+            return
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((JobEvent.decode(data), stored))
         await stored

@@ -179,7 +179,7 @@ async def test_totals_count_and_sum(documents: Documents) -> None:
 
 
 async def test_events_stay_until_they_are_settled(documents: Documents) -> None:
-    """Events of writes that held are found, in the order of writing, until settled; those of refused writes never are."""
+    """Events of writes that held are found in their order until settled; those of refused writes never are."""
     await insert(documents, thing(1), events=(event(1), event(2)))
     await documents.cas([Write(THINGS, "t0001", 7, thing(1), (event(3),))])
     await documents.cas([Write(THINGS, "t0001", 1, None, (event(4),))])

@@ -122,3 +122,12 @@ async def nothing_left(server: EmbeddedProcess, job: str) -> None:
 def nats_pid(data: Path) -> int:
     """Return the process id of the nats-server of a data folder."""
     return int(json.loads((data / "nats" / "server.json").read_text())["pid"])
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there; one that has ended and that nobody has waited for is not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}

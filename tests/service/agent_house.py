@@ -362,7 +362,7 @@ class House:
         """Wait until nothing is left of any run."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SECONDS):
-                while self.left():  # noqa: ASYNC110  nobody tells of the end of the clearing-up
+                while self.left():  # nobody tells of the end of the clearing-up
                     await asyncio.sleep(0.02)
         assert self.left() == []
 

@@ -360,7 +360,7 @@ async def test_a_held_payload_stays_as_it_is(house: House) -> None:
     (late,) = await house.put(made.id, {"late": b"1"})
     await house.upload(made.id, {"a": b"1"})
     job = new_id("job")
-    assert (await house.claim(made.id, job)).files == 1
+    assert (await house.claim(made.id, job)).id == made.id
     attempts = (
         lambda: house.put(made.id, {"b": b""}),
         lambda: house.commit(made.id, (late,)),
@@ -387,7 +387,7 @@ async def test_a_claim_waits_for_a_change_that_was_announced_first(house: House)
     done, _ = await asyncio.wait([claiming], timeout=0.1)
     assert not done
     await house.service.store.replace(FILES, marked.next(changing=None))
-    assert (await claiming).files == 1
+    assert (await claiming).id == made.id
 
 
 async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(
@@ -405,7 +405,7 @@ async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(
     assert (await house.documents.totals(CLAIMS, ())) == (0, 0)
     house.time.pass_(minutes=2)
     await house.sweep()
-    assert (await house.claim(made.id, new_id("job"))).files == 1
+    assert (await house.claim(made.id, new_id("job"))).id == made.id
 
 
 async def test_changes_and_claims_at_once_never_change_a_held_payload(house: House) -> None:

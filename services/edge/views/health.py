@@ -23,7 +23,8 @@ async def alive(call: Call) -> web.Response:
 
 
 async def ready(call: Call) -> web.Response:
-    parts = {"nats": call.edge.bus.connected, "documents": await _documents_answer(call)}
+    nats, documents = await asyncio.gather(call.edge.bus.answers(READY_WITHIN_S), _documents_answer(call))
+    parts = {"nats": nats, "documents": documents}
     away = [FieldError(field=name, message="does not answer") for name, there in parts.items() if not there]
     if call.edge.stopping.is_set():
         away.append(FieldError(field="server", message="stops"))
