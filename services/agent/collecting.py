@@ -7,12 +7,13 @@ from typing import Any
 
 from gurney.model.job import LogInfo
 from gurney.model.run import Outcome
+from gurney.tasks import spread
 from services.agent import log, output, policy
 from services.agent.effects import Counts
 from services.agent.folders import Work
 from services.agent.log import Log
 from services.agent.output import Output
-from services.agent.patience import GaveUp, spread
+from services.agent.patience import GaveUp
 from services.agent.upload import Uploader
 
 

@@ -1,9 +1,9 @@
-"""Trying again, side by side work of bounded width, and tasks that nobody waits for."""
+"""Trying again, and tasks that nobody waits for."""
 
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 from gurney import clock, telemetry
@@ -42,27 +42,6 @@ async def persist(work: Callable[[], Awaitable[T]], patience_s: float) -> T:
             _log.info("tries again", tries=tries, error=type(error).__name__)
         await asyncio.sleep(delay)
     raise AssertionError
-
-
-async def spread(work: Callable[[T], Awaitable[None]], items: Sequence[T], width: int) -> None:
-    """Do the work for each item, at most `width` at once; the first fault ends it all."""
-    left = iter(items)
-
-    async def lane() -> None:
-        for item in left:
-            await work(item)
-
-    if len(items) <= 1:
-        await lane()
-        return
-    # No TaskGroup: that of Python 3.11 leaves a task whose group failed marked as cancelled.
-    lanes = [asyncio.create_task(lane()) for _ in range(min(width, len(items)))]
-    try:
-        await asyncio.gather(*lanes)
-    finally:
-        for each in lanes:
-            each.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
 
 
 class Early(Generic[T]):

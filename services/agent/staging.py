@@ -12,10 +12,11 @@ from gurney.model.run import StartRun
 from gurney.objects.port import Digest
 from gurney.paths import check_path, is_folder
 from gurney.subjects import PAYLOAD_FILES, PAYLOAD_SIGN
+from gurney.tasks import spread
 from gurney.transfer import fetch_to
 from services.agent.effects import Counts
 from services.agent.folders import Work
-from services.agent.patience import Early, persist, spread
+from services.agent.patience import Early, persist
 
 #: Files in one message.
 BATCH = 256

@@ -11,9 +11,10 @@ from gurney.errors import Conflict, Forbidden, GurneyError, StoreUnavailable
 from gurney.model.payload import BeginUploads, BegunUpload, CommitUploads, Uploaded
 from gurney.objects.port import Digest
 from gurney.subjects import PAYLOAD_BEGIN, PAYLOAD_COMMIT
+from gurney.tasks import spread
 from gurney.transfer import put_file
 from services.agent.effects import Counts
-from services.agent.patience import persist, spread
+from services.agent.patience import persist
 
 #: Files in one message.
 BATCH = 256

@@ -21,6 +21,7 @@ from gurney.objects.layout import translated
 from gurney.objects.threads import hop
 from gurney.settings import MIB
 from gurney.subjects import PAYLOAD_CREATE, PAYLOAD_DELETE, PAYLOAD_FILES, PAYLOAD_GET
+from gurney.tasks import Together
 from services.edge import upload
 from services.edge.call import Call
 from services.edge.packing import TAR, ZIP
@@ -137,21 +138,18 @@ async def _move(uploads: BegunUploads, members: Members) -> list[Uploaded]:
         finally:
             gate.release()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            left = len(begun)
-            while left:
-                member, chunks = await anext(members)
-                if member.path not in begun:
-                    continue
-                left -= 1
-                await gate.acquire()
-                if member.size > SMALL:
-                    await one(member.path, chunks)
-                else:
-                    group.create_task(one(member.path, _again([chunk async for chunk in chunks])))
-    except* Exception as faults:
-        raise faults.exceptions[0] from None
+    async with Together() as tasks:
+        left = len(begun)
+        while left:
+            member, chunks = await anext(members)
+            if member.path not in begun:
+                continue
+            left -= 1
+            await gate.acquire()
+            if member.size > SMALL:
+                await one(member.path, chunks)
+            else:
+                tasks.start(one(member.path, _again([chunk async for chunk in chunks])))
     return moved
 
 

@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 
 from gurney.errors import Forbidden, StoreUnavailable
-from services.agent.patience import Crew, Early, GaveUp, delays, persist, spread
+from gurney.tasks import spread
+from services.agent.patience import Crew, Early, GaveUp, delays, persist
 
 
 def test_delays_grow_to_a_bound() -> None:

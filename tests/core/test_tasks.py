@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gurney.tasks import checkpoint
+from gurney.tasks import Together, checkpoint
 
 
 async def test_a_cancellation_that_a_library_lost_is_found() -> None:
@@ -30,4 +30,25 @@ async def test_a_cancellation_that_a_library_lost_is_found() -> None:
 
 async def test_nobody_else_notices() -> None:
     """A task that nobody asked to end passes every checkpoint."""
+    checkpoint()
+
+
+async def test_a_failed_group_leaves_its_task_free_to_go_on() -> None:
+    """After a fault in `Together` the fault itself comes out, the others are ended, and a checkpoint lets pass."""
+    ended = asyncio.Event()
+
+    async def fail() -> None:
+        raise ValueError("first")
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(ValueError, match="first"):
+        async with Together() as tasks:
+            tasks.start(endless())
+            tasks.start(fail())
+    assert ended.is_set()
     checkpoint()

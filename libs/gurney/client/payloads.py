@@ -10,6 +10,7 @@ from gurney.client.http import CHUNK, Json, Moved, chunks_of, file_path, filters
 from gurney.client.named import Named
 from gurney.errors import IntegrityError
 from gurney.paths import check_path
+from gurney.tasks import Together
 
 T = TypeVar("T")
 
@@ -122,11 +123,8 @@ async def together(works: Iterable[Awaitable[T]]) -> Sequence[T]:
         async with gate:
             return await work
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(gated(work)) for work in works]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    async with Together() as group:
+        tasks = [group.start(gated(work)) for work in works]
     return [task.result() for task in tasks]
 
 
