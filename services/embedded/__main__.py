@@ -16,10 +16,6 @@ else:
     from uvloop import run
 
 
-#: Thresholds of the garbage collector: a message makes hundreds of objects, nearly all of which go by themselves.
-COLLECT = (10_000, 20, 20)
-
-
 def up(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. What cannot start says so in one line."""
     telemetry.setup(settings, "embedded")
@@ -39,7 +35,6 @@ async def _serve(settings: Settings) -> None:
     async with EmbeddedServer(settings) as server:
         gc.collect()
         gc.freeze()  # what is there now stays: no collection needs to look at it again
-        gc.set_threshold(*COLLECT)
         sys.stdout.write(f"Gurney is ready at {server.url} (administrator's token: {server.folder.token})\n")
         sys.stdout.flush()
         await stop.wait()

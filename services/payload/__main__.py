@@ -26,7 +26,7 @@ def build(
     alone: bool = False,
     now: Callable[[], datetime] = clock.now,
 ) -> Service:
-    """Return the service. `alone`: nobody outside this process moves bytes, so uploads begun before it are dead."""
+    """Return the service. `alone`: none but this process moves bytes or makes jobs, so what began before is dead."""
     service = Service("payload", settings, documents, COLLECTIONS)
 
     async def alive(jobs: Sequence[str]) -> JobsAlive:

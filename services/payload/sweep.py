@@ -26,7 +26,7 @@ _log = telemetry.log("payload")
 
 
 class Sweep:
-    """One round is `run`. `alone`: no mover outlives this process, so what began before it is dead."""
+    """One round is `run`. `alone`: who moves bytes or makes jobs dies with this process, so what began before is dead."""
 
     def __init__(self, desk: Desk, *, alone: bool) -> None:
         self._desk = desk
@@ -95,7 +95,7 @@ class Sweep:
     async def claims(self) -> None:
         """Drop holding claims of jobs that never came to be; end those of jobs that have ended."""
         after: tuple[str, str] | None = None
-        while claims := await self._desk.repository.held_before(self._desk.now() - CLAIM, after):
+        while claims := await self._desk.repository.held_before(self._before(CLAIM), after):
             alive = await self._ask([claim.job for claim in claims])
             known = {*alive.live, *alive.ended}
             await drop_claims(self._desk.store, [claim for claim in claims if claim.job not in known])

@@ -46,9 +46,12 @@ async def test_a_failed_group_leaves_its_task_free_to_go_on() -> None:
         finally:
             ended.set()
 
-    with pytest.raises(ValueError, match="first"):
+    async def both() -> None:
         async with Together() as tasks:
             tasks.start(endless())
             tasks.start(fail())
+
+    with pytest.raises(ValueError, match="first"):
+        await both()
     assert ended.is_set()
     checkpoint()

@@ -1,4 +1,4 @@
-"""Folder MAPs of the end-to-end tests. What `shell` and `python` do is a file of their input, so that a test shows it."""
+"""Folder MAPs of the end-to-end tests. What `shell` and `python` do is a file of their input: the test shows it."""
 
 import json
 from pathlib import Path

@@ -63,7 +63,9 @@ async def jobs_are_right(server: MortalServer, load: Load, starts: Path) -> Faul
             told = {key: job[key] for key in ("id", "state", "exit_code", "attempt", "reason")}
             faults.append(f"a {kind} job: {told}")
         if started[job["id"], job["attempt"]] != 1:
-            faults.append(f"{job['id']} ended, and its last attempt was started {started[job['id'], job['attempt']]} times")
+            faults.append(
+                f"{job['id']} ended, and its last attempt was started {started[job['id'], job['attempt']]} times"
+            )
     faults += [f"a run of no job: {job}" for job, _ in started if job not in found]
     return faults
 
@@ -96,7 +98,9 @@ async def untold(load: Load, listener: Listener) -> Faults:
     """Return the jobs whose end the handler was not told."""
     await asyncio.sleep(0)
     ends = {job.id or "": f"job.{ENDS[job.kind]}" for job in load.jobs.values()}
-    return [f"the handler was not told {end} of {job}" for job, end in ends.items() if end not in listener.told.get(job, {})]
+    return [
+        f"the handler was not told {end} of {job}" for job, end in ends.items() if end not in listener.told.get(job, {})
+    ]
 
 
 def told_once(load: Load, listener: Listener) -> Faults:

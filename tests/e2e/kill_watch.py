@@ -1,4 +1,4 @@
-"""Which phase each upload and job is in: told by what crosses NATS, as a plain subscriber beside the server sees it.
+"""What crosses NATS, as a plain subscriber beside the server sees it: the moments to kill at, and what was asked for.
 
 A kill leaves the nats-server alive, so all that was sent before it still arrives: what is known then is exact.
 """
@@ -6,7 +6,6 @@ A kill leaves the nats-server alive, so all that was sent before it still arrive
 import asyncio
 import json
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,23 +28,20 @@ BEGINS = {
     "fold": r"svc\.scheduler\.ended|lifecycle\.(succeeded|failed)\..*",
     "webhook": r"svc\.payload\.end|job\.(succeeded|failed)\..*",
 }
-FOLLOWED = ("svc.payload.*", "svc.job.create", "svc.scheduler.ended", "job.*.*", "run.*.start.*", "lifecycle.*.*")
+FOLLOWED = ("svc.payload.*", "svc.job.create", "svc.scheduler.ended", "job.*.*", "run.>", "report.run.>", "lifecycle.>")
 
 _SETTLES_S = 5.0
 
 
 class Watch:
-    """What was seen. Jobs are known for good, requests until the server that got them dies."""
+    """What the server that runs now was asked for, as long as it does."""
 
     def __init__(self) -> None:
-        #: Phase -> jobs that were seen to have reached it.
-        self.jobs: dict[str, set[str]] = {phase: set() for phase in PHASES}
         #: (payload, path) of uploads.
         self.begun: set[tuple[str, str]] = set()
         self.committing: set[tuple[str, str]] = set()
         #: Idempotency keys of jobs.
         self.creating: set[str] = set()
-        self.counts: Counter[str] = Counter()
         self._awaited: tuple[re.Pattern[str], Callable[[], None]] | None = None
         self._nats: nats.NATS | None = None
 
@@ -63,7 +59,7 @@ class Watch:
             allow_reconnect=False,
             error_cb=_ignored,
         )
-        for subject in (*FOLLOWED, "report.run.>"):
+        for subject in FOLLOWED:
             await self._nats.subscribe(subject, cb=self._see)
         await self._nats.flush()
         try:
@@ -91,33 +87,13 @@ class Watch:
         if self._awaited and self._awaited[0].fullmatch(message.subject):
             act, self._awaited = self._awaited[1], None
             act()
-        self._note(message.subject.split("."), message.data)
-
-    def _note(self, subject: list[str], data: bytes) -> None:
-        self.counts[".".join(subject[:3])] += 1
-        match subject:
-            case ["svc", "payload", "begin"]:
-                told = json.loads(data)
-                if told["caller"]:
-                    self.begun |= {(told["owner"], path) for path in told["paths"]}
-            case ["svc", "payload", "commit"]:
-                told = json.loads(data)
-                if told["caller"]:
-                    self.committing |= {(told["owner"], item["path"]) for item in told["items"]}
-            case ["svc", "job", "create"]:
-                self.creating.add(json.loads(data)["idempotency"]["key"].rpartition(":")[2])
-            case ["job", "requested", job]:
-                self.jobs["place"].add(job)
-            case ["run", _, "start", run]:
-                self.jobs["spawn"].add(_job_of(run))
-            case ["svc", "scheduler", "ended"]:
-                self.jobs["fold"].add(_job_of(json.loads(data)["run_id"]))
-            case ["job", "succeeded" | "failed" | "canceled", job]:
-                self.jobs["webhook"].add(job)
-
-
-def _job_of(run: str) -> str:
-    return run.rpartition("-")[0]
+        match message.subject:
+            case "svc.payload.begin" if (told := json.loads(message.data))["caller"]:
+                self.begun |= {(told["owner"], path) for path in told["paths"]}
+            case "svc.payload.commit" if (told := json.loads(message.data))["caller"]:
+                self.committing |= {(told["owner"], item["path"]) for item in told["items"]}
+            case "svc.job.create":
+                self.creating.add(json.loads(message.data)["idempotency"]["key"].rpartition(":")[2])
 
 
 async def _ignored(_: Exception) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from gurney import ids
 from services.edge.call import Route
 from services.edge.routes import ROUTES
-from tests.e2e.api import Api, Answer
+from tests.e2e.api import Answer, Api
 
 ID_KINDS: dict[str, ids.Kind] = {"map": "map", "payload": "pay", "job": "job", "handler": "hdl", "token": "tok"}
 

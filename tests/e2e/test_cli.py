@@ -219,7 +219,7 @@ async def test_administration(gurney: CommandLine, server: EmbeddedProcess, proj
 
 async def test_blocking_client_inside_a_running_loop(api: Api, blocking: BlockBuster) -> None:
     """The blocking client does its work where a loop runs already, as in a notebook, and raises the API's errors."""
-    blocking.functions["threading.Lock.acquire"].can_block_in("gurney/client/sync.py", {"run"})  # that is its purpose
+    blocking.functions["threading.Lock.acquire"].can_block_in("gurney/client/sync.py", {"run", "close"})  # its purpose
     made = await work.register(api, "shell")
     with Client(api.url, api.token) as gurney:  # this test's own loop runs around it
         data = gurney.payloads.create(name="notebook")

@@ -4,9 +4,11 @@ import asyncio
 import io
 import json
 import zipfile
+from collections.abc import AsyncIterator
 
 import pytest
 
+from gurney.client.http import ServerEvent
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Api, Json
@@ -49,7 +51,7 @@ async def test_association(api: Api) -> None:
 async def test_a_whole_life(api: Api, server: EmbeddedProcess) -> None:
     """Input goes in, the results come out file by file and whole, and every change of state is kept with its time."""
     made = await work.register(api, "shell")
-    script = f"echo starting; {COPY}; mkdir \"$HOLOSCAN_OUTPUT_PATH/sub\"; echo 1 > \"$HOLOSCAN_OUTPUT_PATH/sub/n\""
+    script = f'echo starting; {COPY}; mkdir "$HOLOSCAN_OUTPUT_PATH/sub"; echo 1 > "$HOLOSCAN_OUTPUT_PATH/sub/n"'
     job = await work.submit(api, made["id"], {"run.sh": script, "scan": b"\0\1voxels"}, name="first", labels={"a": "b"})
     assert (job["state"], job["attempt"], job["started_at"]) == ("requested", 1, None)
     done = await work.ended(api, job["id"])
@@ -192,7 +194,8 @@ async def test_list(api: Api) -> None:
     assert set(ids[:2]) <= set(await listed(f"created_before={mid}")) <= set(ids[:3])
     end = jobs[2]["stopped_at"]
     assert set(ids[3:]) <= set(await listed(f"completed_after={end}")) <= set(ids[2:])
-    both = await listed(f"completed_after={end}&completed_before={jobs[4]['stopped_at']}&state=failed&map={shell['id']}")
+    period = f"completed_after={end}&completed_before={jobs[4]['stopped_at']}"
+    both = await listed(f"{period}&state=failed&map={shell['id']}")
     assert both == [ids[3]]
     assert all("log_tail" not in job for job in await api.all("/v1/jobs"))
 
@@ -266,7 +269,7 @@ async def test_logs_live_and_kept(api: Api) -> None:
     assert done["logs"][0]["bytes"] == len(text)
 
 
-async def _followed(api: Api, job: Json) -> object:
+async def _followed(api: Api, job: Json) -> AsyncIterator[ServerEvent]:
     async with api.events(f"/v1/jobs/{job['id']}/logs?follow=true") as events:
         async for event in events:
             yield event

@@ -8,9 +8,7 @@ import asyncio
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -18,114 +16,14 @@ import pytest
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import kill_checks as checks
 from tests.e2e.kill_load import ENDS, Listener, Load, make_maps
+from tests.e2e.kill_reaper import Reaper
 from tests.e2e.kill_server import MortalServer
-from tests.e2e.kill_watch import PHASES, Watch
+from tests.e2e.kill_watch import PHASES
 
 #: Profile -> kills with JetStream kept, and with its folder wiped.
 KILLS = {"quick": (10, 10), "ci": (50, 20), "long": (200, 200)}
 #: Rounds come often, so that the end of the test does not wait for them.
 ENVIRONMENT = {"GURNEY_RECONCILE_INTERVAL": "2", "GURNEY_CPU": "4", "GURNEY_STOP_GRACE": "1"}
-#: A phase that does not come by then is not waited for.
-_PATIENCE_S = 5.0
-
-
-class Reaper:
-    """Kills the server and starts it again; knows in which phases its kills fell."""
-
-    def __init__(self, server: MortalServer, load: Load, listener: Listener, starts: Path, rng: random.Random) -> None:
-        self.watch = Watch()
-        self.hits: Counter[str] = Counter()
-        self.aimed: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self._server = server
-        self._load = load
-        self._listener = listener
-        self._starts = starts
-        self._rng = rng
-        self._following = AsyncExitStack()
-
-    async def begin(self) -> None:
-        await self._server.start()
-        await self._following.enter_async_context(self.watch.following(self._server.data))
-        self.faults += checks.one_nats_server(self._server.data, "after a start")
-
-    async def once(self, *, wipe: bool) -> None:
-        """Kill at a moment of chance or of choice, wipe JetStream if asked to, and start again."""
-        aim = self._choose()
-        self.aimed[aim or "any"] += 1
-        await self._strike(aim)
-        await self.watch.settle()
-        hits = self._phases()
-        self.hits += Counter(hits)
-        await self._server.bury()
-        await self._following.aclose()
-        await self._server.leave()
-        if wipe:
-            await self._server.wipe()
-        if self._rng.random() < 0.1 and await self._server.start_and_kill(self._rng.uniform(0, 1.5)):
-            self.hits["start"] += 1
-        await self.begin()
-
-    def _choose(self) -> str | None:
-        """Choose a phase, one that was hit seldom rather than another; None: any moment will do."""
-        if self._rng.random() < 0.25:
-            return None
-        seldom = min(self.hits[phase] for phase in PHASES)
-        if self._rng.random() < 0.4:
-            return self._rng.choice([phase for phase in PHASES if self.hits[phase] == seldom])
-        return self._rng.choice(PHASES)
-
-    async def _strike(self, aim: str | None) -> None:
-        await asyncio.sleep(self._rng.uniform(0, 0.8 if aim is None else 0.4))
-        struck = asyncio.Event()
-        delay = self._rng.choice([0.0, 0.0, self._rng.uniform(0, 0.005), self._rng.uniform(0, 0.05)])
-
-        def strike() -> None:
-            if not struck.is_set():
-                self._server.strike()
-                struck.set()
-
-        if aim:
-            loop = asyncio.get_running_loop()
-            self.watch.at_next(aim, strike if delay == 0 else lambda: loop.call_later(delay, strike))
-            try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    await struck.wait()
-            except TimeoutError:
-                self.watch.forget()
-        strike()
-
-    def _phases(self) -> set[str]:
-        """Return the phases in which something was when the server died."""
-        moving = {which for which, file in self._load.files.items() if file.moving}
-        found = {"commit" for which in moving & self.watch.committing}
-        found |= {"body" for which in (moving & self.watch.begun) - self.watch.committing}
-        found |= {"accept" for job in self._load.jobs.values() if job.asking and job.key in self.watch.creating}
-        lines = {(job, what) for job, _, _, what in checks.lines_of(self._starts)}
-        return found | {phase for job in self.watch.jobs["place"] if (phase := self._phase(job, lines))}
-
-    def _phase(self, job: str, lines: set[tuple[str, str]]) -> str | None:
-        """Return the phase of a job that was accepted, None where all is over."""
-        seen = self.watch.jobs
-        over = {
-            "webhook": job in self._listener.told,
-            "fold": job in seen["webhook"],
-            "collect": job in seen["fold"],
-            "run": (job, "end") in lines,
-            "spawn": (job, "start") in lines,
-            "place": job in seen["spawn"],
-        }
-        return next((_AFTER[phase] for phase, is_over in over.items() if is_over), "place")
-
-    async def end(self) -> None:
-        await self._following.aclose()
-
-    def table(self) -> str:
-        rows = [f"{phase:>8} {self.hits[phase]:5} {self.aimed[phase]:5}" for phase in (*PHASES, "any", "start")]
-        return "\n".join(["   phase kills aimed", *rows])
-
-
-_AFTER = {"webhook": None, "fold": "webhook", "collect": "fold", "run": "collect", "spawn": "run", "place": "spawn"}
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ async def test_names(api: Api) -> None:
 
 @pytest.mark.req("MAS-12")
 async def test_unregister(api: Api) -> None:
-    """A MAP with a live job stays (409); without one it goes: still readable, listed only by state, its records stay."""
+    """A MAP with a live job stays (409); without one it goes: still readable, listed only by state; records stay."""
     made = await work.register(api, "shell", name="spleen")
     job = await work.submit(api, made["id"], {"run.sh": "sleep 30"})
     (await api.delete("/v1/maps/spleen", case="live job")).must(409, "map_in_use")
@@ -122,12 +122,11 @@ async def test_repeated_registration(api: Api) -> None:
     (await api.post("/v1/maps", asked | {"name": "x"}, headers=key)).must(422, "idempotency_key_reused")
 
 
-async def test_pinned_content(api: Api, maps: object, server: object) -> None:
+async def test_pinned_content(api: Api) -> None:
     """Two registrations of one folder have one digest; the manifests that are shown are those of the folder."""
     first, second = await work.register(api, "noop"), await work.register(api, "noop")
     assert first["digest"] == second["digest"]
     assert json.loads(first["manifests"][0]["content"]["command"]) == ["true"]
-    del maps, server
 
 
 async def test_projects_are_apart(api: Api, client_of: ClientOf) -> None:

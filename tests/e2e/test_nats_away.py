@@ -1,4 +1,4 @@
-"""With the nats-server away every route that asks another service answers 503, nothing advances, and nothing is lost."""
+"""With the nats-server away every route that asks another service answers 503; nothing advances, nothing is lost."""
 
 import asyncio
 import os

@@ -12,6 +12,19 @@ from tests.e2e.api import Api, Json
 OUT = "$HOLOSCAN_OUTPUT_PATH"
 MIB = 1024**2
 
+MANY_FILES = """
+import os, pathlib
+for number in range(5000):
+    folder = pathlib.Path(os.environ["HOLOSCAN_OUTPUT_PATH"], str(number % 50))
+    folder.mkdir(exist_ok=True)
+    (folder / str(number)).write_text(str(number))
+"""
+CHILD_OF_400_MIB = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; held = bytearray(400 << 20); time.sleep(60)"])
+time.sleep(60)
+"""
+
 
 async def outcome(api: Api, server: EmbeddedProcess, folder: str, files: dict[str, str], **options: Any) -> Json:
     """Run a MAP to its end, and hold the host against what it may not have any more."""
@@ -82,9 +95,7 @@ async def test_nothing_written(api: Api, server: EmbeddedProcess) -> None:
 
 async def test_many_files(api: Api, server: EmbeddedProcess) -> None:
     """5,000 files in folders all come home, each with its content."""
-    script = "for i in range(5000):\n    p = f'{out}/{i % 50}'; os.makedirs(p, exist_ok=True); open(f'{p}/{i}', 'w').write(str(i))"
-    script = f"import os\nout = os.environ['HOLOSCAN_OUTPUT_PATH']\n{script}\n"
-    job = await outcome(api, server, "python", {"run.py": script})
+    job = await outcome(api, server, "python", {"run.py": MANY_FILES})
     assert job["state"] == "succeeded"
     files = await work.results(api, job)
     assert files.keys() == {f"{n % 50}/{n}" for n in range(5000)}
@@ -147,8 +158,7 @@ async def test_log_that_is_no_text(api: Api, server: EmbeddedProcess) -> None:
 
 async def test_out_of_memory(api: Api, server: EmbeddedProcess) -> None:
     """A run past its memory is killed and told as `oom_killed`, the memory of its children counted in."""
-    script = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'b = bytearray(400 << 20); import time; time.sleep(60)'])\ntime.sleep(60)\n"
-    job = await outcome(api, server, "python", {"run.py": script})
+    job = await outcome(api, server, "python", {"run.py": CHILD_OF_400_MIB})
     assert (job["state"], job["reason"]["code"]) == ("failed", "oom_killed")
 
 

@@ -120,7 +120,8 @@ async def test_names(api: Api) -> None:
     """A payload is named, found by its name, renamed and unnamed; a name is held by one at a time."""
     first, second = await work.payload(api), await work.payload(api)
     (await api.put(f"/v1/payloads/{first}/name", {"name": "brain"})).must(200)
-    (await api.put(f"/v1/payloads/{second}/name", {"name": "brain"})).must(409, "name_taken")
+    (await api.put(f"/v1/payloads/{second}/name", {"name": "brain"}, case="name taken")).must(409, "name_taken")
+    (await api.post("/v1/payloads", {"name": "brain"}, case="name taken")).must(409, "name_taken")
     assert (await api.put("/v1/payloads/brain/name", {"name": "Gehirn Süd"})).must(200).json["name"] == "Gehirn Süd"
     (await api.get("/v1/payloads/brain")).must(404)
     assert (await api.get(f"/v1/payloads/{quote('Gehirn Süd')}")).must(200).json["id"] == first

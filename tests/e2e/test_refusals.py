@@ -1,5 +1,7 @@
 """Bad input to every route of the table: each refusal is a problem document, and each status comes where it belongs."""
 
+from typing import Any
+
 import pytest
 
 from gurney import ids
@@ -14,19 +16,20 @@ MIB = 1024**2
 
 def cells(status: int) -> pytest.MarkDecorator:
     """Ask the test for every route that answers with this status."""
-    wanted = [each for each in examples(status=status) if (each.route.method, each.route.path, status) not in BY_SETTING]
+    wanted = [
+        each for each in examples(status=status) if (each.route.method, each.route.path, status) not in BY_SETTING
+    ]
     return pytest.mark.parametrize("request_", wanted, ids=str)
 
 
 @pytest.mark.req("MAS-01", "MAS-04")
 @cells(401)
-async def test_401(anybody: Api, server: object, request_: Example) -> None:
+async def test_401(anybody: Api, request_: Example) -> None:
     """Nobody gets in without a valid token."""
     (await request_.send(anybody, "no token")).must(401)
     for header, case in ((f"Bearer gurney_{ids.new_secret()}", "wrong token"), ("Basic YTpi", "other scheme")):
         answer = (await request_.send(anybody, case, headers={"Authorization": header})).must(401)
         assert request_.route.method == "HEAD" or answer.json["code"] == "unauthorized"
-    del server
 
 
 @pytest.mark.req("MAS-04")
@@ -42,7 +45,7 @@ async def test_403(client_of: ClientOf, request_: Example) -> None:
 async def test_404(api: Api, admin: Api, request_: Example) -> None:
     """What is not there is told as not there, by id and by name."""
     client = admin if "developer" not in request_.route.roles else api
-    options = {}
+    options: dict[str, Any] = {}
     if request_.route.path == "/v1/jobs":
         options = {"json": {"map": "no such map", "payload": await work.payload(api)}}
     answer = (await request_.send(client, "unknown id", **options)).must(404)
@@ -64,7 +67,7 @@ async def test_413(api: Api, admin: Api, request_: Example) -> None:
         answer.must(413, "too_large")
         assert str(64 * MIB) in answer.json["detail"]
     if request_.route.body is not None:
-        large = {"json": {"name": "x" * 500_000}}
+        large: dict[str, Any] = {"json": {"name": "x" * 500_000}}
         answer = (await request_.send(client, "large JSON", **large)).must(413, "too_large")
         assert "458752" in answer.json["detail"]
 
@@ -73,7 +76,7 @@ async def test_413(api: Api, admin: Api, request_: Example) -> None:
 async def test_415(api: Api, admin: Api, request_: Example) -> None:
     """A body of another type is refused, and the refusal names the right one."""
     client = admin if "developer" not in request_.route.roles else api
-    options = {"json": None, "data": b"{}", "headers": {"Content-Type": "text/plain"}}
+    options: dict[str, Any] = {"json": None, "data": b"{}", "headers": {"Content-Type": "text/plain"}}
     answer = (await request_.send(client, "text/plain", **options)).must(415, "unsupported_type")
     assert "application/json" in answer.json["detail"]
 
@@ -92,9 +95,13 @@ async def test_422_of_a_body(api: Api, admin: Api, request_: Example) -> None:
     if request_.route.body is None:
         return
     client = admin if "developer" not in request_.route.roles else api
-    for raw, case, field in ((b"{", "no JSON", "body"), (b"[]", "no object", "body"), (b'{"nonsense":1}', "", "nonsense")):
-        options = {"json": None, "data": raw, "headers": {"Content-Type": "application/json"}}
-        answer = (await request_.send(client, case or "unknown field", **options)).must(422, "invalid")
+    for raw, case, field in (
+        (b"{", "no JSON", "body"),
+        (b"[]", "no object", "body"),
+        (b'{"nonsense":1}', "unknown field", "nonsense"),
+    ):
+        options: dict[str, Any] = {"json": None, "data": raw, "headers": {"Content-Type": "application/json"}}
+        answer = (await request_.send(client, case, **options)).must(422, "invalid")
         assert field in answer.fields, answer.json
 
 

@@ -24,6 +24,16 @@ async def restarted(server: EmbeddedProcess) -> None:
     await asyncio.to_thread(server.start)
 
 
+async def up(*options: object) -> subprocess.CompletedProcess[str]:
+    """Run `gurney up` where it cannot start."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [str(GURNEY), "up", *map(str, options)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    return await asyncio.to_thread(run)
+
+
 async def test_runs_are_adopted(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     """Ctrl-C leaves a running job to the next start, which takes it to its end: started once, one attempt."""
     async with Api(own_server.url, own_server.token) as api:
@@ -76,8 +86,7 @@ async def _everything(api: Api, job: str) -> Json:
 
 async def test_one_server_a_folder(own_server: EmbeddedProcess, maps: Path) -> None:
     """A start on a folder on which a server runs says so in one line, with exit code 1, and disturbs nothing."""
-    command = [GURNEY, "up", "--data", own_server.data, "--port", "0", "--maps", maps]
-    second = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30, check=False)
+    second = await up("--data", own_server.data, "--port", 0, "--maps", maps)
     assert second.returncode == 1
     assert second.stdout == ""
     (line,) = [line for line in second.stderr.splitlines() if not line.startswith("{")]
@@ -91,8 +100,7 @@ async def test_port_in_use(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     """A start on a port that is taken says so in one line, with exit code 1, and leaves no nats-server."""
     port = own_server.url.rpartition(":")[2]
     data = tmp_path / "other"
-    command = [GURNEY, "up", "--data", data, "--port", port]
-    second = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30, check=False)
+    second = await up("--data", data, "--port", port)
     assert second.returncode == 1
     (line,) = [line for line in second.stderr.splitlines() if not line.startswith("{")]
     assert port in line

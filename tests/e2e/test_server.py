@@ -57,7 +57,7 @@ async def test_log_has_no_names_of_patients(api: Api, server: EmbeddedProcess) -
     """Paths, names, labels and what applications print are not in the server's log at the default level."""
     secret = "NOMEN-NESCIO-4711"
     made = await work.register(api, "shell", name=secret)
-    files = {"run.sh": f"echo {secret}; exit 1", f"{secret}.dcm": b"x"}
+    files: dict[str, bytes | str] = {"run.sh": f"echo {secret}; exit 1", f"{secret}.dcm": b"x"}
     job = await work.submit(api, made["id"], files, name=secret, labels={"patient": secret})
     await work.ended(api, job["id"])
     (await api.get(f"/v1/jobs/{job['id']}/results/{secret}", case="unknown path")).must(404)

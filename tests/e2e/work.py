@@ -94,7 +94,12 @@ async def log(api: Api, job: Json) -> str:
 
 def leftovers(data: Path, job: str) -> list[Path]:
     """Return what a job's runs have left on the host: work, journal, the runtime's folders, processes."""
-    places = (data / "agent" / "work", data / "agent" / "journal", data / "runtime" / "runs", data / "runtime" / "trash")
+    places = (
+        data / "agent" / "work",
+        data / "agent" / "journal",
+        data / "runtime" / "runs",
+        data / "runtime" / "trash",
+    )
     left = [path for place in places if place.is_dir() for path in place.iterdir() if path.name.startswith(job)]
     return left + _processes(job)
 

@@ -670,15 +670,16 @@ async def test_an_upload_that_nobody_finishes_is_swept(house: House) -> None:
 
 
 async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: House, tmp_path: Path) -> None:
-    """Where no mover outlives the process, uploads begun before its start are swept at start."""
+    """Uploads begun, and claims made for jobs that never came, before such a process started are swept at its start."""
     made = await house.create()
     await house.put(made.id, {"a": b"1"})
+    await house.claim(made.id, new_id("job"))
     again = build(
         house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
     )
 
     async def swept() -> bool:
-        return await house.documents.totals(FILES, ()) == (0, 0)
+        return [await house.documents.totals(each, ()) for each in (FILES, CLAIMS)] == [(0, 0)] * 2
 
     async with again:
         await until(swept)
