@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def supervisors(data: Path) -> list[int]:
     return [pid for pid in procfs.pids() if os.fsencode(data) in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+def processes_of(data: Path) -> list[int]:
+    """Return the live processes of runs of a data folder."""
+    variable = os.fsencode(f"{records.FOLDER_VARIABLE}={data}/runtime/runs/job_1-1")
+    return [pid for pid in procfs.pids() if procfs.has_variable(pid, variable) and procfs.ticks(pid)]
+
+
 async def test_one_supervisor_for_all(harness: ProcessHarness) -> None:
     """Runtimes that open the same data folder at the same time find the same supervisor."""
     await harness.runtime.close()
@@ -87,6 +94,22 @@ async def test_run_keeps_the_supervisor(harness: ProcessHarness, app: App) -> No
     app.tell("go")
     assert (await app.end(ends)).exit_code == 0
     await gone(pid)
+
+
+async def test_supervisor_goes_with_its_folder(harness: ProcessHarness) -> None:
+    """Where the data folder is removed, the supervisor ends the runs, whatever they left, and itself."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    app = App(harness, digest, f"setsid sh -c 'exec sleep 300' & {WAIT}", "job_1-1")
+    app.pipe("ready", "go")
+    await harness.runtime.start(app.spec)
+    await app.told("ready")
+    pid = harness.supervisor()
+    await asyncio.to_thread(shutil.rmtree, harness.data)
+    await harness.runtime.close()
+    await gone(pid)
+    assert await asyncio.to_thread(processes_of, harness.data) == []
+    app.close()
+    await harness.open()
 
 
 async def test_supervisor_is_small(harness: ProcessHarness, app: App) -> None:

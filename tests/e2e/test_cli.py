@@ -87,6 +87,7 @@ async def test_run(gurney: CommandLine, tmp_path: Path) -> None:
     assert len(maps.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "options", "code"), [("exit 7", (), 7), ("sleep 30", ("--timeout", "0.3"), 143)])
 async def test_exit_code_of_the_outcome(
     gurney: CommandLine, tmp_path: Path, script: str, options: tuple[str, ...], code: int
@@ -111,6 +112,7 @@ async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
     assert (await work.ended(api, job["id"]))["state"] == "canceled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -135,6 +137,7 @@ async def test_errors(gurney: CommandLine, arguments: tuple[str, ...], said: str
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 async def test_no_server(server: EmbeddedProcess, tmp_path: Path) -> None:
     """Without a server, or without a token, one line says what helps."""
     nobody = CommandLine(server, None)
@@ -155,6 +158,7 @@ async def test_data_folder(server: EmbeddedProcess) -> None:
     assert (await here.json("whoami", "--data", server.data))["role"] == "administrator"
 
 
+@pytest.mark.slow
 async def test_maps(gurney: CommandLine) -> None:
     """MAPs are registered, named, listed, shown and removed."""
     made = await gurney.json("map", "register", "urn:gurney:dir:noop", "--wait", "--label", "organ=liver")
@@ -168,6 +172,7 @@ async def test_maps(gurney: CommandLine) -> None:
     await gurney("map", "register", "urn:gurney:dir:no-command", "--wait", code=1)
 
 
+@pytest.mark.slow
 async def test_payloads(gurney: CommandLine, tmp_path: Path) -> None:
     """Payloads are created, filled, listed, downloaded and removed."""
     source = folder(tmp_path, "true", scan="voxels")
@@ -183,6 +188,7 @@ async def test_payloads(gurney: CommandLine, tmp_path: Path) -> None:
     assert (await gurney("payload", "ls", "--json")).stdout == ""
 
 
+@pytest.mark.slow
 async def test_jobs(gurney: CommandLine, api: Api) -> None:
     """Jobs are listed, shown, followed, waited for, canceled, finalized and removed."""
     job = await work.begin(api, "echo one; sleep 0.3; exit 3")
@@ -200,6 +206,7 @@ async def test_jobs(gurney: CommandLine, api: Api) -> None:
     await gurney("job", "wait", long["id"], code=130)
 
 
+@pytest.mark.slow
 async def test_administration(gurney: CommandLine, server: EmbeddedProcess, project: str) -> None:
     """Handlers, nodes, tokens and one's own name are there, too."""
     made = await gurney.json("handler", "create", "http://127.0.0.1:9/", "--event", "job.failed")

@@ -43,6 +43,7 @@ def paused(server: EmbeddedProcess) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_503(server: EmbeddedProcess, api: Api) -> None:
     """Every route that asks another service says that it is away and when to come again; the others still answer."""
     asking = examples(status=503)
@@ -59,6 +60,7 @@ async def test_503(server: EmbeddedProcess, api: Api) -> None:
     (await api.get("/v1/jobs")).must(200)
 
 
+@pytest.mark.slow
 async def test_no_job_advances(server: EmbeddedProcess, api: Api, tmp_path: Path) -> None:
     """While the nats-server is frozen a run may end, but no job advances; afterwards all end, each started once."""
     made = await work.register(api, "half")

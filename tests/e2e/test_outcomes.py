@@ -93,6 +93,7 @@ async def test_nothing_written(api: Api, server: EmbeddedProcess) -> None:
     assert await work.log(api, job) == ""
 
 
+@pytest.mark.slow
 async def test_many_files(api: Api, server: EmbeddedProcess) -> None:
     """5,000 files in folders all come home, each with its content."""
     job = await outcome(api, server, "python", {"run.py": MANY_FILES})
@@ -139,6 +140,7 @@ async def test_link_inside(api: Api, server: EmbeddedProcess) -> None:
     assert len({file["sha256"] for file in files.values()}) == 1
 
 
+@pytest.mark.slow
 async def test_long_log(api: Api, server: EmbeddedProcess) -> None:
     """50 MB of log are kept whole, and a job's list of last lines stays small."""
     job = await outcome(api, server, "shell", {"run.sh": "yes 'a line of the log' | head -c 50000000"})

@@ -56,6 +56,7 @@ async def test_runs_are_adopted(own_server: EmbeddedProcess, tmp_path: Path) -> 
             await work.nothing_left(own_server, each["id"])
 
 
+@pytest.mark.slow
 async def test_everything_is_as_it_was(own_server: EmbeddedProcess) -> None:
     """A second start on a folder has the same token, MAPs, payloads, jobs, logs, results, handlers and tokens."""
     async with Api(own_server.url, own_server.token) as api:
@@ -96,6 +97,7 @@ async def test_one_server_a_folder(own_server: EmbeddedProcess, maps: Path) -> N
         (await api.get("/readyz")).must(200)
 
 
+@pytest.mark.slow
 async def test_port_in_use(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     """A start on a port that is taken says so in one line, with exit code 1, and leaves no nats-server."""
     port = own_server.url.rpartition(":")[2]
@@ -107,6 +109,7 @@ async def test_port_in_use(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     assert not (data / "nats" / "server.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_stops_in_order(own_server: EmbeddedProcess, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM stop it with exit code 0, its nats-server with it; open streams end, and no address stays."""
@@ -120,6 +123,7 @@ async def test_stops_in_order(own_server: EmbeddedProcess, number: signal.Signal
     assert not (own_server.data / "url").exists()
 
 
+@pytest.mark.slow
 async def test_killed_server_leaves_no_nats_server(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     """A start after SIGKILL ends the nats-server that was left, adopts what runs, and starts nothing twice."""
     async with Api(own_server.url, own_server.token) as api:
@@ -134,6 +138,7 @@ async def test_killed_server_leaves_no_nats_server(own_server: EmbeddedProcess, 
     assert len((tmp_path / "starts").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 async def test_nobody_else_reads_the_folder(own_server: EmbeddedProcess) -> None:
     """The data folder, the token and the nats-server's password are closed to others."""
     assert own_server.data.stat().st_mode & 0o077 == 0

@@ -29,6 +29,7 @@ async def spans(api: Api, jobs: list[Json]) -> list[tuple[float, float]]:
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "resources", [{"cpu": 1.01}, {"memory": "over half"}, {"cpu": 1.5, "memory": "over half"}], ids=str
 )
@@ -87,6 +88,7 @@ async def test_reject_with_room(api: Api) -> None:
         assert (job["admission"], (await work.ended(api, job["id"]))["state"]) == ("reject", "succeeded")
 
 
+@pytest.mark.slow
 @pytest.mark.req("MAS-33")
 async def test_default_of_the_deployment(maps: Path, tmp_path: Path) -> None:
     """The setting of the deployment is what holds for a job that does not say how it is admitted."""

@@ -1,11 +1,17 @@
 """Documents that people rely on say what they must, and the commands in them are there."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gurney.model.job import JobState
+from gurney.settings import Settings
+from gurney.subjects import OPERATIONS, SUBJECTS
+from services.edge.routes import ROUTES
 
 ROOT = Path(__file__).parents[2]
 ADRS = sorted((ROOT / "docs" / "adr").glob("*.md"))
@@ -55,3 +61,25 @@ def test_fragments_make_a_change_log() -> None:
     for fragment in (ROOT / "changelog.d").glob("*.*.md"):
         first = fragment.read_text("utf-8").split()[0]
         assert first in told.stdout, fragment.name
+
+
+def test_generated_tables_are_current() -> None:
+    """The tables of subjects, routes, errors, settings and states say what the code says; `scripts/docs` writes them."""
+    pages = [f"docs/{name}.md" for name in ("subjects", "rest", "errors", "settings", "job-states")]
+    command = [str(Path(sys.executable).with_name("cog")), "--check", *pages]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_every_subject_setting_route_and_state_has_its_line() -> None:
+    """What the code knows, the pages name."""
+    wanted = {
+        "subjects": [subject.template for subject in SUBJECTS] + [operation.subject for operation in OPERATIONS],
+        "settings": [f"GURNEY_{name.upper()}" for name in Settings.model_fields],
+        "rest": [f"{route.method} {route.path}" for route in ROUTES],
+        "job-states": [state.value for state in JobState],
+    }
+    pages = {name: (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in wanted}
+    assert [each for name, names in wanted.items() for each in names if each not in pages[name]] == []

@@ -6,7 +6,7 @@ appears whole (rename) when every process of the run is gone. `log` is the merge
 forgotten run is moved to `trash/` first.
 """
 # pathlib would cost the resident process a megabyte.
-# ruff: noqa: PTH100, PTH103, PTH104, PTH105, PTH108, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH103, PTH104, PTH105, PTH108, PTH109, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 RUNS = "runs"
 TRASH = "trash"
 FOLDER_VARIABLE = "GURNEY_RUN_FOLDER"
+
+
+def gone() -> bool:
+    """Tell whether the supervisor's folder was removed: then nothing can be kept, and nobody can ask for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def folder(run_id: str) -> str:

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 
+from gurney.runtime.supervisor import records
 from gurney.runtime.supervisor.keeper import Keeper
 from gurney.runtime.supervisor.poller import READ, READ_WRITE, Poller
 
@@ -78,6 +79,9 @@ class Server:
         self._leaving = True
 
     def _may_go(self) -> bool:
+        if records.gone():
+            self.keeper.abandon()
+            return True
         if self.keeper.runs:
             self._idle_since = time.monotonic()
             return False
