@@ -26,7 +26,7 @@ _log = telemetry.log("payload")
 
 
 class Sweep:
-    """One round is `run`. `alone`: who moves bytes or makes jobs dies with this process, so what began before is dead."""
+    """One round is `run`. `alone`: who moves bytes dies with this process, so what began before is dead."""
 
     def __init__(self, desk: Desk, *, alone: bool) -> None:
         self._desk = desk

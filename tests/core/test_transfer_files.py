@@ -113,7 +113,7 @@ async def test_a_cancelled_copy_has_ended(objects: FolderObjects, tmp_path: Path
     """When a cancelled `fetch_to` returns, its thread is done and its file gone."""
     digest = await put(objects, bytes(64 * MIB))
     fetching = asyncio.create_task(fetch_to(objects.sign_get(KEY), tmp_path / "target", digest))
-    while not (tmp_path / "target").exists():  # noqa: ASYNC110 - no event tells of a file
+    while not (tmp_path / "target").exists():
         await asyncio.sleep(0.001)
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):

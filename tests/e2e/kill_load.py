@@ -1,4 +1,4 @@
-"""Clients that go on whatever happens to the server: they upload, submit, repeat what was not answered, and take notes."""
+"""Clients that go on whatever happens to the server: they upload, submit, ask again, and take notes."""
 
 import asyncio
 import hashlib
@@ -60,6 +60,8 @@ class SentJob:
     #: None until an answer came.
     id: str | None = None
     asking: bool = False
+    #: How it ended, once that was seen.
+    state: str | None = None
 
 
 class Load:
@@ -221,6 +223,9 @@ class Listener:
         self.times = 0
         self.faults: list[str] = []
         self.secret = ""
+
+    def of(self, job: str) -> dict[str, set[str]]:
+        return self.told.get(job, {})
 
     async def _receive(self, request: web.Request) -> web.Response:
         body = await request.read()

@@ -1,15 +1,14 @@
 """Kills the server at chosen moments, starts it again, and says in which phases the kills fell.
 
-The phases of a job: place (accepted, no placement), spawn (placed, the run has not begun), run, collect (the run is over,
-the scheduler does not know), fold (it does, the job is not terminal), webhook (it is, the handler was not told). Those
-of a request: body (bytes are under way), commit (the file is not acknowledged yet), accept (nor is the job).
+The phases of a job: place (accepted, no placement), spawn (placed, the run has not begun), run, collect (the run is
+over, the scheduler does not know), fold (it does, the job is not terminal), webhook (it is, the handler was not told).
+Those of a request: body (bytes are under way), commit (the file is not acknowledged yet), accept (nor is the job).
 """
 
 import asyncio
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -42,11 +41,16 @@ class Reaper:
         await self._following.enter_async_context(self.watch.following(self._server.data))
         self.faults += checks.one_nats_server(self._server.data, "after a start")
 
-    async def once(self, *, wipe: bool) -> None:
-        """Kill at a moment of chance or of choice, wipe JetStream if asked to, and start again."""
+    async def once(self, *, wipe: bool = False, supervisor: bool = False) -> None:
+        """Kill at a moment of chance or of choice, and start again.
+
+        `wipe`: with an empty JetStream; `supervisor`: the process that watches the runs dies, too.
+        """
         aim = self._choose()
         self.aimed[aim or "any"] += 1
         await self._strike(aim)
+        if supervisor:
+            await asyncio.to_thread(self._server.strike_supervisor)
         await self.watch.settle()
         await self._server.bury()
         self.hits += Counter(await asyncio.to_thread(self._phases))
@@ -94,12 +98,11 @@ class Reaper:
         found |= {"body" for which in (moving & self.watch.begun) - self.watch.committing}
         found |= {"accept" for job in self._load.jobs.values() if job.asking and job.key in self.watch.creating}
         lines = {(job, what) for job, _, _, what in checks.lines_of(self._starts)}
-        return found | {
-            phase
-            for job, state, placement in _jobs_of(self._server.data)
-            if (phase := _phase(state, placement, lambda what, job=job: (job, what) in lines))
-            and (phase != "webhook" or job not in self._listener.told)
-        }
+        for job, state, placement in _jobs_of(self._server.data):
+            phase = _phase(state, placement, {what for what in ("start", "end") if (job, what) in lines})
+            if phase != "webhook" or not self._listener.of(job):
+                found.add(phase)
+        return found
 
     async def end(self) -> None:
         await self._following.aclose()
@@ -109,7 +112,7 @@ class Reaper:
         return "\n".join(["   phase kills aimed", *rows])
 
 
-def _phase(state: str, placement: str | None, wrote: Callable[[str], bool]) -> str:
+def _phase(state: str, placement: str | None, wrote: set[str]) -> str:
     """Return the phase of a job, by its document, that of its placement, and what its run wrote."""
     if state in TERMINAL:
         return "webhook"
@@ -117,7 +120,7 @@ def _phase(state: str, placement: str | None, wrote: Callable[[str], bool]) -> s
         return "fold"
     if placement is None:
         return "place"
-    return "collect" if wrote("end") else "run" if wrote("start") else "spawn"
+    return "collect" if "end" in wrote else "run" if "start" in wrote else "spawn"
 
 
 def _jobs_of(data: Path) -> list[tuple[str, str, str | None]]:

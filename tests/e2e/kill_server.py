@@ -1,4 +1,4 @@
-"""The server that is killed again and again, as its clients know it: sometimes there, sometimes not, always elsewhere."""
+"""The server that is killed again and again, as its clients know it: now there, now not, always elsewhere."""
 
 import asyncio
 import os
@@ -88,6 +88,12 @@ class MortalServer:
         async with asyncio.timeout(ANSWERS_WITHIN_S):
             while jetstream.exists():
                 await asyncio.to_thread(shutil.rmtree, jetstream, ignore_errors=True)
+
+    def strike_supervisor(self) -> None:
+        """Kill the process that watches the runs."""
+        for pid in supervisors(self.data):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request; raises `LostError` where no answer comes, or one that says to try again."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 #: In the order of a life.
@@ -30,7 +31,7 @@ BEGINS = {
 }
 FOLLOWED = ("svc.payload.*", "svc.job.create", "svc.scheduler.ended", "job.*.*", "run.>", "report.run.>", "lifecycle.>")
 
-_SETTLES_S = 5.0
+_SETTLES_S = 5
 
 
 class Watch:
@@ -42,8 +43,8 @@ class Watch:
         self.committing: set[tuple[str, str]] = set()
         #: Idempotency keys of jobs.
         self.creating: set[str] = set()
-        self._awaited: tuple[re.Pattern[str], Callable[[], None]] | None = None
-        self._nats: nats.NATS | None = None
+        self._awaited: tuple[re.Pattern[str], Callable[[], object]] | None = None
+        self._nats: Client | None = None
 
     @asynccontextmanager
     async def following(self, data: Path) -> AsyncIterator[None]:
@@ -75,7 +76,7 @@ class Watch:
         if self._nats and self._nats.is_connected:
             await self._nats.flush(timeout=_SETTLES_S)
 
-    def at_next(self, phase: str, act: Callable[[], None]) -> None:
+    def at_next(self, phase: str, act: Callable[[], object]) -> None:
         """Act, once, at the next message with which a phase begins."""
         self._awaited = re.compile(BEGINS[phase]), act
 

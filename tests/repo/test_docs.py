@@ -64,7 +64,7 @@ def test_fragments_make_a_change_log() -> None:
 
 
 def test_generated_tables_are_current() -> None:
-    """The tables of subjects, routes, errors, settings and states say what the code says; `scripts/docs` writes them."""
+    """The tables of subjects, routes, errors, settings and states say what the code says (`scripts/docs`)."""
     pages = [f"docs/{name}.md" for name in ("subjects", "rest", "errors", "settings", "job-states")]
     command = [str(Path(sys.executable).with_name("cog")), "--check", *pages]
     told = subprocess.run(

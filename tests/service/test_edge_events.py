@@ -30,7 +30,7 @@ async def home(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
 async def until(holds: Callable[[], Any]) -> None:
     """Wait until something holds that another process does."""
     async with asyncio.timeout(20):
-        while not await holds():  # noqa: ASYNC110 - nothing here tells of it
+        while not await holds():
             await asyncio.sleep(0.02)
 
 

@@ -491,7 +491,7 @@ async def test_what_the_payload_service_missed_is_made_up(world: World, operatio
     await world.bus.request(operation, JobGet(caller=CALLER, job=job.id))
     await world.hear("finalized" if operation is JOB_FINALIZE else "deleted")
     async with asyncio.timeout(30):
-        while any(each.owes for each in await world.stored()):  # noqa: ASYNC110  # no event tells of it
+        while any(each.owes for each in await world.stored()):  # no event tells of it
             await asyncio.sleep(0.01)
     assert len(world.others.questions(f"payload.{fault}")) == 2
 

@@ -162,9 +162,7 @@ async def test_a_failed_message_comes_again_and_a_done_one_does_not(nats_server:
 
 
 @pytest.mark.parametrize("kind", ["undecodable", "rejected"])
-async def test_what_can_never_succeed_becomes_a_dead_letter(
-    nats_server: NatsServer, tmp_path: Path, kind: str
-) -> None:
+async def test_what_can_never_succeed_becomes_a_dead_letter(nats_server: NatsServer, tmp_path: Path, kind: str) -> None:
     """A poison message is kept in DEAD with its subject and reason, leaves the queue, and the server tells of it."""
 
     async def act(_: str) -> None:
@@ -244,10 +242,8 @@ async def test_events_written_while_nats_is_away_are_published_later_in_order(
         await asyncio.to_thread(own_nats_server.start)
         await heard.count(6)
         stream = await service.bus.js.stream_info("EVENTS")
-        stored = [
-            (await service.bus.js.get_msg("EVENTS", seq)).subject for seq in range(1, stream.state.messages + 1)
-        ]
-    assert [subject.rpartition(".")[2] for subject in stored] == [each.id for each in (first, *written)]
+        stored = [(await service.bus.js.get_msg("EVENTS", seq)).subject for seq in range(1, stream.state.messages + 1)]
+    assert [str(subject).rpartition(".")[2] for subject in stored] == [each.id for each in (first, *written)]
 
 
 async def test_a_wiped_jetstream_is_declared_again_and_reconciled(

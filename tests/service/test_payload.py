@@ -679,7 +679,7 @@ async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: 
     )
 
     async def swept() -> bool:
-        return [await house.documents.totals(each, ()) for each in (FILES, CLAIMS)] == [(0, 0)] * 2
+        return (await house.documents.totals(FILES, ()), await house.documents.totals(CLAIMS, ())) == ((0, 0), (0, 0))
 
     async with again:
         await until(swept)

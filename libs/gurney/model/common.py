@@ -2,14 +2,32 @@
 
 from typing import Generic, TypeVar
 
+from pydantic import Field
+
 from gurney.model.access import Caller
-from gurney.model.base import Input, Message
+from gurney.model.base import Input, Message, Timestamp
 
 T = TypeVar("T")
 
 
 class Empty(Message):
     """Nothing but success."""
+
+
+class Listing(Message):
+    """What every list takes: who asks, and how much he wants to see."""
+
+    caller: Caller
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class Filtered(Listing):
+    """A list that labels and the time of creation narrow; filters combine by AND."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
 
 
 class Page(Message, Generic[T]):

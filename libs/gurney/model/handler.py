@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gurney.model.access import Caller
 from gurney.model.base import Dated, Idempotency, Input, InputLabels, Labels, Message, Owned, Timestamp
+from gurney.model.common import Listing
 
 
 class Handler(Owned):
@@ -93,17 +94,12 @@ class HandlerPatch(Message):
     body: PatchHandler
 
 
-class HandlerList(Message):
-    caller: Caller
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = None
+class HandlerList(Listing):
+    """All handlers that a caller may see."""
 
 
-class DeliveryList(Message):
-    caller: Caller
+class DeliveryList(Listing):
     handler: str
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = None
 
 
 class HandlersExist(Message):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.common import Filtered
 from gurney.model.map import Generation
 from gurney.model.resources import AskedResources, Resources
 
@@ -225,18 +226,12 @@ class JobCreate(Message):
     dry_run: bool = False
 
 
-class JobList(Message):
-    caller: Caller
+class JobList(Filtered):
     map: str | None = None
     payload: str | None = None
     state: JobState | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    created_after: Timestamp | None = None
-    created_before: Timestamp | None = None
     completed_after: Timestamp | None = None
     completed_before: Timestamp | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = None
 
 
 class JobGet(Message):

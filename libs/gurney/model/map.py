@@ -3,10 +3,9 @@
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
+from gurney.model.common import Filtered
 from gurney.model.resources import Resources
 
 Generation = Literal["monai", "holoscan", "supplied"]
@@ -109,16 +108,10 @@ class MapRegister(Message):
     dry_run: bool = False
 
 
-class MapList(Message):
-    caller: Caller
+class MapList(Filtered):
     name: str | None = None
     state: MapState | None = None
     urn: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    created_after: Timestamp | None = None
-    created_before: Timestamp | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = None
 
 
 class InspectMap(Message):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gurney.model.access import Caller
 from gurney.model.base import Document, Idempotency, Input, InputLabels, Labels, Message, Owned, Timestamp
+from gurney.model.common import Filtered
 
 
 class PayloadState(StrEnum):
@@ -130,15 +131,9 @@ class PayloadCreate(Message):
     idempotency: Idempotency | None = None
 
 
-class PayloadList(Message):
-    caller: Caller
+class PayloadList(Filtered):
     name: str | None = None
     state: PayloadState | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    created_after: Timestamp | None = None
-    created_before: Timestamp | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = None
 
 
 class FileList(Message):
