@@ -72,10 +72,6 @@ class Bus:
     def js(self) -> JetStreamContext:
         return self._js
 
-    @property
-    def connected(self) -> bool:
-        return self._nats.is_connected
-
     async def answers(self, within: float) -> bool:
         """Tell whether the server is there now; a connection alone does not say it: it outlives a frozen server.
 
@@ -302,14 +298,6 @@ class Bus:
             raise NatsUnavailable(f"cannot read the stream {stream}: {error!r}") from error
         checkpoint()
         return found
-
-    async def stream_created(self, name: str) -> str | None:
-        """Return when a stream was made, its epoch; None while there is none."""
-        try:
-            info = await self._js.stream_info(name)
-        except nats.js.errors.NotFoundError:
-            return None
-        return info.created.isoformat() if info.created else ""
 
 
 def _trace_headers() -> dict[str, str]:

@@ -47,9 +47,3 @@ class Amount(Message):
     cpu: float = 0.0
     memory: int = 0
     gpus: int = 0
-
-    def minus(self, other: "Amount") -> "Amount":
-        return Amount(cpu=self.cpu - other.cpu, memory=self.memory - other.memory, gpus=self.gpus - other.gpus)
-
-    def plus(self, other: "Amount") -> "Amount":
-        return Amount(cpu=self.cpu + other.cpu, memory=self.memory + other.memory, gpus=self.gpus + other.gpus)
