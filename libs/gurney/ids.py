@@ -5,6 +5,7 @@ time they were made and fit subjects, file names and container names alike.
 """
 
 import hashlib
+import random
 import re
 import secrets
 from typing import Literal, get_args
@@ -57,7 +58,7 @@ def new_secret() -> str:
 
 def new_traceparent() -> str:
     """Return a fresh W3C trace context that is not recorded."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+    return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
 
 
 def digest_of(secret: str) -> str:

@@ -1,12 +1,13 @@
 """Tokens of runs: what lets an agent read one run's input and write its results and log, and nothing else.
 
-A token is `<run id>.<payload id>.<HMAC-SHA256 of the two>`. The scheduler makes it when it places the run, the payload
-service checks it; both know `settings.run_secret`. Whether the run is still the current attempt is not its matter: the
-payload service binds results of one run per job only.
+A token is `<run id>.<payload id>.<keyed BLAKE2b of the two>` (RFC 7693, 2.9). The scheduler makes it when it places the
+run, the payload service checks it; both know `settings.run_secret`. Whether the run is still the current attempt is not
+its matter: the payload service binds results of one run per job only.
 """
 
 import hmac
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from gurney.errors import Forbidden
 from gurney.ids import split_run_id
@@ -41,4 +42,4 @@ def verify(secret: str, token: str) -> RunGrant:
 def _signature(secret: str, run_id: str, payload: str) -> str:
     if not secret:
         raise Forbidden("GURNEY_RUN_SECRET is not set")
-    return hmac.digest(secret.encode(), f"{run_id}.{payload}".encode(), "sha256").hex()
+    return blake2b(f"{run_id}.{payload}".encode(), key=secret.encode()[:64], digest_size=32).hexdigest()

@@ -13,6 +13,8 @@ from services.edge.problems import problem_of
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNKNOWN = "unknown"
+#: From here on an answer is a refusal, which the default level of the log shows, too.
+BAD = 400
 STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
 
 _log = telemetry.log("edge")
@@ -43,7 +45,8 @@ async def observed(request: web.Request, handler: Handler) -> web.StreamResponse
         seconds = monotonic() - began
         telemetry.HTTP_REQUESTS.labels(method, template, str(response.status)).inc()
         telemetry.HTTP_SECONDS.labels(template).observe(seconds)
-        _log.info("request", method=method, route=template, status=response.status, ms=round(seconds * 1e3, 2))
+        tell = _log.debug if response.status < BAD else _log.info
+        tell("request", method=method, route=template, status=response.status, ms=round(seconds * 1e3, 2))
         if not response.prepared:
             _tell_trace(response)
         return response

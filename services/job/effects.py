@@ -20,6 +20,8 @@ from services.job.repository import JOBS, Seen
 #: Events that may happen again within one attempt: their ids are made up, the others' are derived.
 REPEATED = frozenset({"waiting", "progress"})
 
+_log = telemetry.log("job")
+
 
 class Effects:
     """What the job service does with a decision."""
@@ -62,9 +64,11 @@ class Effects:
                     assert_never(effect)
         if before is None:
             await self._store.insert(JOBS, after, *events)
+            _log.debug("job accepted", job=after.id, map=after.map.id)
         else:
             after = await self._store.replace(JOBS, after.but(revision=before.revision + 1), *events)
             _measure(before, after)
+            _note(before, after)
         return after
 
     async def _end_payloads(self, job: Job, effect: EndPayloads) -> Job:
@@ -145,6 +149,16 @@ def _cancellation(job: Job, told: TellScheduler) -> Outgoing:
 
 def _outgoing(subject: str, data: JobEvent | CancelJob, event_id: str, at: datetime) -> Outgoing:
     return event_of(subject, data, id=event_id, source="job", at=at, traceparent=telemetry.traceparent())
+
+
+def _note(before: Job, after: Job) -> None:
+    """Log a change of state: an end at the default level, all else at the verbose one. Codes only, no texts."""
+    if after.state is before.state and after.attempt == before.attempt:
+        return
+    tell = _log.info if after.terminal else _log.debug
+    reason = after.reason.code if after.reason else None
+    run = ids.run_id(after.id, after.attempt)
+    tell("job ended" if after.terminal else "job", job=after.id, run=run, state=after.state.value, reason=reason)
 
 
 def _measure(before: Job, after: Job) -> None:
