@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gurney.testing.embedded import EmbeddedProcess
+from gurney.testing.nats import freeze
 from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.requests import examples
@@ -36,7 +37,7 @@ async def api(server: EmbeddedProcess) -> AsyncIterator[Api]:
 def paused(server: EmbeddedProcess) -> Iterator[None]:
     """Freeze the nats-server."""
     pid = work.nats_pid(server.data)
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         yield
     finally:

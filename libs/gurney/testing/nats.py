@@ -42,6 +42,19 @@ def version(server: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def freeze(pid: int) -> None:
+    """Stop a process and return when every thread of it has: the signal is still on its way when `kill` returns."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while not _is_frozen(pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _is_frozen(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
+
+
 class NatsServer:
     """One nats-server over one folder; it keeps its port and its streams from start to start."""
 
@@ -116,8 +129,10 @@ class NatsServer:
         self.stop()
 
     def pause(self) -> None:
-        """Freeze the server: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """Freeze the server: connections stay open and nothing answers once this returns."""
+        if self.pid is None:
+            raise RuntimeError("the server is not running")
+        freeze(self.pid)
 
     def resume(self) -> None:
         """Let a paused server go on."""
