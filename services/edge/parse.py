@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
@@ -115,6 +116,8 @@ async def json_bytes(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"body: at most {MAX_JSON} bytes are allowed") from error
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise Invalid.field("body", "broke off, or is not what Content-Encoding says") from error
 
 
 def body(kind: type[B], raw: bytes) -> B:

@@ -54,6 +54,8 @@ async def chunks_of(call: Call) -> AsyncIterator[bytes]:
             yield chunk
     except (ConnectionError, aiohttp.ClientError, http_exceptions.HttpProcessingError) as error:
         raise Invalid.field("body", "broke off before its end") from error
+    except web.RequestPayloadError as error:
+        raise Invalid.field("body", "is not what its encoding says") from error
     finally:
         telemetry.BYTES.labels("in").inc(size)
 

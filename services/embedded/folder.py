@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gurney.errors import AlreadyRunning
+from gurney.errors import AlreadyRunning, Invalid
 from gurney.ids import new_secret
 
 
@@ -40,9 +40,8 @@ class DataFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; raises `AlreadyRunning` while another server does."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.root.chmod(0o700)
+        """Hold the folder; raises `AlreadyRunning` while another server does, `Invalid` where it is somebody else's."""
+        self._make()
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -55,6 +54,14 @@ class DataFolder:
             yield
         finally:
             os.close(descriptor)
+
+    def _make(self) -> None:
+        """Make the folder, closed to others; one that is there must be empty or ours: its mode and files stay."""
+        try:
+            self.root.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            if not (self.root / "lock").exists() and any(self.root.iterdir()):
+                raise Invalid(f"{self.root} has files that are not of a Gurney server: give another --data") from None
 
     def secret(self, name: str, prefix: str = "") -> str:
         """Return a secret that stays: made at the first call, kept in a file that only the owner can read."""

@@ -197,3 +197,11 @@ def test_wait_that_is_no_number_is_refused(prefer: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse.prefer_wait(CIMultiDict({"Prefer": prefer}))
     assert fields(caught.value) == ["Prefer"]
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_a_time_outside_the_calendar_in_utc(time: str) -> None:
+    """A time that UTC cannot hold is the client's mistake and names its field."""
+    with pytest.raises(Invalid) as refused:
+        parse.query(PayloadsQuery, MultiDict({"created_after": time}))
+    assert fields(refused.value) == ["created_after"]

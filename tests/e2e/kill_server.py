@@ -91,9 +91,11 @@ class MortalServer:
 
     def strike_supervisor(self) -> None:
         """Kill the process that watches the runs."""
-        for pid in supervisors(self.data):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(supervisors(self.data))
+
+    def strike_rest(self) -> None:
+        """Kill whatever the server left."""
+        _kill([*nats_servers(self.data), *supervisors(self.data)])
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request; raises `LostError` where no answer comes, or one that says to try again."""
@@ -116,6 +118,12 @@ class MortalServer:
             with suppress(LostError):
                 return await self.ask(method, path, **options)
             await asyncio.sleep(0.01)
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def processes_with(*words: str) -> list[int]:

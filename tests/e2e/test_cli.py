@@ -123,7 +123,14 @@ async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
         (("map", "register", "urn:nonsense:x"), "urn"),
         (("job", "show", "job_nothing"), "job_nothing"),
         (("job", "ls", "--state", "dreaming"), "state"),
+        (("run", "urn:gurney:dir:shell"), "give files or folders"),
+        (("run", "urn:gurney:dir:shell", "/etc/hostname", "-o", "/proc/nowhere"), "/proc/nowhere"),
         (("payload", "get", "nothing", "-o", "/tmp/x"), "nothing"),
+        (("payload", "put", "nothing", "/no/such/path"), "/no/such/path"),
+        (("whoami", "--url", "nonsense"), "nonsense is no URL"),
+        (("whoami", "--url", "ftp://there"), "ftp://there is no URL"),
+        (("up", "--port", "99999"), "port"),
+        (("up", "--maps", "/no/such/folder"), "/no/such/folder"),
         (("token", "ls"), "administrator"),
     ],
     ids=str,
@@ -135,6 +142,37 @@ async def test_errors(gurney: CommandLine, arguments: tuple[str, ...], said: str
     assert line.startswith("gurney: ")
     assert said in line
     assert done.stdout == ""
+
+
+@pytest.mark.slow
+async def test_usage(gurney: CommandLine) -> None:
+    """What is no command, or lacks an argument, is told in one plain line, however narrow the terminal."""
+    gurney.environment["COLUMNS"] = "40"
+    for arguments in (("dream",), ("job", "show"), ("run", "m", "f", "--timeout", "[/x] soon")):
+        (line,) = (await gurney(*arguments, code=2)).stderr.splitlines()
+        assert line.startswith("gurney: ")
+
+
+@pytest.mark.slow
+async def test_nothing_is_left_out(gurney: CommandLine, tmp_path: Path) -> None:
+    """Files that would take each other's place, or a folder without files, are told before anything is uploaded."""
+    for folder_ in ("one", "two", "none"):
+        (tmp_path / folder_).mkdir()
+    for folder_ in ("one", "two"):
+        (tmp_path / folder_ / "scan").write_text(folder_)
+    done = await gurney("run", "urn:gurney:dir:shell", tmp_path / "one", tmp_path / "two", code=1)
+    assert "would both be scan" in done.stderr
+    done = await gurney("run", "urn:gurney:dir:shell", tmp_path / "none", code=1)
+    assert "there are no files in" in done.stderr
+    assert (await gurney("payload", "ls", "--json")).stdout == ""
+
+
+async def test_data_folder_of_the_environment(server: EmbeddedProcess) -> None:
+    """`gurney up` keeps its data where GURNEY_DATA says, as the other commands look for it there."""
+    here = CommandLine(server, None)
+    here.environment["GURNEY_DATA"] = str(server.data)
+    done = await here("up", code=1)
+    assert f"a server runs on {server.data} already" in done.stderr
 
 
 @pytest.mark.slow
@@ -165,7 +203,9 @@ async def test_maps(gurney: CommandLine) -> None:
     assert (made["state"], made["labels"]) == ("ready", {"organ": "liver"})
     await gurney("map", "name", made["id"], "liver")
     assert (await gurney.json("map", "show", "liver"))["id"] == made["id"]
-    assert made["id"] in (await gurney("map", "ls")).stdout
+    table = (await gurney("map", "ls")).stdout
+    assert made["id"] in table
+    assert f"{made['created_at'][:19]}Z" in table
     await gurney("map", "name", "liver")
     await gurney("map", "rm", made["id"])
     assert (await gurney("map", "ls", "--json")).stdout == ""
@@ -183,6 +223,12 @@ async def test_payloads(gurney: CommandLine, tmp_path: Path) -> None:
     await gurney("payload", "get", "head", "-o", tmp_path / "copy")
     assert (tmp_path / "copy" / "scan").read_text() == "voxels"
     await gurney("payload", "rm", "head", "scan")
+    for name in ("断" * 85, "a" * 249 + "1", "a" * 249 + "2"):
+        (source / name).write_text(name)
+    await gurney("payload", "put", "head", source)
+    await gurney("payload", "get", "head", "-o", tmp_path / "long")
+    assert {each.name for each in (tmp_path / "long").iterdir()} == {each.name for each in source.iterdir()}
+    await gurney("payload", "rm", "head", *(each.name for each in source.iterdir() if each.name != "run.sh"))
     assert (await gurney.json("payload", "ls"))["files"] == 1
     await gurney("payload", "rm", "head")
     assert (await gurney("payload", "ls", "--json")).stdout == ""

@@ -44,12 +44,13 @@ def starts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def mortal(tmp_path: Path, starts: Path) -> AsyncIterator[MortalServer]:
-    """A server that is not started yet."""
+    """A server that is not started yet; whatever becomes of it, its processes end with the test."""
     (tmp_path / "maps").mkdir()
     maps = make_maps(tmp_path / "maps", starts)
     server = MortalServer(EmbeddedProcess(tmp_path / "data", maps, ENVIRONMENT))
     yield server
     await server.stop()
+    await asyncio.to_thread(server.strike_rest)
 
 
 async def _prepare(server: MortalServer, listener: Listener, url: str) -> None:

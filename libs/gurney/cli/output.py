@@ -38,7 +38,7 @@ async def show_list(items: AsyncIterator[Json], columns: Sequence[str], *, as_js
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "id")
     async for item in items:
-        table.add_row(*(_cell(item.get(column)) for column in columns))
+        table.add_row(*(_cell(column, item.get(column)) for column in columns))
     (out if sys.stdout.isatty() else Console(width=240, highlight=False)).print(table)
 
 
@@ -56,9 +56,11 @@ def size(count: float) -> str:
     return ""
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
+    if column.endswith("_at"):
+        return f"{value[:19]}Z"  # whole seconds: a table is for people
     if isinstance(value, dict):
         return str(value.get("name") or value.get("id") or value.get("code") or json.dumps(value))
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,5 +1,7 @@
 """`gurney payload`."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +11,19 @@ from gurney.cli.connect import Server
 from gurney.cli.output import print_json, show, show_list
 from gurney.cli.progress import bar
 from gurney.client.payloads import local_files
+from gurney.errors import Invalid
 
 app = App(name="payload", help="Payloads: create, put, get, list, remove.")
 
 HERE = Server()
+
+
+def to_upload(paths: Sequence[Path]) -> tuple[int, int]:
+    """Return how many files these are and their bytes; raises where one is missing, or there are none."""
+    sizes = [file.stat().st_size for _, file in local_files(paths)]
+    if not sizes:
+        raise Invalid(f"there are no files in {', '.join(map(str, paths))}" if paths else "give files or folders")
+    return len(sizes), sum(sizes)
 
 
 @app.command
@@ -27,7 +38,7 @@ async def create(
 @app.command
 async def put(ref: str, *paths: Path, server: Server = HERE) -> None:
     """Upload files and folders."""
-    total = sum(file.stat().st_size for _, file in local_files(paths))
+    _, total = await asyncio.to_thread(to_upload, paths)
     async with server.client() as gurney:
         with bar("uploading", total, hidden=server.json) as moved:
             count = await gurney.payloads.upload(ref, paths, moved=moved)

@@ -10,13 +10,15 @@ from cyclopts import Parameter
 from gurney.cli.connect import Server
 from gurney.cli.jobs import exit_code
 from gurney.cli.output import err, print_json, size
+from gurney.cli.payloads import to_upload
 from gurney.cli.progress import bar
 from gurney.client import AsyncClient
 from gurney.client.http import Json
-from gurney.client.payloads import local_files
 from gurney.errors import GurneyError, Invalid, MapNotReady
 
 HERE = Server()
+#: Events that get no line: too many of one, and the last line tells the ends with their reason.
+UNTOLD = frozenset({"job.progress", "job.succeeded", "job.failed", "job.canceled"})
 
 
 async def run(
@@ -45,9 +47,14 @@ async def run(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise Invalid(f"there is no {', '.join(missing)}")
+    count, total = await asyncio.to_thread(to_upload, paths)
+    if output:
+        await asyncio.to_thread(output.mkdir, parents=True, exist_ok=True)  # told now, not after the run
     async with server.client() as gurney:
         ready = await _ready(gurney, map)
-        payload = await _upload(gurney, paths, quiet=server.json)
+        payload = await _upload(gurney, paths, total, quiet=server.json)
+        if not server.json:
+            err.print(f"payload {payload['id']}: {count} files, {size(total)}", markup=False)
         asked: dict[str, Any] = {"timeout_s": timeout, "name": name}
         options = {key: value for key, value in asked.items() if value is not None}
         job = await gurney.jobs.create(map=ready["id"], payload=payload["id"], **options)
@@ -73,13 +80,10 @@ async def _ready(gurney: AsyncClient, ref: str) -> Json:
     return settled
 
 
-async def _upload(gurney: AsyncClient, paths: tuple[Path, ...], *, quiet: bool) -> Json:
-    files = await asyncio.to_thread(lambda: [(path, file.stat().st_size) for path, file in local_files(paths)])
+async def _upload(gurney: AsyncClient, paths: tuple[Path, ...], total: int, *, quiet: bool) -> Json:
     payload = await gurney.payloads.create()
-    with bar("uploading", sum(bytes_ for _, bytes_ in files), hidden=quiet) as moved:
+    with bar("uploading", total, hidden=quiet) as moved:
         await gurney.payloads.upload(payload["id"], paths, moved=moved)
-    if not quiet:
-        err.print(f"payload {payload['id']}: {len(files)} files, {size(sum(b for _, b in files))}", markup=False)
     return payload
 
 
@@ -105,7 +109,7 @@ async def _follow(gurney: AsyncClient, job: str, *, log: TextIO) -> Json:
 async def _states(gurney: AsyncClient, job: str) -> None:
     try:
         async for event in gurney.jobs.events(job):
-            if event.type.startswith("job.") and event.type != "job.progress":
+            if event.type.startswith("job.") and event.type not in UNTOLD:
                 err.print(event.type.removeprefix("job."), style="dim", markup=False)
     except GurneyError:
         return  # the wait tells how it ended

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from gurney.errors import ErrorBody, GurneyError, Unavailable, from_body
+from gurney.errors import ErrorBody, GurneyError, Invalid, Unavailable, from_body
 
 Json = dict[str, Any]
 #: Told how many more bytes have moved.
@@ -73,7 +73,11 @@ class Http:
                 if response.status >= 400:  # noqa: PLR2004  # HTTP's border between success and error
                     raise _error(response, await response.read())
                 yield response
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise Invalid(f"{self.base} is no URL of a server, such as http://127.0.0.1:8350") from None
         except aiohttp.ClientConnectionError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.filename:
+                raise error.__cause__ from None  # a local file that could not be read, not the server
             raise Unavailable(f"cannot reach {self.base}: {error}") from error
 
     async def json(self, method: str, path: str, **options: Any) -> Any:

@@ -2,13 +2,14 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from gurney.client.http import CHUNK, Json, Moved, chunks_of, file_path, filters, query
 from gurney.client.named import Named
-from gurney.errors import IntegrityError
+from gurney.errors import IntegrityError, Invalid
 from gurney.paths import check_path
 from gurney.tasks import Together
 
@@ -66,7 +67,7 @@ class Payloads(Named):
 
     async def upload(self, ref: str, sources: Iterable[Path | str], *, moved: Moved | None = None) -> int:
         """Upload files and whole folders (with their names below the folder); returns how many files."""
-        files = await asyncio.to_thread(lambda: list(local_files(sources)))
+        files = await asyncio.to_thread(local_files, sources)
         await together(self.write(ref, path, chunks_of(str(file), moved)) for path, file in files)
         return len(files)
 
@@ -82,20 +83,28 @@ class Payloads(Named):
             await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
             return target
         await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name[:200]}.part")
+        short = hashlib.sha256(target.name.encode()).hexdigest()  # a name may be as long as a file system allows
+        part = target.with_name(f".{short}.part")
+        try:
+            hashed = await self._write_to(part, ref, file["path"], moved)
+            if hashed != file["sha256"]:
+                raise IntegrityError(f"{file['path']}: the downloaded bytes are not what the server stored")
+            await asyncio.to_thread(part.replace, target)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(part.unlink, missing_ok=True))
+            raise
+        return target
+
+    async def _write_to(self, part: Path, ref: str, path: str, moved: Moved | None) -> str:
         hashed = hashlib.sha256()
-        async with self._http.stream("GET", self._file(ref, file["path"])) as response:
+        async with self._http.stream("GET", self._file(ref, path)) as response:
             with await asyncio.to_thread(part.open, "wb") as out:
                 async for chunk in response.content.iter_chunked(CHUNK):
                     await asyncio.to_thread(hashed.update, chunk)
                     await asyncio.to_thread(out.write, chunk)
                     if moved:
                         moved(len(chunk))
-        if hashed.hexdigest() != file["sha256"]:
-            await asyncio.to_thread(part.unlink)
-            raise IntegrityError(f"{file['path']}: the downloaded bytes are not what the server stored")
-        await asyncio.to_thread(part.replace, target)
-        return target
+        return hashed.hexdigest()
 
     async def archive(self, ref: str, *, tar: bool = False) -> bytes:
         """Return all files as one zip, or tar, in memory."""
@@ -128,11 +137,25 @@ async def together(works: Iterable[Awaitable[T]]) -> Sequence[T]:
     return [task.result() for task in tasks]
 
 
-def local_files(sources: Iterable[Path | str]) -> Iterable[tuple[str, Path]]:
-    """Yield (path in the payload, local file): a file by its name, a folder's files by their paths below it."""
+def local_files(sources: Iterable[Path | str]) -> Sequence[tuple[str, Path]]:
+    """Return (path in the payload, local file): a file by its name, a folder's files by their paths below it.
+
+    Raises `Invalid` where two would get one path, and OSError for a folder that cannot be read: nothing is left out.
+    """
+    found: dict[str, Path] = {}
     for source in map(Path, sources):
-        if source.is_dir():
-            for file in sorted(each for each in source.rglob("*") if each.is_file()):
-                yield file.relative_to(source).as_posix(), file
-        else:
-            yield source.name, source
+        for path, file in _below(source) if source.is_dir() else [(source.name, source)]:
+            if path in found:
+                raise Invalid(f"{found[path]} and {file} would both be {path} in the payload: upload their folder")
+            found[path] = file
+    return list(found.items())
+
+
+def _below(folder: Path) -> Iterable[tuple[str, Path]]:
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    walk = os.walk(folder, onerror=refuse)
+    for file in sorted(Path(parent, name) for parent, _, names in walk for name in names):
+        if file.is_file():
+            yield file.relative_to(folder).as_posix(), file

@@ -9,7 +9,10 @@ from gurney.clock import rfc3339
 
 
 def _utc(at: datetime) -> datetime:
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from None
 
 
 #: UTC, written as RFC 3339 with microseconds always, so that texts sort as times do.
