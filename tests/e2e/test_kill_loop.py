@@ -76,10 +76,8 @@ async def test_kills(
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whenever the server is killed, accepted jobs run once and end, acknowledged files stay, and nothing else does.
-
-    The same with JetStream wiped between kill and start; without their supervisor, too, no attempt starts twice.
-    """
+    """Whenever the server is killed, accepted jobs run once and end, acknowledged files stay, and nothing else does."""
+    # The variants: all stays; JetStream wiped between kill and start; the runs' supervisor killed as well.
     count = int(os.environ.get("GURNEY_KILLS") or KILLS[request.config.getoption("--profile")][variant])
     with capsys.disabled():
         print(f"\nGURNEY_SEED={seed}, {count} kills, {variant}")
