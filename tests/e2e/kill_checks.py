@@ -220,3 +220,9 @@ async def processes_left(data: Path) -> Faults:
             *(f"left: {name}" for name in ("url", "nats/server.json") if (data / name).exists()),
         ]
     )
+
+
+def log_is_clean(log: Path) -> Faults:
+    """Nothing went wrong that nobody had thought of: no line of level `error`, none that is no log line."""
+    lines = log.read_text().splitlines()
+    return [line[:2000] for line in lines if not line.startswith("{") or json.loads(line).get("level") == "error"]

@@ -108,6 +108,7 @@ async def test_kills(
         faults += await checks.eventually(lambda: checks.processes_left(mortal.data), 60)
         faults += await checks.unsettled(mortal.data)
         faults += checks.told_once(load, listener) + load.faults
+        faults += await asyncio.to_thread(checks.log_is_clean, mortal.process.log)
     with capsys.disabled():
         print(reaper.table())
         print(f"{len(load.jobs)} jobs, {len(load.files)} files, {listener.times} webhooks")
