@@ -51,6 +51,8 @@ class EmbeddedServer:
             ]
             for service in services:
                 await stack.enter_async_context(service)
+            for service in services:  # the first round came before all others served
+                service.reconcile_soon()
             edge = build_edge(settings, documents=documents, admin_token=token)
             await stack.enter_async_context(edge)
             self.url = edge.url

@@ -197,9 +197,11 @@ class FileHandlers:
             try:
                 await self._desk.files.change(ids, lambda file, mark=mark: decide(file, mark))  # type: ignore[misc]
             except Exception as error:
-                await self._unmark(ids, mark)
-                self._desk.bell.ring(owner)
-                if not isinstance(error, file_machine.Busy) or clock.monotonic() > deadline:
+                busy = isinstance(error, file_machine.Busy)
+                if not busy or len(ids) > 1:  # else nothing was marked, and nobody is to be woken for nothing
+                    await self._unmark(ids, mark)
+                    self._desk.bell.ring(owner)
+                if not busy or clock.monotonic() > deadline:
                     raise
                 await self._desk.bell.wait(owner, Quiet.LOOK_S)
             else:
