@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from gurney.errors import FieldError, Invalid, MapNotReady
-from gurney.labels import check_labels
-from gurney.model.base import Labels
 from gurney.model.job import CreateJob, Job, JobCreate, MapRef, RunRequest
 from gurney.model.map import Description, Map, MapState
 from gurney.model.payload import Payload
@@ -119,13 +117,6 @@ def _text_faults(field: str, text: str) -> Iterator[FieldError]:
         yield FieldError(field=field, message="must have printable characters only")
 
 
-def _label_faults(field: str, labels: Labels) -> Iterator[FieldError]:
-    try:
-        check_labels(labels, field)
-    except Invalid as invalid:
-        yield from invalid.errors
-
-
 def _handler_faults(handlers: tuple[str, ...]) -> Iterator[FieldError]:
     if len(handlers) > MAX_HANDLERS:
         yield FieldError(field="handlers", message=f"has {len(handlers)} handlers, at most {MAX_HANDLERS} are allowed")
@@ -142,4 +133,3 @@ def _resource_faults(resources: Resources) -> Iterator[FieldError]:
     for name in ("gpu_model", "compute_capability"):
         if (text := getattr(resources, name)) is not None:
             yield from _text_faults(f"resources.{name}", text)
-    yield from _label_faults("resources.node_labels", resources.node_labels or {})

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from gurney import clock, ids, telemetry
 from gurney.errors import GurneyError, IdempotencyKeyReused, KeyTaken, MapInUse, NameTaken, Unavailable
-from gurney.labels import check_labels
 from gurney.model.base import Reason
 from gurney.model.common import Empty, Page, Ref, Rename
 from gurney.model.event import Event
@@ -172,6 +171,6 @@ def _new_map(question: MapRegister, now: datetime) -> Map:
         name=None if body.name is None else check_name(body.name),
         urn=urn.normalise(body.urn),
         state=MapState.REGISTERING,
-        labels=check_labels(body.labels),
+        labels=body.labels,
         inspecting=machine.first_inspection(ids.new_id("ins"), now),
     )

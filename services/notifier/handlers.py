@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from gurney import clock, ids
 from gurney.bus import Bus
 from gurney.errors import GurneyError, IdempotencyKeyReused, Invalid, KeyTaken, NotFound
-from gurney.labels import check_labels
 from gurney.model.common import Empty, Page, Ref
 from gurney.model.handler import (
     Delivery,
@@ -55,7 +54,7 @@ class Handlers:
             url=check_url(body.url, self._policy),
             events=_events(body.events),
             map=await self._map_id(question),
-            labels=check_labels(body.labels),
+            labels=body.labels,
             secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
         )
         try:
@@ -76,8 +75,6 @@ class Handlers:
         changes = question.body.model_dump(exclude_none=True)
         if question.body.events is not None:
             changes["events"] = _events(question.body.events)
-        if question.body.labels is not None:
-            changes["labels"] = check_labels(question.body.labels)
         after = await self._store.update(HANDLERS, found.id, lambda document: (document.next(**changes), ()))
         self._known.changed()
         return after.but(secret=None)

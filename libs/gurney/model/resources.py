@@ -2,7 +2,7 @@
 
 from pydantic import ConfigDict
 
-from gurney.model.base import Labels, Message
+from gurney.model.base import InputLabels, Labels, Message
 
 
 class Resources(Message):
@@ -29,6 +29,8 @@ class AskedResources(Resources):
     """What a client asks for: unknown fields are errors, so that a typing mistake is told, not ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node_labels: InputLabels | None = None
 
 
 class Gpu(Message):
