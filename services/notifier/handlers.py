@@ -75,7 +75,13 @@ class Handlers:
         changes = question.body.model_dump(exclude_none=True)
         if question.body.events is not None:
             changes["events"] = _events(question.body.events)
-        after = await self._store.update(HANDLERS, found.id, lambda document: (document.next(**changes), ()))
+        now = clock.now()
+
+        def change(document: Handler) -> tuple[Handler, tuple[()]]:
+            enabled = document.state == "disabled" and changes.get("state") == "active"
+            return document.next(**changes, enabled_at=now if enabled else document.enabled_at), ()
+
+        after = await self._store.update(HANDLERS, found.id, change)
         self._known.changed()
         return after.but(secret=None)
 

@@ -22,7 +22,7 @@ def wanted(handler: Handler, event: JobEvent) -> bool:
     """Tell whether a handler is to be told of an event."""
     if handler.state != "active" or handler.deleting or handler.project != event.project:
         return False
-    if handler.created_at > event.at or f"job.{event.event}" not in handler.events:
+    if (handler.enabled_at or handler.created_at) > event.at or f"job.{event.event}" not in handler.events:
         return False
     if event.handlers is not None:
         return handler.id in event.handlers

@@ -42,8 +42,10 @@ def test_a_handler_is_told_of_what_it_asked_for() -> None:
 
 
 def test_a_handler_is_not_told_of_what_was_before_it() -> None:
-    """An event older than the handler is not for it."""
+    """An event older than the handler, or from before it was enabled again, is not for it."""
     assert not wanted(HANDLER.but(created_at=NOW + timedelta(microseconds=1)))
+    assert not wanted(HANDLER.but(enabled_at=NOW + timedelta(microseconds=1)))
+    assert wanted(HANDLER.but(enabled_at=NOW))
 
 
 def test_no_free_text_of_an_application_leaves() -> None:

@@ -13,7 +13,7 @@ from gurney.model.common import Listing
 class Handler(Owned):
     """A URL that is told what happens to jobs."""
 
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "deleting"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "deleting", "enabled_at"})
 
     url: str
     #: Types such as `job.succeeded`.
@@ -26,6 +26,8 @@ class Handler(Owned):
     #: Signs deliveries (Standard Webhooks: `whsec_` and base64); shown once, at creation.
     secret: str | None = None
     deleting: bool = False
+    #: When it was enabled again; what was before is not for it.
+    enabled_at: Timestamp | None = None
 
 
 class DeliveryState(StrEnum):
