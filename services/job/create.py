@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from gurney import clock, ids, telemetry
-from gurney.errors import GurneyError, IdempotencyKeyReused, KeyTaken, Unavailable
+from gurney.errors import GurneyError, KeyTaken, Unavailable
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency
 from gurney.model.common import Ref
@@ -145,8 +145,7 @@ class Create:
 
 def _repeated(held: Job, idempotency: Idempotency) -> Job:
     """Return the answer to a request that was made before."""
-    if held.idempotency is None or held.idempotency.digest != idempotency.digest:
-        raise IdempotencyKeyReused("the Idempotency-Key was used with another body")
+    held.repeated(idempotency)
     if held.deleting:
         raise Unavailable(f"the job of this key, {held.id}, is being deleted", retry_after_s=1)
     return held

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 
 from gurney import clock, ids, telemetry
-from gurney.errors import GurneyError, IdempotencyKeyReused, KeyTaken, MapInUse, NameTaken, Unavailable
+from gurney.errors import GurneyError, KeyTaken, MapInUse, NameTaken, Unavailable
 from gurney.model.base import Reason
 from gurney.model.common import Empty, Page, Ref, Rename
 from gurney.model.event import Event
@@ -144,10 +144,7 @@ class Handlers:
         """Answer a repeated request with its first result, or say what is taken."""
         if not taken.key.startswith("idempotency:") or question.idempotency is None:
             raise NameTaken(f"the name {question.body.name} is that of {taken.holder}") from taken
-        holder = await self._store.get(MAPS, taken.holder)
-        if holder.idempotency is None or holder.idempotency.digest != question.idempotency.digest:
-            raise IdempotencyKeyReused from taken
-        return holder
+        return (await self._store.get(MAPS, taken.holder)).repeated(question.idempotency)
 
 
 def _is_asked(document: Map) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gurney.errors import IdempotencyKeyReused, KeyTaken, NameTaken
+from gurney.errors import KeyTaken, NameTaken
 from gurney.ids import new_id
 from gurney.model.common import Empty, Page, Ref, Rename
 from gurney.model.event import Event
@@ -39,8 +39,7 @@ class PayloadHandlers:
         holder = await self._desk.repository.payload_by_key(f"idempotency:{asked.idempotency.key}")
         if holder is None or holder.idempotency is None:
             return None
-        if holder.idempotency.digest != asked.idempotency.digest:
-            raise IdempotencyKeyReused("the Idempotency-Key was used with another body")
+        holder.repeated(asked.idempotency)
         return await self._derived(holder)
 
     async def get(self, asked: Ref) -> Payload:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 
 from gurney.clock import rfc3339
+from gurney.errors import IdempotencyKeyReused
 
 
 def _utc(at: datetime) -> datetime:
@@ -116,6 +117,12 @@ class Owned(Dated):
     #: The subject of the token that made it.
     created_by: str = ""
     idempotency: Idempotency | None = None
+
+    def repeated(self, asked: Idempotency | None) -> Self:
+        """Return the document as the answer to a request made again; raises `IdempotencyKeyReused`."""
+        if asked is None or self.idempotency is None or self.idempotency.digest != asked.digest:
+            raise IdempotencyKeyReused("the Idempotency-Key was used with another body")
+        return self
 
     def unique_keys(self) -> tuple[str, ...]:
         return (f"idempotency:{self.idempotency.key}",) if self.idempotency else ()
