@@ -160,6 +160,7 @@ class Puller:
         with telemetry.span(name, telemetry.CONSUMER, parent), contextlib.suppress(nats.errors.Error, OSError):
             result = await self._handled(message)
             telemetry.MESSAGES.labels(self._consumer.durable, result).inc()
+            _log.debug("consumed", service=self._bus.service, subject=message.subject, result=result)
 
     async def _handled(self, message: Msg) -> str:
         try:

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """`/metrics` needs no token."""
     log_level: Literal["info", "debug"] = "info"
     """`debug` is the verbose level."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """JSON lines with all there is, or short lines of text for people; `auto`: text on a terminal, else JSON."""
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP), for example http://127.0.0.1:4318; None: nowhere."""
 

@@ -5,11 +5,13 @@ trace ids still travel, so that an error can be found in the logs.
 """
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
+from typing import TextIO
 
 import structlog
 from opentelemetry import context, trace
@@ -17,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge, Histogram
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gurney.ids import new_traceparent
 from gurney.settings import Settings
@@ -55,14 +57,7 @@ def setup(settings: Settings, service: str) -> None:
     """Set logging and tracing up for this process; once."""
     level = logging.DEBUG if settings.log_level == "debug" else logging.INFO
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            _trace_ids,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=processors(settings.log_format, sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -71,6 +66,23 @@ def setup(settings: Settings, service: str) -> None:
     if settings.otlp_endpoint and not _recording:
         _export(settings.otlp_endpoint, service)
         _recording = True
+
+
+def processors(log_format: str, stream: TextIO) -> Sequence[Processor]:
+    """Return what makes lines of events: for machines with all there is, for people without what only machines join."""
+    steps = structlog.processors
+    begin = [structlog.contextvars.merge_contextvars, steps.add_log_level]
+    terminal = stream.isatty()
+    if log_format == "json" or (log_format == "auto" and not terminal):
+        at = steps.TimeStamper(fmt="iso", utc=True, key="at")
+        return [*begin, _trace_ids, at, steps.format_exc_info, steps.JSONRenderer()]
+    lines = structlog.dev.ConsoleRenderer(
+        colors=terminal and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,  # others print local variables: names of patients
+        sort_keys=False,
+        timestamp_key="at",
+    )
+    return [*begin, steps.TimeStamper(fmt="%H:%M:%S", utc=False, key="at"), lines]
 
 
 def _export(endpoint: str, service: str) -> None:

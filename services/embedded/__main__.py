@@ -6,7 +6,6 @@ import signal
 import sys
 
 from gurney import telemetry
-from gurney.errors import GurneyError
 from gurney.settings import Settings
 from services.embedded.server import EmbeddedServer
 
@@ -17,13 +16,9 @@ else:
 
 
 def up(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit code. What cannot start says so in one line."""
+    """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for."""
     telemetry.setup(settings, "embedded")
-    try:
-        run(_serve(settings))
-    except (GurneyError, OSError) as error:
-        sys.stderr.write(f"gurney: {error}\n")
-        return 1
+    run(_serve(settings))
     return 0
 
 
@@ -39,7 +34,3 @@ async def _serve(settings: Settings) -> None:
         sys.stdout.flush()
         await stop.wait()
         sys.stdout.write("Gurney stops; runs go on until the next start\n")
-
-
-if __name__ == "__main__":
-    sys.exit(up(Settings()))

@@ -2,9 +2,8 @@
 
 import asyncio
 import errno
-import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -17,40 +16,11 @@ from gurney.objects.folder import FolderObjects
 from gurney.objects.port import Digest
 from gurney.objects.threads import Lane, landed
 from gurney.transfer import copy, file_put, open_get, open_put
-
-MIB = 1 << 20
-KEY = "pay_x/upl_y"
-
-
-@pytest.fixture
-async def objects(tmp_path: Path) -> AsyncIterator[FolderObjects]:
-    store = FolderObjects(tmp_path / "store")
-    await store.open()
-    yield store
-    await store.close()
-
-
-def digest_of(data: bytes) -> Digest:
-    return Digest(len(data), hashlib.sha256(data).hexdigest())
-
-
-async def put(objects: FolderObjects, data: bytes, key: str = KEY) -> Digest:
-    async with open_put(objects.sign_put(key)) as upload:
-        await upload.write(data)
-        return await upload.commit()
-
-
-async def get(url: str, *, offset: int = 0, length: int | None = None, expected: Digest | None = None) -> bytes:
-    async with open_get(url, offset, length, expected) as download:
-        return b"".join([chunk async for chunk in download])
+from tests.core.folder_store import KEY, MIB, digest_of, files_under, get, put
 
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def files_under(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 async def test_writes_of_all_kinds_add_up(objects: FolderObjects) -> None:

@@ -2,48 +2,16 @@
 
 import asyncio
 import errno
-import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from gurney.errors import Forbidden, IntegrityError, Invalid, NotFound, StoreUnavailable
 from gurney.objects.folder import FolderObjects
-from gurney.objects.port import Digest
-from gurney.transfer import fetch_to, open_get, open_put, put_file
-
-MIB = 1 << 20
-KEY = "pay_x/upl_y"
-
-
-@pytest.fixture
-async def objects(tmp_path: Path) -> AsyncIterator[FolderObjects]:
-    store = FolderObjects(tmp_path / "store")
-    await store.open()
-    yield store
-    await store.close()
-
-
-def digest_of(data: bytes) -> Digest:
-    return Digest(len(data), hashlib.sha256(data).hexdigest())
-
-
-async def put(objects: FolderObjects, data: bytes, key: str = KEY) -> Digest:
-    async with open_put(objects.sign_put(key)) as upload:
-        await upload.write(data)
-        return await upload.commit()
-
-
-async def get(url: str) -> bytes:
-    async with open_get(url) as download:
-        return b"".join([chunk async for chunk in download])
-
-
-def files_under(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
+from gurney.transfer import fetch_to, open_put, put_file
+from tests.core.folder_store import KEY, MIB, digest_of, files_under, get, put
 
 
 async def test_a_copy_to_a_full_disk_leaves_nothing(

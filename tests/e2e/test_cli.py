@@ -72,6 +72,7 @@ def folder(tmp_path: Path, script: str, **files: str) -> Path:
     return made
 
 
+@pytest.mark.req("INF-07")
 async def test_run(gurney: CommandLine, tmp_path: Path) -> None:
     """`gurney run` registers, uploads, submits, shows states and log, and downloads the results."""
     script = 'echo from the application; cp "$HOLOSCAN_INPUT_PATH/scan" "$HOLOSCAN_OUTPUT_PATH/copy"'
@@ -121,16 +122,20 @@ async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
         (("run", "urn:gurney:dir:no-manifest", "/etc/hostname"), "manifest_missing"),
         (("map", "show", "nothing"), "nothing"),
         (("map", "register", "urn:nonsense:x"), "urn"),
+        (("map", "register", "urn:gurney:dir:no-command"), "no_command"),
+        (("map", "register", "urn:gurney:dir:noop", "--label", "liver"), "'liver' is not key=value"),
         (("job", "show", "job_nothing"), "job_nothing"),
         (("job", "ls", "--state", "dreaming"), "state"),
         (("run", "urn:gurney:dir:shell"), "give files or folders"),
         (("run", "urn:gurney:dir:shell", "/etc/hostname", "-o", "/proc/nowhere"), "/proc/nowhere"),
+        (("run", "urn:gurney:dir:shell", "/etc/hostname", "-o", "/proc"), "cannot write to /proc"),
         (("payload", "get", "nothing", "-o", "/tmp/x"), "nothing"),
         (("payload", "put", "nothing", "/no/such/path"), "/no/such/path"),
         (("whoami", "--url", "nonsense"), "nonsense is no URL"),
         (("whoami", "--url", "ftp://there"), "ftp://there is no URL"),
         (("up", "--port", "99999"), "port"),
         (("up", "--maps", "/no/such/folder"), "/no/such/folder"),
+        (("up", "--data", "/etc/hostname"), "/etc/hostname: Not a directory"),
         (("token", "ls"), "administrator"),
     ],
     ids=str,
@@ -145,6 +150,39 @@ async def test_errors(gurney: CommandLine, arguments: tuple[str, ...], said: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--timeout", "0"), "timeout: "),
+        (("--timeout", "nan"), "timeout: "),
+        (("--timeout", "1e9"), "timeout: "),
+        (("--name", "n" * 129), "name: "),
+        (("--name", ""), "name: "),
+    ],
+    ids=str,
+)
+async def test_options_are_checked_first(
+    gurney: CommandLine, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    """`gurney run` tells an option that the API would refuse before it registers or uploads anything."""
+    done = await gurney("run", "urn:gurney:dir:shell", folder(tmp_path, "true"), *options, code=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gurney: {said}")
+    assert (await gurney("map", "ls", "--json")).stdout == ""
+    assert (await gurney("payload", "ls", "--json")).stdout == ""
+
+
+@pytest.mark.slow
+async def test_invalid_map_gets_no_upload(gurney: CommandLine) -> None:
+    """`gurney run` with the name of a MAP that cannot run tells its reason, and uploads nothing."""
+    await gurney("map", "register", "urn:gurney:dir:no-command", "--name", "broken", code=1)
+    done = await gurney("run", "broken", "/etc/hostname", code=1)
+    (line,) = done.stderr.splitlines()
+    assert "no_command" in line
+    assert (await gurney("payload", "ls", "--json")).stdout == ""
+
+
+@pytest.mark.slow
 async def test_usage(gurney: CommandLine) -> None:
     """What is no command, or lacks an argument, is told in one plain line, however narrow the terminal."""
     gurney.environment["COLUMNS"] = "40"
@@ -155,7 +193,7 @@ async def test_usage(gurney: CommandLine) -> None:
 
 @pytest.mark.slow
 async def test_nothing_is_left_out(gurney: CommandLine, tmp_path: Path) -> None:
-    """Files that would take each other's place, or a folder without files, are told before anything is uploaded."""
+    """Files that would take each other's place, no files, and names that no payload holds are told before an upload."""
     for folder_ in ("one", "two", "none"):
         (tmp_path / folder_).mkdir()
     for folder_ in ("one", "two"):
@@ -164,6 +202,11 @@ async def test_nothing_is_left_out(gurney: CommandLine, tmp_path: Path) -> None:
     assert "would both be scan" in done.stderr
     done = await gurney("run", "urn:gurney:dir:shell", tmp_path / "none", code=1)
     assert "there are no files in" in done.stderr
+    (tmp_path / "none" / "a\nscan").touch()
+    done = await gurney("run", "urn:gurney:dir:shell", tmp_path / "one", tmp_path / "none", code=1)
+    (line,) = done.stderr.splitlines()
+    assert r"a\nscan" in line
+    assert "control characters" in line
     assert (await gurney("payload", "ls", "--json")).stdout == ""
 
 
@@ -196,10 +239,11 @@ async def test_data_folder(server: EmbeddedProcess) -> None:
     assert (await here.json("whoami", "--data", server.data))["role"] == "administrator"
 
 
+@pytest.mark.req("INF-07")
 @pytest.mark.slow
 async def test_maps(gurney: CommandLine) -> None:
     """MAPs are registered, named, listed, shown and removed."""
-    made = await gurney.json("map", "register", "urn:gurney:dir:noop", "--wait", "--label", "organ=liver")
+    made = await gurney.json("map", "register", "urn:gurney:dir:noop", "--label", "organ=liver")
     assert (made["state"], made["labels"]) == ("ready", {"organ": "liver"})
     await gurney("map", "name", made["id"], "liver")
     assert (await gurney.json("map", "show", "liver"))["id"] == made["id"]
@@ -209,9 +253,17 @@ async def test_maps(gurney: CommandLine) -> None:
     await gurney("map", "name", "liver")
     await gurney("map", "rm", made["id"])
     assert (await gurney("map", "ls", "--json")).stdout == ""
-    await gurney("map", "register", "urn:gurney:dir:no-command", "--wait", code=1)
+    broken = await gurney.json("map", "register", "urn:gurney:dir:no-command", code=1)
+    assert (broken["state"], broken["reason"]["code"]) == ("invalid", "no_command")
 
 
+async def test_register_without_wait(gurney: CommandLine) -> None:
+    """`gurney map register --no-wait` returns at once, whatever the manifests say."""
+    made = await gurney.json("map", "register", "urn:gurney:dir:no-manifest", "--no-wait")
+    assert made["state"] == "registering"
+
+
+@pytest.mark.req("INF-07")
 @pytest.mark.slow
 async def test_payloads(gurney: CommandLine, tmp_path: Path) -> None:
     """Payloads are created, filled, listed, downloaded and removed."""
@@ -234,6 +286,7 @@ async def test_payloads(gurney: CommandLine, tmp_path: Path) -> None:
     assert (await gurney("payload", "ls", "--json")).stdout == ""
 
 
+@pytest.mark.req("INF-07")
 @pytest.mark.slow
 async def test_jobs(gurney: CommandLine, api: Api) -> None:
     """Jobs are listed, shown, followed, waited for, canceled, finalized and removed."""
@@ -252,6 +305,7 @@ async def test_jobs(gurney: CommandLine, api: Api) -> None:
     await gurney("job", "wait", long["id"], code=130)
 
 
+@pytest.mark.req("INF-07")
 @pytest.mark.slow
 async def test_administration(gurney: CommandLine, server: EmbeddedProcess, project: str) -> None:
     """Handlers, nodes, tokens and one's own name are there, too."""

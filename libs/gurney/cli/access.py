@@ -1,11 +1,11 @@
 """`gurney handler`, `node`, `token`, `events`, `whoami`."""
 
-from cyclopts import App
+from typing import Annotated
 
-from gurney.cli.connect import Server
+from cyclopts import App, Parameter
+
+from gurney.cli.connect import HERE, Server
 from gurney.cli.output import out, print_json, show, show_list
-
-HERE = Server()
 
 handlers = App(name="handler", help="Job handlers: who is told when jobs end.")
 nodes = App(name="node", help="Nodes and their room.")
@@ -13,7 +13,9 @@ tokens = App(name="token", help="Access tokens (administrator).")
 
 
 @handlers.command(name="create")
-async def create_handler(url: str, *, event: tuple[str, ...] = (), server: Server = HERE) -> None:
+async def create_handler(
+    url: str, *, event: Annotated[tuple[str, ...], Parameter(negative=())] = (), server: Server = HERE
+) -> None:
     """Register a job handler; its secret is shown this once."""
     async with server.client() as gurney:
         options = {"events": list(event)} if event else {}

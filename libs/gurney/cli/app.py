@@ -12,6 +12,7 @@ from rich.text import Text
 from gurney.cli import access, jobs, payloads, run
 from gurney.cli import maps as map_commands
 from gurney.cli.connect import default_data
+from gurney.cli.output import invalid
 from gurney.errors import Invalid
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def _settings(given: dict[str, Any]) -> "Settings":
         if "data" not in settings.model_fields_set:
             settings = Settings(**given, data=default_data())
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        raise Invalid("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found)) from None
+        raise invalid(error) from None
     if settings.maps and not settings.maps.is_dir():
         raise Invalid(f"maps: there is no folder {settings.maps}")
     return settings

@@ -56,6 +56,10 @@ class Server:
         return token
 
 
+#: The options where none are given.
+HERE = Server()
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip() or None

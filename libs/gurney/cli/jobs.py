@@ -5,13 +5,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from gurney.cli.connect import Server
+from gurney.cli.connect import HERE, Server
 from gurney.cli.output import out, print_json, show, show_list
 from gurney.client.http import Json
 
 app = App(name="job", help="Jobs: list, show, logs, story, wait, cancel, finalize, remove.")
 
-HERE = Server()
 #: The exit code of a canceled job, as a shell says it of an interrupt.
 CANCELED = 130
 

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from gurney.cli.connect import Server
+from gurney.cli.connect import HERE, Server
 from gurney.cli.output import print_json, show, show_list
+from gurney.client.http import Json
+from gurney.errors import Invalid, MapNotReady
 
 app = App(name="map", help="MAPs: register, list, show, name, remove.")
-
-HERE = Server()
 
 
 @app.command
@@ -17,23 +17,42 @@ async def register(
     urn: str,
     *,
     name: str | None = None,
-    label: tuple[str, ...] = (),
-    wait: Annotated[bool, Parameter(negative=())] = False,
+    label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    wait: bool = True,
     server: Server = HERE,
-) -> int:
+) -> None:
     """Register a MAP by its URN or image reference.
 
     Parameters
     ----------
+    label
+        A label, as key=value; may be given more than once.
     wait
-        Return when its manifests were read; exit code 1 when it is invalid.
+        Return when its manifests were read, with exit code 1 and the reason where it is invalid; else at once.
     """
+    labels = dict(map(_label, label))
     async with server.client() as gurney:
-        document = await gurney.maps.register(urn, name=name, labels=dict(each.split("=", 1) for each in label))
+        document = await gurney.maps.register(urn, name=name, labels=labels)
         if wait:
             document = await gurney.maps.settled(document["id"])
+    usable = not wait or document["state"] == "ready"
+    if usable or server.json:
         show(document, as_json=server.json)
-        return 1 if document["state"] == "invalid" else 0
+    if not usable:
+        raise not_ready(document)
+
+
+def not_ready(document: Json) -> MapNotReady:
+    """Return the error that says why a MAP cannot run."""
+    reason = document["reason"] or {"code": document["state"], "message": "it cannot run"}
+    return MapNotReady(f"{document['urn']}: {reason['code']}: {reason['message']}")
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise Invalid(f"label: {text!r} is not key=value")
+    return key, value
 
 
 @app.command

@@ -5,10 +5,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from gurney.client.http import Json
+from gurney.errors import Invalid
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
@@ -47,6 +49,12 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def invalid(error: ValidationError) -> Invalid:
+    """Return pydantic's findings as one line, by option."""
+    found = error.errors(include_url=False, include_input=False)
+    return Invalid("; ".join(f"{_option(each['loc'])}: {each['msg']}" for each in found))
+
+
 def size(count: float) -> str:
     """Return bytes for people."""
     for unit in UNITS:
@@ -54,6 +62,10 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return ""
+
+
+def _option(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc)).removesuffix("_s")  # the unit of a field
 
 
 def _cell(column: str, value: Any) -> str:

@@ -7,15 +7,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from gurney.cli.connect import Server
+from gurney.cli.connect import HERE, Server
 from gurney.cli.output import print_json, show, show_list
 from gurney.cli.progress import bar
 from gurney.client.payloads import local_files
 from gurney.errors import Invalid
 
 app = App(name="payload", help="Payloads: create, put, get, list, remove.")
-
-HERE = Server()
 
 
 def to_upload(paths: Sequence[Path]) -> tuple[int, int]:

@@ -3,20 +3,22 @@
 import asyncio
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, TextIO
 
 from cyclopts import Parameter
+from pydantic import ValidationError
 
-from gurney.cli.connect import Server
+from gurney.cli.connect import HERE, Server
 from gurney.cli.jobs import exit_code
-from gurney.cli.output import err, print_json, size
+from gurney.cli.maps import not_ready
+from gurney.cli.output import err, invalid, print_json, size
 from gurney.cli.payloads import to_upload
 from gurney.cli.progress import bar
 from gurney.client import AsyncClient
 from gurney.client.http import Json
-from gurney.errors import GurneyError, Invalid, MapNotReady
+from gurney.errors import GurneyError, Invalid
 
-HERE = Server()
 #: Events that get no line: too many of one, and the last line tells the ends with their reason.
 UNTOLD = frozenset({"job.progress", "job.succeeded", "job.failed", "job.canceled"})
 
@@ -44,19 +46,18 @@ async def run(
     timeout
         Seconds that the run may take.
     """
+    options = _options(timeout, name)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise Invalid(f"there is no {', '.join(missing)}")
     count, total = await asyncio.to_thread(to_upload, paths)
     if output:
-        await asyncio.to_thread(output.mkdir, parents=True, exist_ok=True)  # told now, not after the run
+        await asyncio.to_thread(_check_output, output)
     async with server.client() as gurney:
         ready = await _ready(gurney, map)
         payload = await _upload(gurney, paths, total, quiet=server.json)
         if not server.json:
             err.print(f"payload {payload['id']}: {count} files, {size(total)}", markup=False)
-        asked: dict[str, Any] = {"timeout_s": timeout, "name": name}
-        options = {key: value for key, value in asked.items() if value is not None}
         job = await gurney.jobs.create(map=ready["id"], payload=payload["id"], **options)
         err.print(f"job {job['id']}", markup=False)
         ended = await _follow(gurney, job["id"], log=sys.stderr if server.json else sys.stdout)
@@ -66,17 +67,40 @@ async def run(
     return exit_code(ended)
 
 
+def _options(timeout: float | None, name: str | None) -> dict[str, Any]:
+    """Return the job's options that are given; raises `Invalid` for one that the API would refuse after the upload."""
+    from gurney.model.job import CreateJob
+
+    asked: dict[str, Any] = {"timeout_s": timeout, "name": name}
+    options = {key: value for key, value in asked.items() if value is not None}
+    try:
+        CreateJob(map="", payload="", **options)
+    except ValidationError as error:
+        raise invalid(error) from None
+    return options
+
+
+def _check_output(folder: Path) -> None:
+    """Make the folder and try to write there: what is wrong is told now, not after the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Invalid(f"cannot write to {folder}: {error.strerror}") from None
+
+
 async def _ready(gurney: AsyncClient, ref: str) -> Json:
-    """Return the MAP, registered where a URN is not yet."""
-    if not ref.startswith("urn:"):
-        return await gurney.maps.get(ref)
-    async for found in gurney.maps.list(urn=ref, state="ready"):
-        return found
-    registered = await gurney.maps.register(ref)
-    settled = await gurney.maps.settled(registered["id"])
+    """Return the MAP once it can run, registered where a URN is not yet."""
+    if ref.startswith("urn:"):
+        async for found in gurney.maps.list(urn=ref, state="ready"):
+            return found
+        found = await gurney.maps.register(ref)
+    else:
+        found = await gurney.maps.get(ref)
+    settled = await gurney.maps.settled(found["id"])
     if settled["state"] != "ready":
-        reason = settled["reason"] or {}
-        raise MapNotReady(f"{ref}: {reason.get('code')}: {reason.get('message')}")
+        raise not_ready(settled)
     return settled
 
 

@@ -140,15 +140,24 @@ async def together(works: Iterable[Awaitable[T]]) -> Sequence[T]:
 def local_files(sources: Iterable[Path | str]) -> Sequence[tuple[str, Path]]:
     """Return (path in the payload, local file): a file by its name, a folder's files by their paths below it.
 
-    Raises `Invalid` where two would get one path, and OSError for a folder that cannot be read: nothing is left out.
+    Raises `Invalid` for a path that no payload holds and where two would get one, and OSError for a folder that cannot
+    be read: nothing is left out.
     """
     found: dict[str, Path] = {}
     for source in map(Path, sources):
         for path, file in _below(source) if source.is_dir() else [(source.name, source)]:
+            _check(path, file)
             if path in found:
                 raise Invalid(f"{found[path]} and {file} would both be {path} in the payload: upload their folder")
             found[path] = file
     return list(found.items())
+
+
+def _check(path: str, file: Path) -> None:
+    try:
+        check_path(path)
+    except Invalid as error:
+        raise Invalid(f"{str(file)!r}: {error}") from None
 
 
 def _below(folder: Path) -> Iterable[tuple[str, Path]]:
