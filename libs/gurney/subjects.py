@@ -58,6 +58,8 @@ MAP_RENAME = Operation("map", "rename", Rename, m.Map, ("edge",))
 MAP_UNREGISTER = Operation("map", "unregister", Ref, Empty, ("edge",))
 
 PAYLOAD_CREATE = Operation("payload", "create", p.PayloadCreate, p.Payload, ("edge",))
+PAYLOAD_OPEN = Operation("payload", "open", Ref, p.Payload, ("edge",))
+PAYLOAD_DISCARD = Operation("payload", "discard", Ref, Empty, ("edge",))
 PAYLOAD_GET = Operation("payload", "get", Ref, p.Payload, ("edge", "job"))
 PAYLOAD_LIST = Operation("payload", "list", p.PayloadList, Page[p.Payload], ("edge",))
 PAYLOAD_RENAME = Operation("payload", "rename", Rename, p.Payload, ("edge",))

@@ -1,6 +1,7 @@
-"""A payload made of an uploaded archive: spooled, judged, then stored file by file; all of it, or nothing.
+"""A payload made of an uploaded archive: spooled, judged, stored file by file, then opened; all of it, or nothing.
 
-The spool has no name, so not even a killed server leaves it behind.
+The spool has no name, so not even a killed server leaves it behind. Until the payload is opened nobody finds it; where
+nobody is left to open it, its owner lets it go.
 """
 
 import asyncio
@@ -14,13 +15,13 @@ from aiohttp import web
 
 from gurney import ids, telemetry
 from gurney.archive import Limits, Member, Unpacked, unpack
-from gurney.errors import GurneyError, Unavailable
+from gurney.errors import Conflict, GurneyError, NotFound
 from gurney.model.common import Ref
-from gurney.model.payload import BegunUploads, CreatePayload, FileList, Payload, PayloadCreate, Uploaded
+from gurney.model.payload import BegunUploads, CreatePayload, Payload, PayloadCreate, Uploaded
 from gurney.objects.layout import translated
 from gurney.objects.threads import hop
 from gurney.settings import MIB
-from gurney.subjects import PAYLOAD_CREATE, PAYLOAD_DELETE, PAYLOAD_FILES, PAYLOAD_GET
+from gurney.subjects import PAYLOAD_CREATE, PAYLOAD_DISCARD, PAYLOAD_OPEN
 from gurney.tasks import Together
 from services.edge import upload
 from services.edge.call import Call
@@ -32,8 +33,6 @@ MEDIA = (ZIP, "application/x-zip-compressed", TAR, "application/gzip", "applicat
 BATCH, BATCH_BYTES = 256, 256 * MIB
 #: Files up to this size are moved side by side; larger ones one after another.
 SMALL, WIDTH = 1 * MIB, 8
-#: Pauses between tries to remove what was made.
-UNDO_PAUSES_S = (0.0, 1.0, 2.0, 4.0)
 
 Members = AsyncIterator[tuple[Member, AsyncIterator[bytes]]]
 
@@ -51,13 +50,9 @@ async def make(call: Call, body: CreatePayload) -> Payload:
     limits = Limits(entries=call.edge.settings.max_archive_files, bytes=most)
     async with _spooled(call) as spool, unpack(spool, limits) as archive:
         mine = ids.new_id("pay")
-        question = PayloadCreate(id=mine, caller=call.caller, body=body, idempotency=call.idempotency())
+        question = PayloadCreate(id=mine, caller=call.caller, body=body, idempotency=call.idempotency(), filling=True)
         payload = await call.ask(PAYLOAD_CREATE, question)
-        if payload.id == mine:
-            await _fill_or_undo(call, payload.id, archive)
-        else:  # repeated: whoever came first may have been killed before the end
-            await _fill(call, payload.id, archive, await _paths(call, payload.id))
-    return await call.ask(PAYLOAD_GET, Ref(caller=call.caller, ref=payload.id))
+        return await _filled(call, mine, archive) if payload.id == mine else payload  # else the request came before
 
 
 # --- the spool ---
@@ -97,17 +92,21 @@ def _write(file: IO[bytes], parts: Sequence[bytes]) -> None:
 # --- the payload ---
 
 
-async def _fill_or_undo(call: Call, payload: str, archive: Unpacked) -> None:
+async def _filled(call: Call, payload: str, archive: Unpacked) -> Payload:
+    """Fill the payload and open it. Where an answer is lost it may be open: then it stays, whole."""
     try:
-        await _fill(call, payload, archive, frozenset())
+        await _fill(call, payload, archive)
+        return await call.ask(PAYLOAD_OPEN, Ref(caller=call.caller, ref=payload))
+    except NotFound as error:
+        raise Conflict("the archive took too long to store and was given up") from error
     except BaseException:
         await asyncio.shield(_undo(call, payload))
         raise
 
 
-async def _fill(call: Call, payload: str, archive: Unpacked, there: frozenset[str]) -> None:
+async def _fill(call: Call, payload: str, archive: Unpacked) -> None:
     members = aiter(archive)
-    for batch in batches(member for member in archive.members if member.path not in there):
+    for batch in batches(archive.members):
         async with upload.begun(call, payload, [member.path for member in batch]) as uploads:
             await upload.commit(call, uploads, await _move(uploads, members))
 
@@ -139,12 +138,8 @@ async def _move(uploads: BegunUploads, members: Members) -> list[Uploaded]:
             gate.release()
 
     async with Together() as tasks:
-        left = len(begun)
-        while left:
+        for _ in begun:
             member, chunks = await anext(members)
-            if member.path not in begun:
-                continue
-            left -= 1
             await gate.acquire()
             if member.size > SMALL:
                 await one(member.path, chunks)
@@ -158,27 +153,9 @@ async def _again(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _paths(call: Call, payload: str) -> frozenset[str]:
-    found: set[str] = set()
-    cursor: str | None = None
-    while True:
-        question = FileList(caller=call.caller, payload=payload, limit=1000, cursor=cursor)
-        page = await call.ask(PAYLOAD_FILES, question)
-        found |= {file.path for file in page.items}
-        cursor = page.next_cursor
-        if cursor is None:
-            return frozenset(found)
-
-
 async def _undo(call: Call, payload: str) -> None:
-    """Remove what was made, and all that it has."""
-    for pause in UNDO_PAUSES_S:
-        await asyncio.sleep(pause)
-        try:
-            await call.ask(PAYLOAD_DELETE, Ref(caller=call.caller, ref=payload), slow=True)
-        except Unavailable:
-            continue
-        except GurneyError as error:
-            _log.warning("payload of a broken archive stays", payload=payload, reason=error.code)
-        return
-    _log.warning("payload of a broken archive stays", payload=payload, reason="nats_unavailable")
+    """Let go what was made. Where the owner does not hear of it, his sweep does the same later."""
+    try:
+        await call.ask(PAYLOAD_DISCARD, Ref(caller=call.caller, ref=payload))
+    except GurneyError as error:
+        _log.info("payload is given up later", payload=payload, reason=error.code)

@@ -39,6 +39,8 @@ def build(
         Parts(
             answers={
                 subjects.PAYLOAD_CREATE: payload.create,
+                subjects.PAYLOAD_OPEN: payload.open,
+                subjects.PAYLOAD_DISCARD: payload.discard,
                 subjects.PAYLOAD_GET: payload.get,
                 subjects.PAYLOAD_LIST: payload.list,
                 subjects.PAYLOAD_RENAME: payload.rename,

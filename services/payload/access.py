@@ -8,7 +8,15 @@ from gurney.errors import Forbidden, Invalid, JobTerminal, KeyTaken, NotFound
 from gurney.ids import is_id, new_id
 from gurney.model.access import Caller
 from gurney.model.job import JobsAlive
-from gurney.model.payload import AbandonUploads, BeginUploads, CommitUploads, FileList, Payload, SignFiles
+from gurney.model.payload import (
+    AbandonUploads,
+    BeginUploads,
+    CommitUploads,
+    FileList,
+    Payload,
+    PayloadState,
+    SignFiles,
+)
 from gurney.paths import check_name
 from gurney.runtoken import RunGrant, verify
 from gurney.store import Store
@@ -25,8 +33,10 @@ class Target:
     """Where uploads go."""
 
     owner: str
-    #: The open payload of a client; None for drafts and logs, which nobody holds.
+    #: The open payload of a client; None for drafts, logs and what is being filled: nobody holds them.
     shared: Payload | None = None
+    #: It is a payload that is being filled.
+    filling: bool = False
 
 
 class Access:
@@ -43,8 +53,14 @@ class Access:
 
     async def payload(self, caller: Caller | None, ref: str) -> Payload:
         """Return the payload with this id or name; raises `NotFound` where there is none for this caller."""
+        found = await self.reached(caller, ref)
+        policy.require_visible(found)
+        return found
+
+    async def reached(self, caller: Caller | None, ref: str) -> Payload:
+        """Return a payload as `payload` does, also one that is being filled: only its filler knows the id."""
         found = await self._find(caller, ref)
-        if found is None or not policy.visible(found) or (caller and not caller.sees(found)):
+        if found is None or policy.gone(found) or (caller and not caller.sees(found)):
             raise NotFound(f"there is no payload {ref}")
         return found
 
@@ -73,8 +89,7 @@ class Access:
     async def target(self, asked: Uploads, paths: Sequence[str]) -> Target:
         """Return where the sender's uploads go; a run's draft is made when its first upload begins."""
         if not asked.token:
-            payload = await self.open_payload(_caller(asked.caller, None), asked.owner)
-            return Target(payload.id, payload)
+            return await self._target_of(_caller(asked.caller, None), asked.owner)
         grant = verify(self._secret, asked.token)
         if not isinstance(asked, AbandonUploads):
             await self._require_live(grant)
@@ -85,12 +100,19 @@ class Access:
         policy.require_own_draft(grant, draft)
         return Target(draft.id)
 
+    async def _target_of(self, caller: Caller | None, ref: str) -> Target:
+        payload = await self.reached(caller, ref)
+        if payload.state is PayloadState.FILLING:
+            return Target(payload.id, filling=True)
+        policy.require_open(payload)
+        return Target(payload.id, payload)
+
     async def orphaned(self, asked: AbandonUploads) -> str | None:
         """Return the owner that these uploads had, if it is gone: then anybody may give them up."""
         if not is_id(asked.owner, "pay"):
             return None
         owner = await self._repository.payload(asked.owner)
-        return asked.owner if owner is None or not policy.visible(owner) else None
+        return asked.owner if owner is None or policy.gone(owner) else None
 
     async def _require_live(self, grant: RunGrant) -> None:
         """Refuse runs of a job that has ended: its results are settled, whichever run they came from."""
@@ -117,7 +139,7 @@ class Access:
 
     async def _new_draft(self, grant: RunGrant) -> Payload:
         source = await self.payload(None, grant.payload)
-        draft = machine.drafted(new_id("pay"), grant, source, self._now())
+        draft = machine.drafted(new_id("pay"), grant.job_id, grant.run_id, source, self._now())
         try:
             return await self._store.insert(PAYLOADS, draft)
         except KeyTaken as taken:  # another upload of this run was quicker

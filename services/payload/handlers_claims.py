@@ -38,7 +38,7 @@ class ClaimHandlers:
     async def claim(self, asked: ClaimInput) -> Payload:
         """Hold the payload first, then see whether it may be held: whoever changes it counts claims after his mark."""
         payload = await self._desk.access.open_payload(asked.caller, asked.payload)
-        claim = machine.input_claim(payload.id, asked.job, self._desk.now())
+        claim = machine.claim(payload.id, asked.job, "input", self._desk.now())
         with contextlib.suppress(RevisionConflict):  # this request came before
             await self._desk.store.insert(CLAIMS, claim)
         try:
@@ -50,7 +50,7 @@ class ClaimHandlers:
 
     async def restore(self, asked: RestoreClaims) -> Empty:
         now = self._desk.now()
-        claims = [machine.input_claim(payload, job, now) for payload, job in asked.claims]
+        claims = [machine.claim(payload, job, "input", now) for payload, job in asked.claims]
         documents = self._desk.store.documents
         known = {claim.id for claim in await documents.get_many(CLAIMS, [claim.id for claim in claims])}
         payloads = await documents.get_many(PAYLOADS, [payload for payload, _ in asked.claims])
@@ -95,7 +95,7 @@ class ClaimHandlers:
             event = payload_event("created", results, now)
             writes.append(Write(PAYLOADS, results.id, results.revision - 1, results, (event,)))
         if results is not None:
-            claim = machine.result_claim(results.id, asked.job, now)
+            claim = machine.claim(results.id, asked.job, "result", now)
             writes.append(Write(CLAIMS, claim.id, 0, claim))
         held = await self._desk.repository.claim(asked.payload, asked.job, "input")
         if held is not None and held.state == "holding":

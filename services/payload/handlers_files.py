@@ -96,6 +96,8 @@ class FileHandlers:
         items = {policy.file_id(target.owner, item.path): item for item in asked.items}
         await self._check_bytes(items)
         changes = await (self._commit_shared(target.shared, items) if target.shared else self._commit(items, None))
+        if target.filling:
+            await self._touch(target.owner)
         await self._desk.files.clean(changes)
         return _committed(asked.items, changes)
 
@@ -137,7 +139,7 @@ class FileHandlers:
             await self._require_free(payload)
             await self._refuse_clashes(payload.id, [item.path for item in items.values()], mark)
             changes = await self._commit(items, mark, payload)
-        await self._touch(payload)
+        await self._touch(payload.id)
         return changes
 
     async def abandon(self, asked: AbandonUploads) -> Empty:
@@ -170,7 +172,7 @@ class FileHandlers:
             changes = await self._desk.files.change(
                 [file.id], lambda file: file_machine.remove(file, mark.id, now), _telling(payload, now)
             )
-        await self._touch(payload)
+        await self._touch(payload.id)
         await self._desk.files.clean(changes)
         return Empty()
 
@@ -232,9 +234,9 @@ class FileHandlers:
             if other := policy.clash(path, coming):
                 raise policy.both_file_and_folder(path, other)
 
-    async def _touch(self, payload: Payload) -> None:
+    async def _touch(self, payload_id: str) -> None:
         now = self._desk.now()
-        await update(self._desk.store, PAYLOADS, payload.id, lambda payload: machine.touched(payload, now))
+        await update(self._desk.store, PAYLOADS, payload_id, lambda payload: machine.touched(payload, now))
 
 
 def _telling(payload: Payload | None, now: datetime) -> Tell:

@@ -1,18 +1,18 @@
 """The states of payloads and claims. Pure; no other module assigns them.
 
-payload   draft -> open        `bind`, when the job ends; one draft per job, ever
+payload   draft -> open        `bound`, when the job ends; one draft per job, ever
+          filling -> open      `opened`, when the whole archive is in: name and idempotency key count from here on
           open -> deleting     `mark_deleting`: nobody sees it from here on
           deleting -> open     `undo_deleting`: a job was found to hold it
-          deleting, draft      `doom`: it cannot come back; then contents, document and event go
+          deleting, draft, filling   `doom`: it cannot come back; then contents, document and event go
 claim     holding -> keeping   `end_hold`, when the job ends
 """
 
 from datetime import datetime
 from typing import Literal
 
-from gurney.errors import Conflict
+from gurney.errors import Conflict, NotFound
 from gurney.model.payload import Claim, EndPayloads, Payload, PayloadCreate, PayloadState
-from gurney.runtoken import RunGrant
 
 Kind = Literal["input", "result"]
 
@@ -29,22 +29,36 @@ def created(payload_id: str, name: str | None, asked: PayloadCreate, now: dateti
         idempotency=asked.idempotency,
         name=name,
         labels=body.labels,
-        state=PayloadState.OPEN,
+        state=PayloadState.FILLING if asked.filling else PayloadState.OPEN,
         keep=body.keep,
     )
 
 
-def drafted(payload_id: str, grant: RunGrant, source: Payload, now: datetime) -> Payload:
+def keys_when_open(payload: Payload) -> tuple[str, ...]:
+    """Return the keys that the payload will need once it is open."""
+    return payload.but(state=PayloadState.OPEN).unique_keys()
+
+
+def opened(payload: Payload, now: datetime) -> Payload:
+    """Return a payload that was filled, for all to see from now on; raises `NotFound` where it was given up."""
+    if payload.doomed or payload.state not in {PayloadState.FILLING, PayloadState.OPEN}:
+        raise NotFound(f"{payload.id} is not being filled any more")
+    if payload.state is PayloadState.OPEN:
+        return payload
+    return payload.next(state=PayloadState.OPEN, created_at=now, updated_at=now)
+
+
+def drafted(payload_id: str, job: str, run: str | None, owner: Payload | EndPayloads, now: datetime) -> Payload:
     """Return the draft that a run fills; whose it is, is its input's until the job ends."""
     return Payload(
         id=payload_id,
-        project=source.project,
-        created_by=source.created_by,
+        project=owner.project,
+        created_by=owner.created_by,
         created_at=now,
         updated_at=now,
         state=PayloadState.DRAFT,
-        job=grant.job_id,
-        run=grant.run_id,
+        job=job,
+        run=run,
     )
 
 
@@ -63,30 +77,22 @@ def bound(draft: Payload, asked: EndPayloads, now: datetime) -> Payload:
 
 def empty_results(payload_id: str, asked: EndPayloads, now: datetime) -> Payload:
     """Return the results of a run that wrote nothing."""
-    return Payload(
-        id=payload_id,
-        project=asked.project,
-        created_by=asked.created_by,
-        created_at=now,
-        updated_at=now,
-        state=PayloadState.OPEN,
-        partial=asked.partial,
-        job=asked.job,
-        run=asked.run,
-    )
+    return drafted(payload_id, asked.job, asked.run, asked, now).but(state=PayloadState.OPEN, partial=asked.partial)
 
 
 def mark_deleting(payload: Payload, now: datetime) -> Payload:
     """Hide the payload, so that no claim succeeds any more; keys stay until it is doomed."""
-    if payload.state is not PayloadState.OPEN or payload.doomed:
-        return payload
-    return payload.next(state=PayloadState.DELETING, updated_at=now)
+    return _turned(payload, PayloadState.OPEN, PayloadState.DELETING, now)
 
 
 def undo_deleting(payload: Payload, now: datetime) -> Payload:
-    if payload.state is not PayloadState.DELETING or payload.doomed:
+    return _turned(payload, PayloadState.DELETING, PayloadState.OPEN, now)
+
+
+def _turned(payload: Payload, before: PayloadState, after: PayloadState, now: datetime) -> Payload:
+    if payload.state is not before or payload.doomed:
         return payload
-    return payload.next(state=PayloadState.OPEN, updated_at=now)
+    return payload.next(state=after, updated_at=now)
 
 
 def doom(payload: Payload) -> Payload:
@@ -108,18 +114,10 @@ def claim_id(payload: str, job: str, kind: Kind) -> str:
     return f"{payload}.{job}.{kind}"
 
 
-def input_claim(payload: str, job: str, now: datetime) -> Claim:
-    """Return the claim by which a job holds its input."""
-    return Claim(
-        id=claim_id(payload, job, "input"), payload=payload, job=job, kind="input", state="holding", created_at=now
-    )
-
-
-def result_claim(payload: str, job: str, now: datetime) -> Claim:
-    """Return the claim by which a job keeps its results."""
-    return Claim(
-        id=claim_id(payload, job, "result"), payload=payload, job=job, kind="result", state="keeping", created_at=now
-    )
+def claim(payload: str, job: str, kind: Kind, now: datetime) -> Claim:
+    """Return the claim by which a job holds its input, or keeps its results."""
+    state: Literal["holding", "keeping"] = "holding" if kind == "input" else "keeping"
+    return Claim(id=claim_id(payload, job, kind), payload=payload, job=job, kind=kind, state=state, created_at=now)
 
 
 def end_hold(claim: Claim) -> Claim:

@@ -86,9 +86,14 @@ def check_uploaded(item: Uploaded) -> None:
 # --- payloads ---
 
 
+def gone(payload: Payload) -> bool:
+    """Tell whether the payload exists for nobody outside this service."""
+    return payload.state is PayloadState.DELETING or payload.doomed
+
+
 def visible(payload: Payload) -> bool:
-    """Tell whether the payload exists for anybody outside this service."""
-    return payload.state is not PayloadState.DELETING and not payload.doomed
+    """Tell whether clients, jobs and runs find the payload; one that is being filled is known to its filler only."""
+    return not gone(payload) and payload.state is not PayloadState.FILLING
 
 
 def require_visible(payload: Payload) -> None:
@@ -110,7 +115,7 @@ def refuse_held(payload_id: str, holding: Sequence[Claim]) -> None:
 
 def goes_with_last_claim(payload: Payload) -> bool:
     """Tell whether the contents go when nobody claims the payload any more."""
-    return visible(payload) and payload.state is PayloadState.OPEN and not payload.keep
+    return payload.state is PayloadState.OPEN and not payload.doomed and not payload.keep
 
 
 # --- runs ---

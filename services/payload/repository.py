@@ -52,7 +52,7 @@ class Repository:
     async def page(self, asked: PayloadList) -> Page[Payload]:
         """Return a page of what the caller sees; drafts only where asked for."""
         state = asked.state or PayloadState.OPEN
-        if state is PayloadState.DELETING:
+        if state not in {PayloadState.OPEN, PayloadState.DRAFT}:
             raise Invalid.field("state", "must be open or draft")
         where = [
             *scope_where(*asked.caller.scope()),

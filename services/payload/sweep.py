@@ -36,6 +36,7 @@ class Sweep:
     async def run(self) -> None:
         """Look at everything that may have been left. What needs the job service comes last: it may be away."""
         await self.deletions()
+        await self.filling()
         await self.files()
         await self._desk.objects.sweep((self._desk.now() - self._before(UPLOAD)).total_seconds())
         await self.audit()
@@ -52,6 +53,11 @@ class Sweep:
                 self._desk.deletion.soon(payload.id)
             else:
                 await self._desk.deletion.decide_again(payload)
+
+    async def filling(self) -> None:
+        """Let payloads go that nobody fills any more: each batch of files is an upload, and tells by its commit."""
+        for payload in await self._desk.repository.in_state(PayloadState.FILLING, self._before(UPLOAD)):
+            await self._desk.deletion.doom(payload)
 
     async def files(self) -> None:
         """Give up dead marks and uploads, and delete garbage."""

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gurney.errors import Conflict, Forbidden, Invalid, PayloadInUse
+from gurney.errors import Conflict, Forbidden, Invalid, NotFound, PayloadInUse
 from gurney.model.access import Caller, Role
+from gurney.model.base import Idempotency
 from gurney.model.payload import CreatePayload, EndPayloads, Payload, PayloadCreate, PayloadState, Uploaded
 from gurney.objects.port import check_key
 from gurney.runtoken import RunGrant
@@ -78,7 +79,7 @@ def test_an_impossible_upload_is_refused(path: str, size: int, sha256: str) -> N
 
 def test_a_refusal_names_ten_jobs_at_most() -> None:
     """Who is in the way is named, but not without end."""
-    claims = [machine.input_claim(PAY, f"job_{n}", NOW) for n in range(12)]
+    claims = [machine.claim(PAY, f"job_{n}", "input", NOW) for n in range(12)]
     with pytest.raises(PayloadInUse, match=r"job_9$"):
         policy.refuse_held(PAY, claims)
     policy.refuse_held(PAY, [])
@@ -124,13 +125,20 @@ def test_every_state_allows_what_the_table_says(before: Payload) -> None:
     else:
         with pytest.raises(Conflict):
             machine.bound(before, END, LATER)
-    assert policy.visible(before) == (free and state is not PayloadState.DELETING)
+    if free and state in {PayloadState.FILLING, PayloadState.OPEN}:
+        opened = machine.opened(before, LATER)
+        assert (opened.state, opened is before) == (PayloadState.OPEN, state is PayloadState.OPEN)
+    else:
+        with pytest.raises(NotFound):
+            machine.opened(before, LATER)
+    assert policy.gone(before) == (not free or state is PayloadState.DELETING)
+    assert policy.visible(before) == (free and state in {PayloadState.DRAFT, PayloadState.OPEN})
     assert policy.goes_with_last_claim(before) == (free and state is PayloadState.OPEN)
 
 
 def test_one_payload_is_bound_to_a_job() -> None:
     """What is bound holds the job's key, a draft only its run's; what is doomed holds none, so its name is free."""
-    draft = machine.drafted(PAY, GRANT, payload(), NOW)
+    draft = machine.drafted(PAY, GRANT.job_id, GRANT.run_id, payload(), NOW)
     assert draft.unique_keys() == (f"run:{GRANT.run_id}",)
     for results in (machine.bound(draft, END, LATER), machine.empty_results(PAY, END, LATER)):
         assert set(results.unique_keys()) == {f"run:{GRANT.run_id}", f"job:{JOB}"}
@@ -149,6 +157,18 @@ def test_a_client_gets_what_he_asked_for() -> None:
     assert not {"idempotency", "run", "doomed"} & made.public().keys()
 
 
+def test_what_is_being_filled_takes_no_key_yet() -> None:
+    """Name and idempotency key are taken by the opening, which is when the payload comes to be for everybody else."""
+    caller = Caller(token="t", subject="ann", role=Role.CLINICIAN)
+    idempotency = Idempotency(key="k", digest="d")
+    asked = PayloadCreate(caller=caller, body=CreatePayload(), idempotency=idempotency, filling=True)
+    filling = machine.created(PAY, "scans", asked, NOW)
+    assert filling.unique_keys() == ()
+    opened = machine.opened(filling, LATER)
+    assert set(opened.unique_keys()) == set(machine.keys_when_open(filling)) == {"idempotency:k", "name:default:scans"}
+    assert opened.created_at == opened.updated_at == LATER
+
+
 def test_the_time_of_a_change_never_goes_back() -> None:
     """Of changes at once the latest time stays."""
     touched = machine.touched(payload(), LATER)
@@ -158,7 +178,7 @@ def test_the_time_of_a_change_never_goes_back() -> None:
 
 def test_the_hold_ends_once() -> None:
     """An ended claim keeps; ending it again changes nothing."""
-    claim = machine.input_claim(PAY, JOB, NOW)
+    claim = machine.claim(PAY, JOB, "input", NOW)
     kept = machine.end_hold(claim)
     assert (claim.state, kept.state) == ("holding", "keeping")
     assert machine.end_hold(kept) is kept

@@ -52,9 +52,11 @@ from gurney.subjects import (
     PAYLOAD_COMMIT,
     PAYLOAD_CREATE,
     PAYLOAD_DELETE,
+    PAYLOAD_DISCARD,
     PAYLOAD_FILES,
     PAYLOAD_GET,
     PAYLOAD_LOG,
+    PAYLOAD_OPEN,
     PAYLOAD_REMOVE,
     PAYLOAD_SIGN,
 )
@@ -83,12 +85,15 @@ class Payloads:
     on_sign: Callable[[], object] = lambda: None
     #: Called when files were listed.
     on_list: Callable[[], object] = lambda: None
-    #: Awaited before files are committed.
+    #: Awaited before files are committed, and after a payload was opened.
     on_commit: Callable[[], Awaitable[object]] | None = None
+    on_open: Callable[[], Awaitable[object]] | None = None
 
     def answers(self) -> dict[Any, Any]:
         return {
             PAYLOAD_CREATE: self.create,
+            PAYLOAD_OPEN: self.open,
+            PAYLOAD_DISCARD: self.discard,
             PAYLOAD_GET: self.get,
             PAYLOAD_DELETE: self.delete,
             PAYLOAD_FILES: self.list,
@@ -110,16 +115,28 @@ class Payloads:
     async def create(self, asked: PayloadCreate) -> Payload:
         for payload in self.payloads.values():
             if asked.idempotency and payload.idempotency and payload.idempotency.key == asked.idempotency.key:
-                return payload
+                return await self.get(Ref(caller=asked.caller, ref=payload.id))
             if asked.body.name and payload.name == asked.body.name:
                 raise NameTaken("taken")
         body = asked.body
         more = {"name": body.name, "labels": body.labels, "keep": body.keep, "idempotency": asked.idempotency}
-        return self.add(id=asked.id or ids.new_id("pay"), **more)
+        state = PayloadState.FILLING if asked.filling else PayloadState.OPEN
+        return self.add(id=asked.id or ids.new_id("pay"), state=state, **more)
+
+    async def open(self, asked: Ref) -> Payload:
+        found = self._payload(asked.ref, asked.caller)
+        self.payloads[found.id] = found.but(state=PayloadState.OPEN)
+        if self.on_open:
+            await self.on_open()
+        return await self.get(asked)
 
     async def get(self, asked: Ref) -> Payload:
         found = self._payload(asked.ref, asked.caller)
         return found.but(files=len(self.files[found.id]))
+
+    async def discard(self, asked: Ref) -> Empty:
+        filling = self._payload(asked.ref, asked.caller).state is PayloadState.FILLING
+        return await self.delete(asked) if filling else Empty()
 
     async def delete(self, asked: Ref) -> Empty:
         found = self._payload(asked.ref, asked.caller)

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientError
 
 from gurney.archive import Member
-from gurney.errors import StoreUnavailable
+from gurney.errors import StoreUnavailable, Unavailable
 from gurney.model.access import Role
 from gurney.model.job import JobState
 from gurney.testing.nats import NatsServer
@@ -27,7 +27,7 @@ FILES = {"a/1.txt": b"one", "a/2.bin": LARGE, "b": b"", "ä.dcm": b"umlaut"} | {
 
 @pytest.fixture
 async def home(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(nats_server.url, tmp_path, max_upload=8 << 20, max_archive_files=100) as built:
+    async with house(nats_server.url, tmp_path, max_upload=8 << 20, max_archive_files=300) as built:
         yield built
 
 
@@ -99,7 +99,7 @@ async def test_empty_folders_come_along(home: House) -> None:
         (tarred({"ok": b"1"})[:600], "unexpected end"),
         (b"rubbish", "not a sound"),
         (b"", "not a sound"),
-        (zipped({f"{n}": b"" for n in range(101)}), "more than 100"),
+        (zipped({f"{n}": b"" for n in range(301)}), "more than 300"),
         (zipped({"bomb": bytes(9 << 20)}), "bomb"),
     ],
     ids=["path", "cut zip", "cut tar", "rubbish", "empty", "too many", "too large unpacked"],
@@ -142,28 +142,52 @@ async def test_a_fault_in_the_middle_takes_the_payload_back(home: House) -> None
 
 
 async def test_a_repeated_archive_is_made_once(home: House) -> None:
-    """The same key answers with the same payload; what a killed server had not stored is made up."""
+    """The same key answers with the same payload as it is now, into which nothing is put again."""
     status, first = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
     assert status == 201
     del home.payloads.files[first["id"]]["a/2.bin"]
     kept = dict(home.payloads.files[first["id"]])
     status, again = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
     assert (status, again["id"], len(home.payloads.payloads)) == (201, first["id"], 1)
-    assert await contents(home, first["id"]) == FILES
-    assert home.payloads.files[first["id"]].items() >= kept.items()
+    assert home.payloads.files[first["id"]] == kept
 
 
-async def test_a_repetition_that_fails_leaves_what_was_there(home: House) -> None:
-    """A fault while an archive is sent again never removes the payload that it once became."""
-    _, first = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
-    del home.payloads.files[first["id"]]["b"]
+async def test_a_payload_is_opened_when_all_of_the_archive_is_in(home: House) -> None:
+    """While files come it is being filled; what the client hears of is open."""
+    states: list[str] = []
+
+    async def look() -> None:
+        states.extend(payload.state for payload in home.payloads.payloads.values())
+
+    home.payloads.on_commit = look
+    files = {f"{n}": b"x" for n in range(BATCH + 1)}
+    _, payload = await post(home, zipped(files), ZIP)
+    assert states == ["filling", "filling"]
+    assert (payload["state"], payload["files"]) == ("open", len(files))
+
+
+async def test_what_was_opened_stays_when_the_answer_is_lost(home: House) -> None:
+    """The client is told to try again, and then gets the payload, whole."""
 
     async def fail() -> None:
-        raise StoreUnavailable("full")
+        home.payloads.on_open = None
+        raise Unavailable("no answer")
 
-    home.payloads.on_commit = fail
+    home.payloads.on_open = fail
     assert (await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"}))[0] == 503
-    assert first["id"] in home.payloads.payloads
+    (made,) = home.payloads.payloads
+    status, again = await post(home, zipped(FILES), ZIP, **{"Idempotency-Key": "k"})
+    assert (status, again["id"], again["files"]) == (201, made, len(FILES))
+
+
+async def test_a_payload_whose_filling_was_given_up_is_a_conflict(home: House) -> None:
+    """Where the owner let it go meanwhile, the client hears that, not that a path was not found."""
+
+    async def forget() -> None:
+        home.payloads.payloads.clear()
+
+    home.payloads.on_commit = forget
+    assert (await post(home, zipped({f"{n}": b"x" for n in range(5)}), ZIP))[0] == 409
 
 
 async def test_a_payload_goes_out_as_a_zip_or_tar(home: House) -> None:

@@ -34,6 +34,7 @@ from gurney.model.payload import (
     FinalizeInput,
     LogRef,
     Mark,
+    Payload,
     PayloadCreate,
     PayloadEvent,
     PayloadList,
@@ -351,6 +352,167 @@ async def test_a_missing_file_is_named_when_it_is_asked_for(house: House) -> Non
         await house.ask(s.PAYLOAD_SIGN, SignFiles(caller=ANN, payload=made.id, paths=("b.txt",)))
 
 
+# --- archives -----------------------------------------------------------------------------------------------------
+
+
+async def fill(house: House, name: str | None = None, key: str | None = None) -> Payload:
+    """Make a payload that is to be filled."""
+    idempotency = Idempotency(key=key, digest="") if key else None
+    asked = PayloadCreate(caller=ANN, body=CreatePayload(name=name), idempotency=idempotency, filling=True)
+    return await house.ask(s.PAYLOAD_CREATE, asked)
+
+
+async def opened(house: House, payload: str) -> Payload:
+    return await house.ask(s.PAYLOAD_OPEN, Ref(caller=ANN, ref=payload))
+
+
+async def discard(house: House, payload: str) -> None:
+    await house.ask(s.PAYLOAD_DISCARD, Ref(caller=ANN, ref=payload))
+
+
+async def test_what_is_being_filled_is_found_by_nobody(house: House) -> None:
+    """Until it is opened no operation and no list shows it, no job can use it, and no event tells of it."""
+    made = await fill(house, "series")
+    await house.upload(made.id, {"a": b"1"})
+    caller, job = ANN, new_id("job")
+    for attempt in (
+        lambda: house.ask(s.PAYLOAD_GET, Ref(caller=caller, ref=made.id)),
+        lambda: house.ask(s.PAYLOAD_GET, Ref(caller=caller, ref="series")),
+        lambda: house.ask(s.PAYLOAD_DELETE, Ref(caller=caller, ref=made.id)),
+        lambda: house.ask(s.PAYLOAD_RENAME, Rename(caller=caller, ref=made.id, name="x")),
+        lambda: house.ask(s.PAYLOAD_SIGN, SignFiles(caller=caller, payload=made.id, paths=("a",))),
+        lambda: house.ask(s.PAYLOAD_SIGN, SignFiles(token=token_of(job, made.id), payload=made.id, paths=("a",))),
+        lambda: house.ask(s.PAYLOAD_REMOVE, FileRef(caller=caller, payload=made.id, path="a")),
+        lambda: house.paths(made.id),
+        lambda: house.claim(made.id, job),
+        lambda: house.put(made.id, {"b": b""}, caller=BOB),
+        lambda: house.ask(s.PAYLOAD_OPEN, Ref(caller=BOB, ref=made.id)),
+    ):
+        with pytest.raises(NotFound):
+            await attempt()
+    for state in (None, PayloadState.DRAFT):
+        assert (await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN, state=state))).items == ()
+    with pytest.raises(Invalid):
+        await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN, state=PayloadState.FILLING))
+    other = await house.create()
+    assert {event.id for _, event in await house.events()} == {other.id}
+
+
+async def test_what_was_filled_is_opened_once_and_whole(house: House) -> None:
+    """From the opening on it is a payload like any other; opened again it is the same, with one event."""
+    made = await fill(house, "series")
+    await house.upload(made.id, {"a": b"1", "b/c": b"22"})
+    await house.upload(made.id, {"d/": b""})
+    shown = await opened(house, made.id)
+    assert (shown.id, shown.state, shown.files, shown.bytes) == (made.id, "open", 2, 3)
+    assert await opened(house, made.id) == shown == await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref="series"))
+    assert await house.paths(made.id) == ["a", "b/c", "d/"]
+    assert await read(house, made.id, "b/c") == b"22"
+    assert [name for name, _ in await house.events()] == ["created"]
+    await discard(house, made.id)  # too late
+    assert (await house.claim(made.id, new_id("job"))).id == made.id
+
+
+async def test_what_is_discarded_leaves_nothing(house: House) -> None:
+    """Files, committed or not, go with the payload; neither an event nor a name stays; it cannot be opened any more."""
+    made = await fill(house, "series")
+    await house.upload(made.id, {"a": b"1"})
+    (late,) = await house.put(made.id, {"b": b"1"})
+    await discard(house, made.id)
+    await house.emptied()
+    assert await house.keys() == set()
+    assert await house.documents.totals(FILES, ()) == await house.documents.totals(PAYLOADS, ()) == (0, 0)
+    for attempt in (
+        lambda: opened(house, made.id),
+        lambda: discard(house, made.id),
+        lambda: house.put(made.id, {"c": b""}),
+        lambda: house.commit(made.id, (late,)),
+    ):
+        with pytest.raises(NotFound):
+            await attempt()
+    assert await house.events() == []
+    await house.create("series")
+
+
+async def test_a_draft_is_not_opened_by_a_client(house: House) -> None:
+    """The draft of a run is neither opened nor discarded: only its run and its job decide on it."""
+    made, job = await house.create(), new_id("job")
+    await house.claim(made.id, job)
+    await house.upload("results", {"r": b"1"}, token=token_of(job, made.id))
+    (draft,) = (await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN, state=PayloadState.DRAFT))).items
+    with pytest.raises(NotFound):
+        await opened(house, draft.id)
+    await discard(house, draft.id)
+    assert await house.end(made.id, job, f"{job}-1") == draft.id
+
+
+async def test_a_name_that_is_taken_refuses_before_and_after_the_filling(house: House) -> None:
+    """Who comes later than another payload of the name is told at once; who is overtaken, when he opens: he goes."""
+    made = await fill(house, "series")
+    await house.upload(made.id, {"a": b"1"})
+    other = await house.create("series")
+    with pytest.raises(NameTaken):
+        await fill(house, "series")
+    with pytest.raises(NameTaken):
+        await opened(house, made.id)
+    await house.emptied()
+    assert await house.keys() == set()
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref="series"))).id == other.id
+
+
+async def test_of_the_same_request_at_once_the_first_that_is_opened_counts(house: House) -> None:
+    """Each fills a payload of its own; all answer with the one that was opened first, and the others go."""
+    made = [await fill(house, "series", "k") for _ in range(4)]
+    assert len({payload.id for payload in made}) == 4
+    for payload in made:
+        await house.upload(payload.id, {"a": b"1"})
+    answers = await asyncio.gather(*(opened(house, payload.id) for payload in made))
+    assert len({answer.id for answer in answers}) == 1
+    assert answers[0].files == 1
+    await house.emptied()
+    assert await house.keys() == await house.keys(answers[0].id)
+    assert (await fill(house, "series", "k")) == answers[0]
+    with pytest.raises(NotFound):
+        await opened(house, next(payload.id for payload in made if payload.id != answers[0].id))
+
+
+async def test_what_nobody_fills_any_more_is_swept(house: House) -> None:
+    """An hour after its last files, and not before, it goes with its bytes; the request may come again at any time."""
+    made, lost = await fill(house, "series", "k"), await fill(house, "series", "k")
+    for batch in "abc":
+        await house.upload(made.id, {batch: b"1"})
+        await house.sweep()
+        house.time.pass_(minutes=40)
+    await house.upload(made.id, {"d": b"1"})
+    with pytest.raises(NotFound):
+        await opened(house, lost.id)
+    house.time.pass_(hours=1, minutes=1)
+    await house.sweep()
+    assert await house.keys() == set()
+    assert await house.documents.totals(FILES, ()) == await house.documents.totals(PAYLOADS, ()) == (0, 0)
+    again = await fill(house, "series", "k")
+    await house.upload(again.id, {"a": b"1"})
+    assert (await opened(house, again.id)).files == 1
+
+
+async def test_what_another_life_of_a_lone_process_filled_goes_at_once(house: House, tmp_path: Path) -> None:
+    """Nobody is left to open it: a start of such a process takes it, with committed and pending files."""
+    made = await fill(house, "series", "k")
+    await house.upload(made.id, {"a": b"1"})
+    await house.put(made.id, {"b": b"1"})
+    again = build(
+        house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
+    )
+
+    async def swept() -> bool:
+        return await house.documents.totals(PAYLOADS, ()) == (0, 0)
+
+    async with again:
+        await until(swept)
+    assert await house.keys() == set()
+    assert await house.documents.totals(FILES, ()) == (0, 0)
+
+
 # --- held payloads ------------------------------------------------------------------------------------------------
 
 
@@ -409,16 +571,16 @@ async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(
 
 
 async def test_changes_and_claims_at_once_never_change_a_held_payload(house: House) -> None:
-    """However claims and commits race, what a claim answered with is what the payload has while it is held."""
+    """However claims and commits race, what a payload has when a claim is answered, it has while it is held."""
     made = await house.create()
     items = await house.put(made.id, {f"f{n}": b"1" for n in range(8)})
     jobs = [new_id("job") for _ in range(4)]
 
     async def held(job: str) -> None:
-        claimed = await house.claim(made.id, job)
-        assert len(await house.paths(made.id)) == claimed.files
-        await asyncio.sleep(0)
-        assert len(await house.paths(made.id)) == claimed.files
+        await house.claim(made.id, job)
+        found = await house.paths(made.id)
+        for _ in range(3):
+            assert await house.paths(made.id) == found
         await house.ask(s.PAYLOAD_RELEASE, ReleaseClaim(payload=made.id, job=job))
 
     async def commit(number: int) -> None:

@@ -23,6 +23,7 @@ from gurney.documents.port import Write
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import Conflict, GurneyError, Invalid, NotFound, PayloadInUse
 from gurney.ids import new_id
+from gurney.model.base import Idempotency
 from gurney.model.common import Ref
 from gurney.model.job import JobRefs, JobsAlive
 from gurney.model.payload import (
@@ -35,6 +36,7 @@ from gurney.model.payload import (
     EndPayloads,
     FileRef,
     FinalizeInput,
+    Payload,
     PayloadCreate,
     PayloadState,
     Uploaded,
@@ -267,6 +269,36 @@ class Payloads(RuleBasedStateMachine):
         assert made
         self.known[made.id] = Known(keep)
 
+    @rule(files=st.integers(0, 2), key=st.sampled_from("kl"), keep=st.booleans(), crash=CRASH)
+    def unpack(self, files: int, key: str, keep: bool, crash: int | None) -> None:  # noqa: FBT001
+        """Send an archive until an answer comes: it is a payload with every file, or the one of that key."""
+        sent = {f"{n}": n + 1 for n in range(files)}
+
+        async def send(life: Life) -> Payload:
+            asked = PayloadCreate(
+                id=new_id("pay"),
+                caller=ANN,
+                body=CreatePayload(keep=keep),
+                idempotency=Idempotency(key=key, digest=""),
+                filling=True,
+            )
+            made = await life.payloads.create(asked)
+            return made if made.id != asked.id else await self.filled(life, made.id, sent)
+
+        made = self.again(crash, send)
+        if made.id not in self.known:
+            self.known[made.id] = Known(keep, sent)
+        assert made.files == len([path for path in self.known[made.id].files if not path.endswith("/")])
+
+    async def filled(self, life: Life, payload: str, files: dict[str, int]) -> Payload:
+        for path, size in files.items():
+            begun = await life.files.begin(BeginUploads(caller=ANN, owner=payload, paths=(path,)))
+            key = begun.items[0].key
+            self.objects.sizes[key] = size
+            item = uploaded(path, key, b"x" * size)
+            await life.files.commit(CommitUploads(caller=ANN, owner=payload, items=(item,)))
+        return await life.payloads.open(Ref(caller=ANN, ref=payload))
+
     @rule(target=uploads, number=st.integers(0, 9), path=PATHS, crash=CRASH)
     def begin(self, number: int, path: str, crash: int | None) -> Any:
         payload = self.some(number)
@@ -371,9 +403,8 @@ class Payloads(RuleBasedStateMachine):
         if not done:  # the create was given up: this job never comes
             return multiple()
         assert claimed
+        assert claimed.id == payload
         known = self.known[payload]
-        files = {path for path in known.files if not path.endswith("/")}
-        assert claimed.files == len(files)
         self.jobs.live.add(job.id)
         known.inputs[job.id] = "holding"
         return job

@@ -12,6 +12,7 @@ from gurney.model.common import Filtered
 
 class PayloadState(StrEnum):
     DRAFT = "draft"  #: results of a run that is not bound yet
+    FILLING = "filling"  #: an archive is unpacked into it; nobody sees it until all of it is in
     OPEN = "open"
     DELETING = "deleting"  #: nobody sees it any more; a sweep finishes the work
 
@@ -42,7 +43,7 @@ class Payload(Owned):
     claims: int = 0
 
     def unique_keys(self) -> tuple[str, ...]:
-        if self.doomed:
+        if self.doomed or self.state is PayloadState.FILLING:  # of two it is the first to be opened that counts
             return ()
         named = (f"name:{self.project}:{self.name}",) if self.name else ()
         drafted = (f"run:{self.run}",) if self.run else ()
@@ -123,12 +124,16 @@ class CreatePayload(Input):
 
 
 class PayloadCreate(Message):
-    """`id`: who asks chose it, and so knows by the answer whether it is he who made the payload."""
+    """`id`: who asks chose it, and so knows by the answer whether it is he who made the payload.
+
+    `filling`: it is to be opened, or discarded, by who asks; until then nobody finds it, and only its id reaches it.
+    """
 
     id: str | None = None
     caller: Caller
     body: CreatePayload
     idempotency: Idempotency | None = None
+    filling: bool = False
 
 
 class PayloadList(Filtered):
