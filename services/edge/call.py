@@ -62,6 +62,10 @@ class Route:
     also: tuple[int, ...] = ()
 
     @property
+    def takes_body(self) -> bool:
+        return self.body is not None or self.accepts != (JSON,)
+
+    @property
     def statuses(self) -> tuple[int, ...]:
         """Every status code that it can answer with, but for defects."""
         codes = {self.status, *self.also}
@@ -71,10 +75,8 @@ class Route:
             codes.add(403)
         if "{" in self.path:
             codes.add(404)
-        if self.body or self.accepts != (JSON,):
-            codes.add(413)
-            if ANYTHING not in self.accepts:
-                codes.add(415)
+        if self.takes_body:
+            codes |= {413, 415}
         if self.roles and self.asks:
             codes.add(503)
         return tuple(sorted(codes))

@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 
 from gurney import telemetry
 from gurney.clock import monotonic
 from services.edge.auth import allow
 from services.edge.call import Call, Edge, Route
+from services.edge.parse import refuse_encoded
 from services.edge.problems import problem_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -21,14 +22,17 @@ _log = telemetry.log("edge")
 
 
 def bind(edge: Edge, route: Route) -> Handler:
-    """Return the handler of a route: who asks, may he, is the query one that the route knows; then the view."""
+    """Return the handler of a route: who asks, may he, does what he sends fit the route; then the view."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = None
         if route.roles:
             caller = await edge.authenticator.caller(request.headers.get(hdrs.AUTHORIZATION))
             allow(caller, route.roles)
-        return await route.view(Call(edge, request, route, caller))
+        call = Call(edge, request, route, caller)
+        if route.takes_body:
+            refuse_encoded(request)
+        return await route.view(call)
 
     return handle
 
@@ -42,14 +46,32 @@ async def observed(request: web.Request, handler: Handler) -> web.StreamResponse
     began = monotonic()
     with telemetry.span(f"{method} {template}", telemetry.SERVER, request.headers.get("traceparent")):
         response = await _answer(request, handler)
-        seconds = monotonic() - began
-        telemetry.HTTP_REQUESTS.labels(method, template, str(response.status)).inc()
-        telemetry.HTTP_SECONDS.labels(template).observe(seconds)
-        tell = _log.debug if response.status < BAD else _log.info
-        tell("request", method=method, route=template, status=response.status, ms=round(seconds * 1e3, 2))
+        _note(method, template, response.status, monotonic() - began)
         if not response.prepared:
             _tell_trace(response)
+            if response.status >= BAD and not _is_read(request.content):
+                response.force_close()  # else the client may take what it has still to send for refused, or for heard
         return response
+
+
+def refused(error: Exception) -> web.Response:
+    """Answer what is not even a request."""
+    with telemetry.span(UNKNOWN, telemetry.SERVER):
+        response = problem_of(error)
+        _note(UNKNOWN, UNKNOWN, response.status, 0.0)
+        return response
+
+
+def _note(method: str, template: str, status: int, seconds: float) -> None:
+    telemetry.HTTP_REQUESTS.labels(method, template, str(status)).inc()
+    telemetry.HTTP_SECONDS.labels(template).observe(seconds)
+    tell = _log.debug if status < BAD else _log.info
+    tell("request", method=method, route=template, status=status, ms=round(seconds * 1e3, 2))
+
+
+def _is_read(body: StreamReader) -> bool:
+    """Tell whether all of a body is here, and is one."""
+    return body.is_eof() and body.exception() is None
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

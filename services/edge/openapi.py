@@ -145,7 +145,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
     }
     if route.roles:
         operation["description"] = f"For: {', '.join(role for role in Role if role in route.roles)}."
-    if route.body or route.accepts != (JSON,):
+    if route.takes_body:
         content = {media: _body_schema(route, media, schemas) for media in route.accepts}
         operation["requestBody"] = {"required": True, "content": content}
     return operation

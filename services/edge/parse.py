@@ -4,16 +4,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from aiohttp import web
+from aiohttp import ClientError, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from gurney.errors import FieldError, Invalid, TooLarge, UnsupportedType
-from gurney.model.base import Input, Timestamp
+from gurney.model.base import Input, InputTimestamp
 from gurney.settings import KIB
 
 B = TypeVar("B", bound=BaseModel)
@@ -25,20 +24,18 @@ MAX_WAIT_S = 60
 MAX_KEY = 255
 MAX_FAULTS = 20
 
+#: What reading a body raises where the client breaks it off, or sends what is none.
+BROKEN = (ConnectionError, ClientError, web.RequestPayloadError, HttpProcessingError)
+#: Content codings that are none.
+PLAIN = frozenset({"", "identity"})
+
 IDEMPOTENCY_KEY = "Idempotency-Key"
 PREFER = "Prefer"
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _WAIT = re.compile(r"wait\s*=\s*\"?([^\";]*)\"?")
 
 
 # --- query parameters ---
-
-
-def _rfc3339(text: object) -> object:
-    if isinstance(text, datetime) or (isinstance(text, str) and _RFC3339.fullmatch(text)):
-        return text
-    raise ValueError("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a query, write + as %2B)")
 
 
 def _label(text: str) -> str:
@@ -48,7 +45,6 @@ def _label(text: str) -> str:
     return text
 
 
-Time = Annotated[Timestamp, BeforeValidator(_rfc3339)]
 Label = Annotated[str, AfterValidator(_label)]
 
 
@@ -72,8 +68,8 @@ class Labelled(Paged):
     REPEATED = frozenset({"label"})
 
     label: Annotated[tuple[Label, ...], Field(max_length=64)] = ()
-    created_after: Time | None = None
-    created_before: Time | None = None
+    created_after: InputTimestamp | None = None
+    created_before: InputTimestamp | None = None
 
     def filters(self) -> dict[str, Any]:
         filters = dict(self)
@@ -106,6 +102,14 @@ def query(kind: type[Query] | None, given: MultiMapping[str]) -> Query | None:
 # --- bodies ---
 
 
+def refuse_encoded(request: web.Request) -> None:
+    """Refuse a body in a `Content-Encoding`: what is sent is what is stored and hashed, and no body is a bomb."""
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if request.body_exists and coding not in PLAIN:
+        text = f"Content-Encoding: is {coding[:80]}, the body is needed as it is"
+        raise web.HTTPUnsupportedMediaType(reason=text, headers={hdrs.ACCEPT_ENCODING: "identity"})
+
+
 async def json_bytes(request: web.Request) -> bytes:
     """Return a JSON body as it came; none at all is an empty object."""
     if not request.body_exists:  # some clients name a type all the same
@@ -116,14 +120,14 @@ async def json_bytes(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"body: at most {MAX_JSON} bytes are allowed") from error
-    except (web.RequestPayloadError, HttpProcessingError) as error:
-        raise Invalid.field("body", "broke off, or is not what Content-Encoding says") from error
+    except BROKEN as error:
+        raise Invalid.field("body", "broke off, or is malformed") from error
 
 
 def body(kind: type[B], raw: bytes) -> B:
-    """Return the model that a JSON body is."""
+    """Return the model that a JSON body is, strictly: no text is a number, no number a time, no word a boolean."""
     try:
-        return kind.model_validate_json(raw)
+        return kind.model_validate_json(raw, strict=True)
     except ValidationError as error:
         raise invalid(error) from error
 

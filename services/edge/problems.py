@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
 from gurney import telemetry
-from gurney.errors import GurneyError, Internal, Unauthorized, Unavailable
+from gurney.errors import BY_CODE, GurneyError, Internal, Unauthorized, Unavailable
 
 PROBLEM = "application/problem+json"
 
@@ -18,12 +19,15 @@ HTTP_CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
+    414: "uri_too_long",
     415: "unsupported_type",
     416: "range_not_satisfiable",
     417: "expectation_failed",
+    431: "header_too_large",
+    501: "not_implemented",
 }
 #: Headers of such a refusal that say something; the rest describe a body that is replaced.
-KEPT_HEADERS = ("Allow", "Location", "Content-Range", "Retry-After")
+KEPT_HEADERS = ("Accept-Encoding", "Allow", "Location", "Content-Range", "Retry-After")
 
 _log = telemetry.log("edge")
 
@@ -36,10 +40,15 @@ def problem_of(error: Exception) -> web.Response:
         case web.HTTPException():
             code = HTTP_CODES.get(error.status, "http_error")
             kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
-            return _problem(error.status, code, error.reason, {"detail": error.reason, "errors": []}, kept)
+            return _problem(error.status, code, _title(error, code), {"detail": error.reason, "errors": []}, kept)
         case _:
             _log.error("request failed", exc_info=error)
             return problem_of(Internal("the server made a mistake; its log has more under this trace id"))
+
+
+def _title(error: web.HTTPException, code: str) -> str:
+    """Return what a problem of this code is always called; the error's reason is about this one."""
+    return BY_CODE[code].title if code in BY_CODE else HTTPStatus(error.status).phrase
 
 
 def _body(error: GurneyError) -> dict[str, Any]:

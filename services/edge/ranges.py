@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
-#: More digits than any size has.
-_DIGITS = 18
+#: More digits than any size has; more of them say no more.
+_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,14 @@ def span(header: str | None, if_range: str | None, tag: str, size: int) -> Span 
     match = _RANGE.fullmatch(header.strip())
     if match is None:
         return None
-    first, last = match.groups()
-    if len(first) > _DIGITS or len(last) > _DIGITS:
-        raise Unsatisfiable
-    if first:
-        return _from(int(first), int(last) if last else None, size)
-    return _suffix(int(last), size) if last else None
+    first, last = (_number(digits) for digits in match.groups())
+    if first is not None:
+        return _from(first, last, size)
+    return None if last is None else _suffix(last, size)
+
+
+def _number(digits: str) -> int | None:
+    return int(digits.lstrip("0")[:_DIGITS] or "0") if digits else None
 
 
 def _from(first: int, last: int | None, size: int) -> Span | None:

@@ -1,5 +1,6 @@
 """The HTTP server, and the edge as a service that says where it listens."""
 
+import errno
 import re
 from typing import Self
 
@@ -10,6 +11,7 @@ from gurney.errors import Unavailable
 from gurney.service import Service
 from gurney.settings import Settings
 from services.edge.call import Edge
+from services.edge.connections import Runner
 from services.edge.middleware import bind, note_start, observed
 from services.edge.parse import MAX_JSON
 from services.edge.repository import TOKENS
@@ -29,13 +31,14 @@ class HttpServer:
 
     async def __aenter__(self) -> Self:
         settings = self._edge.settings
-        runner = web.AppRunner(application(self._edge), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = Runner(application(self._edge), shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         except OSError as error:
             await runner.cleanup()
-            raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+            why = "another program does, give another --port" if error.errno == errno.EADDRINUSE else error.strerror
+            raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {why}") from error
         self._runner = runner
         return self
 

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from hashlib import sha256
 from urllib.parse import unquote_to_bytes
 
-import aiohttp
-from aiohttp import http_exceptions, web
+from aiohttp import web
 
 from gurney import telemetry
 from gurney.errors import GurneyError, Invalid, TooLarge
@@ -24,6 +23,7 @@ from gurney.paths import check_path, is_folder
 from gurney.subjects import PAYLOAD_ABANDON, PAYLOAD_BEGIN, PAYLOAD_COMMIT
 from gurney.transfer import open_put
 from services.edge.call import Call
+from services.edge.parse import BROKEN
 
 _NOTHING = sha256(b"").hexdigest()
 #: `/v1/<nouns>/<ref>/<part>/`: what stands before a path.
@@ -52,10 +52,8 @@ async def chunks_of(call: Call) -> AsyncIterator[bytes]:
             size += len(chunk)
             refuse_large(size, most)
             yield chunk
-    except (ConnectionError, aiohttp.ClientError, http_exceptions.HttpProcessingError) as error:
-        raise Invalid.field("body", "broke off before its end") from error
-    except web.RequestPayloadError as error:
-        raise Invalid.field("body", "is not what its encoding says") from error
+    except BROKEN as error:
+        raise Invalid.field("body", "broke off, or is malformed") from error
     finally:
         telemetry.BYTES.labels("in").inc(size)
 

@@ -1,6 +1,7 @@
 """What clients send: good input becomes models, bad input names its field."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from multidict import CIMultiDict, MultiDict
 from gurney.errors import GurneyError, Invalid
 from gurney.model.access import CreateToken
 from gurney.model.job import CreateJob, JobState
+from gurney.model.payload import CreatePayload
 from services.edge import parse
 from services.edge.parse import DryRun, Labelled, Paged
+from services.edge.views.archives import ArchiveQuery
 from services.edge.views.jobs import JobsQuery
 from services.edge.views.maps import MapsQuery
 from services.edge.views.payloads import PayloadsQuery
@@ -115,6 +118,10 @@ def test_parameter_given_twice_is_refused() -> None:
         (b"{}", "map"),
         (b'{"map":"m","payload":"p","colour":1}', "colour"),
         (b'{"map":"m","payload":"p","retries":11}', "retries"),
+        (b'{"map":"m","payload":"p","retries":"1"}', "retries"),
+        (b'{"map":"m","payload":"p","retries":true}', "retries"),
+        (b'{"map":"m","payload":"p","timeout_s":"5"}', "timeout_s"),
+        (b'{"map":"m","payload":"p","resources":{"memory":"5"}}', "resources.memory"),
         (b'{"map":"m","payload":"p","timeout_s":0}', "timeout_s"),
         (b'{"map":"m","payload":"p","priority":"first"}', "priority"),
         (b'{"map":"m","payload":"p","resources":{"memory":"much"}}', "resources.memory"),
@@ -129,6 +136,38 @@ def test_bad_body_names_its_field(body: bytes, field: str) -> None:
         parse.body(CreateJob, body)
     assert fields(caught.value)[0] == field
     assert "http" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [b'"yes"', b'"true"', b"1", b"null"])
+def test_a_word_is_no_boolean(keep: bytes) -> None:
+    """In a body only true and false are booleans; a query has nothing but words."""
+    with pytest.raises(Invalid) as caught:
+        parse.body(CreatePayload, b'{"keep":%b}' % keep)
+    assert fields(caught.value) == ["keep"]
+    query = parse.query(ArchiveQuery, MultiDict({"keep": "yes"}))
+    assert isinstance(query, ArchiveQuery)
+    assert query.keep
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["4102444800", '"4102444800"', "4102444800.5", '"2100-01-01"', '"2100-01-01T00:00Z"', '"2100-02-30T00:00:00Z"'],
+)
+def test_a_time_in_a_body_is_rfc_3339(time: str) -> None:
+    """Neither seconds since 1970 nor half a time are times; the refusal names the field."""
+    with pytest.raises(Invalid) as caught:
+        parse.body(CreateToken, f'{{"subject":"a","role":"clinician","expires_at":{time}}}'.encode())
+    assert fields(caught.value) == ["expires_at"]
+
+
+@pytest.mark.parametrize(
+    "time", ["2100-01-01T01:00:00.5+01:00", "2100-01-01t00:00:00.5000001z", "2100-01-01 00:00:00.5Z"]
+)
+def test_every_writing_of_a_time_is_taken(time: str) -> None:
+    """What RFC 3339 allows is read, and kept in UTC; an own message has it as it was."""
+    body = parse.body(CreateToken, f'{{"subject":"a","role":"clinician","expires_at":"{time}"}}'.encode())
+    assert body.expires_at == datetime(2100, 1, 1, microsecond=500_000, tzinfo=UTC)
+    assert CreateToken.model_validate_json(body.model_dump_json()) == body
 
 
 def test_many_faults_are_cut() -> None:

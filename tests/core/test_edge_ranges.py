@@ -19,6 +19,9 @@ TAG = etag("ab")
         ("bytes=-3", Span(7, 3)),
         ("bytes=-30", Span(0, 10)),
         ("bytes=8-99", Span(8, 2)),
+        (f"bytes=-{'9' * 5000}", Span(0, 10)),
+        (f"bytes=8-{'9' * 5000}", Span(8, 2)),
+        (f"bytes={'0' * 30}8-{'0' * 30}9", Span(8, 2)),
         ("Bytes = 8 - 9", Span(8, 2)),
         ("bytes=4-2", None),
         ("bytes=-", None),
@@ -36,7 +39,7 @@ def test_one_range_of_bytes_is_taken_and_everything_else_gets_the_whole(
     assert span(header, None, TAG, 10) == expected
 
 
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0", f"bytes={'9' * 40}-"])
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0", f"bytes={'9' * 5000}-"])
 def test_a_range_outside_the_file_cannot_be_satisfied(header: str) -> None:
     """A range that has no byte of the file is refused, not answered with something else."""
     with pytest.raises(Unsatisfiable):

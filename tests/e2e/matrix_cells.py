@@ -38,7 +38,7 @@ WAYS: Mapping[int, str] = {
     403: "a token of a role that the table does not name",
     404: "an id or a name that is not there, in the path or (POST) in the body",
     413: "a body over the limit",
-    415: "a body of Content-Type text/plain",
+    415: "a body of Content-Type text/plain, or in a Content-Encoding",
     422: "a query parameter that the route does not know, or a field that does not fit",
     503: "nats-server is away",
 }
@@ -50,7 +50,7 @@ REASONS: Mapping[int, str] = {
     404: "names nothing that could be missing",
     409: "nothing that it reads or makes can be in conflict",
     413: "takes no body",
-    415: "takes no body, or one of any type",
+    415: "takes no body",
     422: "takes neither body nor parameters, and ignores what it does not know",
     503: "asks no other service",
 }

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gurney import ids
+from services.edge.call import ANYTHING
 from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.conftest import ClientOf
@@ -74,11 +75,15 @@ async def test_413(api: Api, admin: Api, request_: Example) -> None:
 
 @cells(415)
 async def test_415(api: Api, admin: Api, request_: Example) -> None:
-    """A body of another type is refused, and the refusal names the right one."""
+    """A body of another type or in a coding is refused, and the refusal names the right one."""
     client = admin if "developer" not in request_.route.roles else api
-    options: dict[str, Any] = {"json": None, "data": b"{}", "headers": {"Content-Type": "text/plain"}}
-    answer = (await request_.send(client, "text/plain", **options)).must(415, "unsupported_type")
-    assert "application/json" in answer.json["detail"]
+    options: dict[str, Any] = {"json": None, "data": b"{}", "headers": {"Content-Encoding": "gzip"}}
+    answer = (await request_.send(client, "gzip", **options)).must(415, "unsupported_type")
+    assert answer.headers["Accept-Encoding"] == "identity"
+    if ANYTHING not in request_.route.accepts:
+        options["headers"] = {"Content-Type": "text/plain"}
+        answer = (await request_.send(client, "text/plain", **options)).must(415, "unsupported_type")
+        assert "application/json" in answer.json["detail"]
 
 
 @cells(422)

@@ -106,6 +106,7 @@ async def test_port_in_use(own_server: EmbeddedProcess, tmp_path: Path) -> None:
     assert second.returncode == 1
     (line,) = [line for line in second.stderr.splitlines() if not line.startswith("{")]
     assert port in line
+    assert line.endswith("give another --port")
     assert not (data / "nats" / "server.json").exists()
 
 

@@ -656,9 +656,8 @@ async def test_bodies_are_refused_with_a_reason(client: Client, owners: Owners) 
         assert (typed.status, typed.json["code"]) == (415, "unsupported_type")
         broken = await client(route.method, path, data=b"{", headers=as_json)
         assert (broken.status, broken.fields) == (422, ["body"])
-        wrongly = as_json | {"Content-Encoding": "gzip", "Connection": "close"}  # whose end nobody finds any more
-        packed = await client(route.method, path, data=b"{}", headers=wrongly)
-        assert (packed.status, packed.fields) == (422, ["body"])
+        packed = await client(route.method, path, data=b"{}", headers=as_json | {"Content-Encoding": "gzip"})
+        assert (packed.status, packed.json["code"]) == (415, "unsupported_type")
         unknown = await client(route.method, path, {"colour": "red"})
         assert unknown.status == 422
         assert "colour" in unknown.fields

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from gurney.model.base import Input, Message, Owned, Timestamp
+from gurney.model.base import Input, InputTimestamp, Message, Owned, Timestamp
 
 
 class Role(StrEnum):
@@ -71,7 +71,7 @@ class CreateToken(Input):
     role: Role
     #: Part of unique keys, so no `:`.
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = "default"
-    expires_at: Timestamp | None = None
+    expires_at: InputTimestamp | None = None
 
 
 class IssuedToken(Token):

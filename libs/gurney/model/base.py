@@ -1,9 +1,10 @@
 """What every message and document has in common: frozen pydantic models, JSON on the wire, UTC with microseconds."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from gurney.clock import rfc3339
 from gurney.errors import IdempotencyKeyReused
@@ -20,6 +21,20 @@ def _utc(at: datetime) -> datetime:
 Timestamp = Annotated[
     AwareDatetime, AfterValidator(_utc), PlainSerializer(rfc3339, return_type=str, when_used="json-unless-none")
 ]
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _rfc3339(given: object) -> datetime:
+    if isinstance(given, datetime):
+        return given
+    if not isinstance(given, str) or not _RFC3339.fullmatch(given.upper()):
+        raise ValueError("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a query, write + as %2B)")
+    return datetime.fromisoformat(given.upper())
+
+
+#: A time as a client sends it: RFC 3339 only, where `Timestamp` takes seconds since 1970, too.
+InputTimestamp = Annotated[Timestamp, BeforeValidator(_rfc3339)]
 
 Labels = dict[str, str]
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gurney.clock import monotonic
 from gurney.errors import GurneyError
+from gurney.model.base import InputTimestamp
 from gurney.model.job import CreateJob, Job, JobCreate, JobGet, JobList, JobState, Story
 from gurney.model.run import Explain
 from gurney.subjects import (
@@ -20,7 +21,7 @@ from gurney.subjects import (
 )
 from services.edge import respond
 from services.edge.call import Call
-from services.edge.parse import DryRun, Labelled, Time, prefer_wait
+from services.edge.parse import DryRun, Labelled, prefer_wait
 
 #: Seconds between two looks at a job that somebody waits for, in case that its last message was lost.
 LOOK_AGAIN_S = 5.0
@@ -30,8 +31,8 @@ class JobsQuery(Labelled):
     map: str | None = None
     payload: str | None = None
     state: JobState | None = None
-    completed_after: Time | None = None
-    completed_before: Time | None = None
+    completed_after: InputTimestamp | None = None
+    completed_before: InputTimestamp | None = None
 
 
 async def create(call: Call) -> web.Response:
