@@ -1,4 +1,4 @@
-"""One connection to NATS: questions, answers, events and durable consumers, with trace context and errors translated.
+"""NATS as services see it: questions, answers, events and durable consumers, with trace context and errors translated.
 
 Nothing above this module knows nats-py, except `streams` (declarations are data of its types).
 """
@@ -6,7 +6,7 @@ Nothing above this module knows nats-py, except `streams` (declarations are data
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import nats
 import nats.errors
@@ -56,55 +56,35 @@ AWAY = (
 _log = telemetry.log("bus")
 
 
-class Bus:
-    """A connection under one service's name."""
+class Connection:
+    """One connection to nats-server; the client reconnects by itself for ever."""
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
-        self.service = service
-        self._nats = Client()
-        self._js: JetStreamContext = self._nats.jetstream(timeout=settings.request_timeout)
-        self._answering: set[asyncio.Task[None]] = set()
+        self._name = name
+        self.nats = Client()
+        self.js: JetStreamContext = self.nats.jetstream(timeout=settings.request_timeout)
         #: Called after each reconnect.
         self.on_reconnect: list[Callable[[], None]] = []
 
-    @property
-    def js(self) -> JetStreamContext:
-        return self._js
-
-    async def answers(self, within: float) -> bool:
-        """Tell whether the server is there now; a connection alone does not say it: it outlives a frozen server.
-
-        A flush that comes too late would end the client's reading: it sets a future that was given up. A request does
-        not, and that nobody is there to answer it is an answer of the server.
-        """
-        if not self._nats.is_connected:
-            return False
-        try:
-            await self._nats.request(f"$SRV.PING.gurney-{self.service}", timeout=within)
-        except nats.errors.NoRespondersError:
-            return True
-        except (*AWAY, nats.errors.Error):
-            return False
-        return True
-
-    async def connect(self) -> None:
+    async def __aenter__(self) -> Self:
         """Connect; raises `NatsUnavailable` with one clear line."""
         password = self._settings.nats_password
         try:
             await self._connect(password.get_secret_value() if password else None)
         except (*AWAY, nats.errors.Error) as error:
             raise NatsUnavailable(f"cannot reach NATS at {self._settings.nats_url}: {error!r}") from error
-        version = self._nats.connected_server_version
+        version = self.nats.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
-            await self._nats.close()
+            await self.nats.close()
             raise NatsUnavailable(f"nats-server {version} is too old: 2.12 or later is needed")
+        return self
 
     async def _connect(self, password: str | None) -> None:
         async with asyncio.timeout(CONNECTS_WITHIN_S):  # the client itself would try for ever
-            await self._nats.connect(
+            await self.nats.connect(
                 self._settings.nats_url,
-                name=f"gurney-{self.service}",
+                name=f"gurney-{self._name}",
                 user=self._settings.nats_user,
                 password=password,
                 allow_reconnect=True,
@@ -118,38 +98,94 @@ class Bus:
                 reconnected_cb=self._on_reconnect,
             )
 
-    async def close(self) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Send what is buffered and disconnect."""
-        if self._answering:
-            await asyncio.wait(self._answering, timeout=5)
         with contextlib.suppress(*AWAY, nats.errors.Error):
-            await asyncio.wait_for(self._nats.flush(), 1)
+            await asyncio.wait_for(self.nats.flush(), 1)
         with contextlib.suppress(*AWAY, nats.errors.Error):  # the server may be gone
-            await self._nats.close()
+            await self.nats.close()
 
     async def _on_error(self, error: Exception) -> None:
-        _log.warning("nats error", service=self.service, error=repr(error))
+        _log.warning("nats error", connection=self._name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        _log.info("nats disconnected", service=self.service)
+        _log.info("nats disconnected", connection=self._name)
 
     async def _on_reconnect(self) -> None:
-        _log.info("nats reconnected", service=self.service)
+        _log.info("nats reconnected", connection=self._name)
         for call in self.on_reconnect:
             call()
+
+
+class Bus:
+    """What one service says and hears: over a connection of its own, or over one that a process's services share."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._settings = settings
+        self.service = service
+        self._connection = Connection(settings, service)
+        self._shared = False
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def share(self, connection: Connection) -> None:
+        """Go over a connection that somebody else opens and closes; before `connect`."""
+        self._connection = connection
+        self._shared = True
+
+    @property
+    def raw(self) -> Client:
+        """The client itself, for `consume` and `feed`."""
+        return self._connection.nats
+
+    @property
+    def js(self) -> JetStreamContext:
+        return self._connection.js
+
+    @property
+    def on_reconnect(self) -> list[Callable[[], None]]:
+        """Called after each reconnect."""
+        return self._connection.on_reconnect
+
+    async def answers(self, within: float) -> bool:
+        """Tell whether the server is there now; a connection alone does not say it: it outlives a frozen server.
+
+        A flush that comes too late would end the client's reading: it sets a future that was given up. A request does
+        not, and that nobody is there to answer it is an answer of the server.
+        """
+        if not self.raw.is_connected:
+            return False
+        try:
+            await self.raw.request(f"$SRV.PING.gurney-{self.service}", timeout=within)
+        except nats.errors.NoRespondersError:
+            return True
+        except (*AWAY, nats.errors.Error):
+            return False
+        return True
+
+    async def connect(self) -> None:
+        """Connect where nobody else did; raises `NatsUnavailable` with one clear line."""
+        if not self._shared:
+            await self._connection.__aenter__()
+
+    async def close(self) -> None:
+        """Finish the answers that were begun, and disconnect what `connect` connected."""
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=5)
+        if not self._shared:
+            await self._connection.__aexit__()
 
     # --- questions ---
 
     async def request(self, operation: Operation[Q, R], question: Q, *, within: float | None = None) -> R:
         """Ask and return the answer; raises the error that the owner raised, or `NatsUnavailable`."""
-        if not self._nats.is_connected:
+        if not self.raw.is_connected:
             raise NatsUnavailable("the message server is away", retry_after_s=1)
         subject = operation.subject
         with telemetry.span(subject, telemetry.CLIENT):
             headers = _trace_headers()
             timeout = within or self._settings.request_timeout
             try:
-                reply = await self._nats.request(subject, question.encode(), timeout=timeout, headers=headers)
+                reply = await self.raw.request(subject, question.encode(), timeout=timeout, headers=headers)
             except AWAY as error:
                 raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
         checkpoint()
@@ -160,14 +196,14 @@ class Bus:
     async def serve(self, answers: Mapping[Operation[Any, Any], Answer]) -> NatsService:
         """Answer questions, each in a task of its own, as a NATS service (`$SRV` discovery, queue group)."""
         service = await add_service(
-            self._nats, name=f"gurney-{self.service}", version="1.0.0", description=f"Gurney's {self.service} service"
+            self.raw, name=f"gurney-{self.service}", version="1.0.0", description=f"Gurney's {self.service} service"
         )
         for operation, answer in answers.items():
             await service.add_endpoint(
                 name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
             )
         # Whoever asks from now on finds somebody: this comes after the subscriptions, which a flush's ping may not.
-        await self._nats.request(f"$SRV.PING.gurney-{self.service}", timeout=self._settings.request_timeout)
+        await self.raw.request(f"$SRV.PING.gurney-{self.service}", timeout=self._settings.request_timeout)
         return service
 
     def _answering_task(self, operation: Operation[Any, Any], answer: Answer) -> Callable[[Request], Awaitable[None]]:
@@ -199,6 +235,7 @@ class Bus:
                 code = "internal"
                 _log.exception("handler failed", operation=operation.subject)
                 await self._respond_error(request, Internal(f"{operation.subject} failed"))
+            _log.debug("answered", service=operation.service, operation=operation.name, code=code)
         telemetry.REQUESTS.labels(operation.service, operation.name, code).inc()
 
     async def _respond_error(self, request: Request, error: GurneyError) -> None:
@@ -230,16 +267,16 @@ class Bus:
         }
         if event.traceparent:
             headers["traceparent"] = event.traceparent
-        return await self._js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=5)
+        return await self.js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=5)
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send without waiting for anybody (core NATS): for what may be lost, as live logs and heartbeats."""
         with contextlib.suppress(nats.errors.Error):
-            await self._nats.publish(subject, data, headers=dict(headers or {}) | _trace_headers())
+            await self.raw.publish(subject, data, headers=dict(headers or {}) | _trace_headers())
 
     async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Hear a subject as it happens (core NATS)."""
-        return await self._nats.subscribe(subject, cb=call)
+        return await self.raw.subscribe(subject, cb=call)
 
     @contextlib.asynccontextmanager
     async def hearing(self, subject: str, handle: Callable[[str, bytes], Awaitable[None]]) -> AsyncIterator[None]:
@@ -258,11 +295,6 @@ class Bus:
             with contextlib.suppress(*AWAY, nats.errors.Error):
                 await subscription.unsubscribe()
 
-    @property
-    def raw(self) -> Client:
-        """The client itself, for `consume`."""
-        return self._nats
-
     # --- streams ---
 
     async def declare(self, streams: Sequence[Stream] | None = None) -> None:
@@ -276,9 +308,9 @@ class Bus:
 
     async def _declare(self, config: StreamConfig, tries: int = 3) -> None:
         try:
-            await self._js.add_stream(config)
+            await self.js.add_stream(config)
         except nats.js.errors.BadRequestError:  # there, with other settings
-            await self._js.update_stream(config)
+            await self.js.update_stream(config)
         except nats.js.errors.ServerError:  # it may still be clearing away a deleted stream of this name
             if tries <= 1:
                 raise
@@ -289,10 +321,10 @@ class Bus:
         """Return subject and data of the last message on each subject of a stream; raises `NatsUnavailable`."""
         found = []
         try:
-            info = await self._js.stream_info(stream, subjects_filter=">")
+            info = await self.js.stream_info(stream, subjects_filter=">")
             for subject in info.state.subjects or ():
                 with contextlib.suppress(nats.js.errors.NotFoundError):  # it has lapsed meanwhile
-                    message = await self._js.get_last_msg(stream, subject)
+                    message = await self.js.get_last_msg(stream, subject)
                     found.append((subject, message.data or b""))
         except (*AWAY, nats.errors.Error) as error:
             raise NatsUnavailable(f"cannot read the stream {stream}: {error!r}") from error

@@ -18,4 +18,5 @@ def monotonic() -> float:
 
 def rfc3339(at: datetime) -> str:
     """Return `at` as RFC 3339 in UTC with microseconds."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
+    utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

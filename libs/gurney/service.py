@@ -85,7 +85,7 @@ class Service:
             await self.bus.connect()
             stack.push_async_callback(self.bus.close)
             await self.bus.declare()
-            self.bus.on_reconnect += [self._reconnected.set, self.reconcile_soon]
+            self.bus.on_reconnect.extend((self._reconnected.set, self.reconcile_soon))
             for resource in self._parts.resources:
                 await stack.enter_async_context(resource)
             await self._start_tasks(stack)
