@@ -14,6 +14,7 @@ from functools import cache
 import pytest
 
 from gurney.testing import nats
+from gurney.testing.tools import tool
 
 left_out = pytest.StashKey[Counter[str]]()
 
@@ -40,8 +41,8 @@ def no_docker() -> str | None:
 
 
 def no_program(name: str) -> Callable[[], str | None]:
-    """Return a probe that looks for a program on PATH."""
-    return lambda: None if shutil.which(name) else f"no {name} on PATH"
+    """Return a probe that looks for a program that `scripts/tools` provides, or on PATH."""
+    return lambda: None if tool(name) else f"no {name}: scripts/tools {name} provides it"
 
 
 #: Server -> a probe that says why it is not there.
@@ -50,7 +51,10 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "docker": no_docker,
     "mongo": no_program("mongod"),
     "minio": no_program("minio"),
-    "jaeger": no_program("jaeger-all-in-one"),
+    "versitygw": no_program("versitygw"),
+    "registry": no_program("registry"),
+    "jaeger": no_program("jaeger"),
+    "prometheus": no_program("prometheus"),
 }
 
 
