@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import SecretStr
 
+from gurney.bus import Connection
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.objects.folder import FolderObjects
 from gurney.runtime.process import ProcessRuntime
@@ -46,14 +47,17 @@ class EmbeddedServer:
                 build_scheduler(settings, documents=documents),
                 build_payload(settings, documents=documents, objects=objects, alone=True),
                 build_map(settings, documents=documents),
-                build_notifier(settings, documents=documents),
+                build_notifier(settings, documents=documents, alone=True),
                 build_agent(settings, runtimes=[runtime]),
             ]
+            edge = build_edge(settings, documents=documents, admin_token=token)
+            connection = await stack.enter_async_context(Connection(settings, "embedded"))
+            for service in (*services, edge):  # one socket carries all: every write and wake-up serves several
+                service.bus.share(connection)
             for service in services:
                 await stack.enter_async_context(service)
             for service in services:  # the first round came before all others served
                 service.reconcile_soon()
-            edge = build_edge(settings, documents=documents, admin_token=token)
             await stack.enter_async_context(edge)
             self.url = edge.url
             self.folder.address.write_text(f"{self.url}\n")

@@ -22,12 +22,12 @@ from services.notifier.sender import Sender
 from services.notifier.telling import Telling
 
 
-def build(settings: Settings, *, documents: Documents) -> Service:
-    """Return the service, ready to be entered."""
+def build(settings: Settings, *, documents: Documents, alone: bool = False) -> Service:
+    """Return the service, ready to be entered. `alone`: no other replica is there, so what one had taken is free."""
     service = Service("notifier", settings, documents, [HANDLERS, DELIVERIES])
     sender = Sender(settings)
-    lanes = Lanes(service.store, sender, settings)
-    known = KnownHandlers(service.store)
+    known = KnownHandlers(service.store, alone=alone)
+    lanes = Lanes(service.store, sender, known, settings, alone=alone)
     telling = Telling(service.bus, service.store, lanes, known)
     handlers = Handlers(service, lanes, known, settings)
 

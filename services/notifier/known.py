@@ -1,9 +1,10 @@
 """The active job handlers, without a look into the documents for every event.
 
-An end of a job always has them read anew: nobody who registered before it is missed, whichever replica he asked.
-For all other events a list that is a second old will do; what this replica itself changes, it knows at once.
+What this replica itself changes, it knows at once; a list that is a second old will do. Of several replicas each reads
+them anew for an end of a job: nobody who registered before it is missed, whichever replica he asked.
 """
 
+import math
 from collections.abc import Sequence
 
 from gurney import clock
@@ -15,26 +16,31 @@ RECENT_S = 1.0
 
 
 class KnownHandlers:
-    """The list, and how old it is."""
+    """The list, and how old it is. `alone`: no other replica changes handlers."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, alone: bool) -> None:
         self._store = store
+        self._alone = alone
         self._handlers: Sequence[Handler] = ()
-        self._read_at: float | None = None
+        self._read_at = -math.inf
+        self._changed_at = 0.0
 
     def changed(self) -> None:
         """Forget the list: a handler was made, changed or removed here."""
-        self._read_at = None
+        self._changed_at = clock.monotonic()
 
     async def recent(self) -> Sequence[Handler]:
         """Return the handlers as they were at most a second ago."""
-        if self._read_at is None or clock.monotonic() - self._read_at > RECENT_S:
-            return await self.fresh()
-        return self._handlers
+        if self._read_at > max(self._changed_at, clock.monotonic() - RECENT_S):
+            return self._handlers
+        return await self._read()
 
     async def fresh(self) -> Sequence[Handler]:
-        """Return the handlers as they are."""
+        """Return all handlers that were registered before this is called."""
+        return await (self.recent() if self._alone else self._read())
+
+    async def _read(self) -> Sequence[Handler]:
         begun = clock.monotonic()
-        self._handlers = await repository.active(self._store)
-        self._read_at = begun
-        return self._handlers
+        handlers = await repository.active(self._store)
+        self._handlers, self._read_at = handlers, begun
+        return handlers

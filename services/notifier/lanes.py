@@ -11,6 +11,7 @@ from gurney.model.handler import Delivery, Handler
 from gurney.settings import Settings
 from gurney.store import Store
 from services.notifier import policy, repository
+from services.notifier.known import KnownHandlers
 from services.notifier.repository import DELIVERIES, HANDLERS
 from services.notifier.sender import Sender
 
@@ -23,12 +24,14 @@ _log = telemetry.log("notifier")
 
 
 class Lanes:
-    """Delivers what was taken, and looks for what is due."""
+    """Delivers what was taken, and looks for what is due. `alone`: what an earlier life had taken, nobody delivers."""
 
-    def __init__(self, store: Store, sender: Sender, settings: Settings) -> None:
+    def __init__(self, store: Store, sender: Sender, known: KnownHandlers, settings: Settings, *, alone: bool) -> None:
         self._store = store
+        self._known = known
         self._sender = sender
         self._patience = settings.webhook_patience
+        self._born = clock.now() if alone else None
         self._waiting: dict[str, deque[Delivery]] = {}
         self._workers: dict[str, set[asyncio.Task[None]]] = {}
         self._held: set[str] = set()
@@ -64,7 +67,7 @@ class Lanes:
     async def _hand_due(self) -> None:
         now = clock.now()
         for delivery in await repository.due(self._store, now):
-            taken = None if delivery.id in self._held else policy.take(delivery, now)
+            taken = None if delivery.id in self._held else policy.take(delivery, now, self._born)
             if taken is None:
                 continue
             try:
@@ -127,3 +130,4 @@ class Lanes:
             await self._store.update(HANDLERS, handler.id, lambda found: (found.next(state="disabled"), ()))
         except NotFound:
             return
+        self._known.changed()

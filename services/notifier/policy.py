@@ -81,13 +81,20 @@ def body(kind: str, event: JobEvent) -> str:
     return json.dumps({"type": kind, "timestamp": rfc3339(event.at), "data": data}, separators=(",", ":"))
 
 
-def take(delivery: Delivery, now: datetime) -> Delivery | None:
-    """Return the delivery taken; None where it is not due, or another's."""
+def take(delivery: Delivery, now: datetime, born: datetime | None = None) -> Delivery | None:
+    """Return the delivery taken; None where it is not due, or another's. Who took it before `born` is dead."""
     if delivery.state is not DeliveryState.PENDING or not delivery.next_attempt_at:
         return None
-    if delivery.next_attempt_at > now or (delivery.taken_until and delivery.taken_until > now):
+    if delivery.next_attempt_at > now or _is_taken(delivery, now, born):
         return None
     return delivery.next(taken_until=now + timedelta(seconds=TAKEN_S))
+
+
+def _is_taken(delivery: Delivery, now: datetime, born: datetime | None) -> bool:
+    until = delivery.taken_until
+    if until is None or until <= now:
+        return False
+    return born is None or until - timedelta(seconds=TAKEN_S) >= born
 
 
 def tried(delivery: Delivery, attempt: DeliveryAttempt, patience_s: float, chance: float) -> Delivery:

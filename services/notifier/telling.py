@@ -73,6 +73,8 @@ class Telling:
             self._marking.set()
 
     async def _insert(self, made: Sequence[Delivery]) -> list[Delivery]:
+        if not made:
+            return []
         results = await self._store.write(*[Write(DELIVERIES, each.id, 0, each) for each in made])
         faults = [fault for fault in results if fault and not isinstance(fault, KeyTaken)]
         if faults:

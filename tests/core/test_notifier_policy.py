@@ -78,6 +78,13 @@ def test_a_delivery_is_taken_once_at_a_time() -> None:
     assert policy.take(again, later) is None
 
 
+def test_what_an_earlier_life_has_taken_is_free() -> None:
+    """A replica that is alone takes at once what was taken before it was born, and nothing that it took itself."""
+    taken, now = delivery(), NOW + timedelta(seconds=2)
+    assert policy.take(taken, now, born=NOW + timedelta(seconds=1)) is not None
+    assert policy.take(taken, now, born=NOW) is None
+
+
 @pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (204, "delivered"), (410, "failed")])
 def test_an_answer_ends_a_delivery(status: int, state: str) -> None:
     """Success delivers, 410 ends it at once."""

@@ -11,6 +11,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from gurney import clock, ids
+from gurney.documents.port import Write
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import IdempotencyKeyReused, Invalid, NotFound
 from gurney.model.access import Caller, Role
@@ -31,7 +32,9 @@ from gurney.subjects import (
 )
 from gurney.testing.nats import NatsServer
 from gurney.testing.samples import sample
+from services.notifier import policy
 from services.notifier.__main__ import build
+from services.notifier.repository import DELIVERIES
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -42,6 +45,7 @@ class Target:
     """A job handler: answers what it is told to, and keeps what it heard."""
 
     def __init__(self) -> None:
+        self.reached: asyncio.Queue[str] = asyncio.Queue()
         self.heard: asyncio.Queue[tuple[bytes, Mapping[str, str]]] = asyncio.Queue()
         self.answers: list[int] = []
         self.hang = asyncio.Event()
@@ -50,6 +54,7 @@ class Target:
 
     async def receive(self, request: web.Request) -> web.Response:
         body = await request.read()
+        self.reached.put_nowait(request.headers["webhook-id"])
         await self.hang.wait()
         self.heard.put_nowait((body, dict(request.headers)))
         return web.Response(status=self.answers.pop(0) if self.answers else 204)
@@ -62,9 +67,11 @@ class Target:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         self.url = "http://{}:{}/".format(*runner.addresses[0][:2])
-        yield self
-        self.hang.set()
-        await runner.cleanup()
+        try:
+            yield self
+        finally:
+            self.hang.set()
+            await runner.cleanup()
 
 
 class Jobs:
@@ -96,9 +103,9 @@ def ended(**changes: Any) -> JobEvent:
 class World:
     """Notifier, job service and a client of both."""
 
-    def __init__(self, settings: Settings, documents: SqliteDocuments) -> None:
+    def __init__(self, settings: Settings, documents: SqliteDocuments, *, alone: bool = False) -> None:
         self.jobs = Jobs(settings)
-        self.notifier = build(settings, documents=documents)
+        self.notifier = build(settings, documents=documents, alone=alone)
         self.client = Service("edge", settings)
 
     @asynccontextmanager
@@ -185,6 +192,24 @@ async def test_a_target_that_is_gone_is_disabled(world: World) -> None:
             await world.until_disabled(handler)
 
 
+async def test_a_target_that_is_gone_is_told_no_more(nats_server: NatsServer, tmp_path: Path) -> None:
+    """What ends after a 410 makes no delivery, although a notifier that is alone seldom looks who is there."""
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    async with World(settings, documents, alone=True).running() as world, Target().serving() as target:
+        target.answers = [410]
+        handler = await world.register(target.url)
+        await world.publish(ended())
+        async with asyncio.timeout(20):
+            await world.until_disabled(handler)
+        later = ended()
+        await world.publish(later)
+        while await asyncio.wait_for(world.jobs.notified.get(), 20) != later.id:
+            pass
+        assert [each.state for each in await world.deliveries(handler)] == ["failed"]
+    await documents.close()
+
+
 async def test_a_hanging_target_delays_no_other(world: World) -> None:
     """While one handler does not answer, another is told at once."""
     async with Target().serving() as slow, Target().serving() as quick:
@@ -224,6 +249,35 @@ async def test_a_delivery_that_a_crash_left_is_sent_by_the_next_start(nats_serve
             second = await asyncio.wait_for(target.heard.get(), 40)
             assert first[1]["webhook-id"] == second[1]["webhook-id"]
             await world.settled(handler)
+    await documents.close()
+
+
+def due(handler: Handler) -> Delivery:
+    """A delivery that nobody has taken."""
+    now = clock.now()
+    first = policy.first_delivery(ids.new_id("dlv"), handler, ended(), now)
+    return first.but(taken_until=None)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_what_a_killed_notifier_was_sending(nats_server: NatsServer, tmp_path: Path, *, alone: bool) -> None:
+    """Its next life sends it at once where no other replica is there; else it is left to whoever has taken it."""
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    async with Target().serving() as slow, Target().serving() as quick:
+        slow.hang.clear()
+        async with World(settings, documents, alone=alone).running() as world:
+            handler, other = await world.register(slow.url), await world.register(quick.url)
+            event = ended().but(handlers=(handler.id,))
+            await world.publish(event)
+            assert await asyncio.wait_for(slow.reached.get(), 20) == event.event_id
+        free = due(other)  # its turn comes after the one that is taken
+        assert await documents.cas([Write(DELIVERIES, free.id, 0, free)]) == [None]
+        async with World(settings, documents, alone=alone).running():
+            await asyncio.wait_for(quick.heard.get(), 20)
+            if alone:
+                assert await asyncio.wait_for(slow.reached.get(), policy.TAKEN_S / 2) == event.event_id
+            assert slow.reached.empty()
     await documents.close()
 
 
