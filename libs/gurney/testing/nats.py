@@ -1,29 +1,24 @@
 """A real nats-server with JetStream for tests: on a free loopback port, ready within some 20 ms, gone with its owner.
 
-The server hangs on a small shell that reads the owner's pipe: when the owner ends in whatever way, SIGKILL included,
-the pipe closes and the shell ends the server by its pid. Methods block for milliseconds: for tests, not for services.
+Methods block for milliseconds: for tests, not for services.
 """
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sysconfig
 import threading
-import time
 from pathlib import Path
 
 import nats
 
+from gurney.testing.child import Child
+
 #: Older servers lack what the streams use.
 MINIMUM = (2, 12)
 READY_WITHIN_S = 10.0
-GONE_WITHIN_S = 5.0
-
-GUARD = '"$@" & read -r _; kill -TERM $! 2>/dev/null; kill -CONT $! 2>/dev/null; wait $!'
 
 
 def binary() -> Path | None:
@@ -42,19 +37,6 @@ def version(server: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def freeze(pid: int) -> None:
-    """Stop a process and return when every thread of it has: the signal is still on its way when `kill` returns."""
-    os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + GONE_WITHIN_S
-    while not _is_frozen(pid) and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-def _is_frozen(pid: int) -> bool:
-    threads = Path(f"/proc/{pid}/task").glob("*/stat")
-    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
-
-
 class NatsServer:
     """One nats-server over one folder; it keeps its port and its streams from start to start."""
 
@@ -63,8 +45,11 @@ class NatsServer:
         self.folder = folder
         self.settings = settings
         self.port: int | None = None
-        self.pid: int | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
 
     @property
     def url(self) -> str:
@@ -85,62 +70,40 @@ class NatsServer:
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n"
             f"{self.settings}\n"
         )
-        command: list[str | Path] = ["/bin/sh", "-c", GUARD, "nats-guard"]
-        command += [server, "-c", configuration, "--ports_file_dir", self.folder]
-        with (self.folder / "nats.log").open("ab") as log:
-            self._guard = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            self._wait_ready()
-        except BaseException:
-            self.stop()
-            raise
+        command: list[str | Path] = [server, "-c", configuration, "--ports_file_dir", self.folder]
+        self._child = Child(command, self.folder / "nats.log").start().until(self._listens, READY_WITHIN_S)
         return self
 
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < deadline:
-            for ports in self.folder.glob("*.ports"):
-                text = ports.read_text()
-                if text.endswith("}"):
-                    self.pid = int(ports.stem.rpartition("_")[2])
-                    self.port = int(json.loads(text)["nats"][0].rpartition(":")[2])
-                    return
-            time.sleep(0.002)
-        raise TimeoutError(f"nats-server is not ready: {(self.folder / 'nats.log').read_text()[-2000:]}")
+    def _listens(self) -> bool:
+        for ports in self.folder.glob("*.ports"):
+            text = ports.read_text()
+            if text.endswith("}"):
+                self.port = int(json.loads(text)["nats"][0].rpartition(":")[2])
+                return True
+        return False
 
     def stop(self) -> None:
         """End the server in order; nothing happens when it is not there."""
-        guard, self._guard, self.pid = self._guard, None, None
-        if guard is None:
-            return
-        if guard.stdin is not None:
-            guard.stdin.close()
-        try:
-            guard.wait(GONE_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(guard.pid, signal.SIGKILL)
-            guard.wait()
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop()
 
     def kill(self) -> None:
         """End the server by SIGKILL, as a crash does."""
-        self._signal(signal.SIGKILL)
-        self.stop()
+        self._running.kill()
+        self._child = None
 
     def pause(self) -> None:
         """Freeze the server: connections stay open and nothing answers once this returns."""
-        if self.pid is None:
-            raise RuntimeError("the server is not running")
-        freeze(self.pid)
+        self._running.pause()
 
     def resume(self) -> None:
         """Let a paused server go on."""
-        self._signal(signal.SIGCONT)
+        self._running.resume()
 
     def wipe(self) -> None:
         """Remove all that JetStream has stored; the server must be stopped."""
-        if self._guard is not None:
+        if self._child is not None:
             raise RuntimeError("stop the server before its store goes")
         shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
 
@@ -150,10 +113,11 @@ class NatsServer:
         thread.start()
         thread.join()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self.pid is None:
+    @property
+    def _running(self) -> Child:
+        if self._child is None:
             raise RuntimeError("the server is not running")
-        os.kill(self.pid, number)
+        return self._child
 
 
 async def _delete_streams(url: str) -> None:
