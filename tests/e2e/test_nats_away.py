@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gurney.testing.embedded import EmbeddedProcess
 from gurney.testing.child import freeze
+from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.requests import examples
