@@ -102,7 +102,8 @@ class Connection:
         """Send what is buffered and disconnect."""
         with contextlib.suppress(*AWAY, nats.errors.Error):
             await asyncio.wait_for(self.nats.flush(), 1)
-        with contextlib.suppress(*AWAY, nats.errors.Error):  # the server may be gone
+        # The server may be gone: asyncio of Python 3.12 and later answers a write to a closed socket by TypeError.
+        with contextlib.suppress(*AWAY, nats.errors.Error, TypeError):
             await self.nats.close()
 
     async def _on_error(self, error: Exception) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.servers import PROBES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -125,15 +127,18 @@ def test_ci_installs_what_is_missing_and_no_more(machine: Machine) -> None:
     (machine.clone / ".ci").mkdir()
     (machine.clone / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text())
     machine.program("apt-get", 'echo "apt-get $*"')
-    tests = machine.clone / "scripts" / "test"
-    tests.write_text('#!/bin/sh\necho "test $*, required: $GURNEY_REQUIRE"\n')
-    tests.chmod(0o755)
+    for script in ("test", "tools"):
+        (machine.clone / "scripts" / script).write_text(f'#!/bin/sh\necho "{script} $* $GURNEY_REQUIRE"\n')
+        (machine.clone / "scripts" / script).chmod(0o755)
     run = f'bash "{machine.clone}/.ci/run"'
-    update, install, done = machine.run(run)[1].splitlines()
+    required = ",".join(PROBES)
+    machine.program("docker", "exit 0")
+    update, install, *done = machine.run(run)[1].splitlines()
     assert update == "apt-get update"
-    assert {"git", "python3", "python3-venv"} <= set(install.split())
-    assert done == "test ci, required: nats"
-    machine.program("git", "exit 0")
+    assert {"git", "python3", "python3-venv", "docker.io", "busybox-static", "prometheus"} <= set(install.split())
+    assert done == ["tools  ", f"test ci {required}"]
+    for program in ("git", "dockerd", "busybox", "prometheus", "caddy", "ip"):
+        machine.program(program, "exit 0")
     machine.program("python3", f'exec "{sys.executable}" "$@"')
     machine.program("apt-get", "exit 9")
-    assert machine.run(run) == (0, "test ci, required: nats\n", "")
+    assert machine.run(run) == (0, f"tools  \ntest ci {required}\n", "")
