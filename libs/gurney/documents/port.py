@@ -26,6 +26,10 @@ class Collection(Generic[D]):
     model: type[D]
     #: Field paths (dotted) of each index, in order. `id` ends each.
     indexes: tuple[tuple[str, ...], ...] = ()
+    #: Further indexes, for what clients may filter by: had by a server, which holds more documents than a file should.
+    filters: tuple[tuple[str, ...], ...] = ()
+    #: Further fields that conditions name: a server may look only at those that are named here or in an index.
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
