@@ -1,57 +1,49 @@
 """The contract of the port `documents`, over every adapter."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gurney.documents.port import Collection, Documents, Query, Where, Write
+from gurney import ids
+from gurney.documents.mongo import MongoDocuments
+from gurney.documents.port import Documents, Query, Where, Write
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import KeyTaken, RevisionConflict, StoreUnavailable
-from gurney.model.base import Labels, Owned
-from gurney.model.event import Event
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Thing(Owned):
-    """A document for these tests."""
-
-    name: str | None = None
-    size: int = 0
-    state: str = "new"
-    labels: Labels = {}
-
-    def unique_keys(self) -> tuple[str, ...]:
-        return (f"name:{self.name}",) if self.name else ()
+from gurney.model.base import MAX_LABEL_VALUE
+from gurney.testing.mongo import MongoServer
+from tests.contract.things import OTHERS, START, THINGS, Thing, event, insert, thing
 
 
-THINGS = Collection("things", Thing, (("created_at",), ("state", "created_at")))
-OTHERS = Collection("others", Thing)
+@pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.needs("mongo"))])
+def make(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Documents]]:
+    """What opens a database of each adapter by name, the same one for the same name."""
+    if request.param == "sqlite":
+        folder = tmp_path_factory.mktemp("documents")
+        yield lambda name: SqliteDocuments(folder / f"{name}.sqlite")
+        return
+    server: MongoServer = request.getfixturevalue("mongo_server")
+    prefix, made = ids.new_id("ins"), set[str]()
+
+    def mongo(name: str) -> Documents:
+        made.add(f"{prefix}_{name}")
+        return MongoDocuments(server.url, f"{prefix}_{name}")
+
+    yield mongo
+    for each in made:
+        server.drop(each)
 
 
-def thing(number: int, **fields: object) -> Thing:
-    made = Thing(id=f"t{number:04}", created_at=START + timedelta(seconds=number))
-    return made.but(**fields)
-
-
-def event(number: int) -> Event:
-    return Event(id=f"evt_{number}", subject=f"map.ready.t{number}", source="test", at=START, body="{}")
-
-
-async def insert(documents: Documents, *things: Thing, events: tuple[Event, ...] = ()) -> None:
-    assert await documents.cas([Write(THINGS, each.id, 0, each, events) for each in things]) == [None] * len(things)
-
-
-@pytest.fixture(params=["sqlite"])
-async def documents(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Documents]:
+@pytest.fixture
+async def documents(make: Callable[[str], Documents]) -> AsyncIterator[Documents]:
     """An open, empty database of each adapter."""
-    adapters = {"sqlite": lambda: SqliteDocuments(tmp_path / "documents.sqlite")}
-    opened = adapters[request.param]()
+    opened = make("one")
     await opened.open([THINGS, OTHERS])
     yield opened
     await opened.close()
@@ -158,6 +150,101 @@ async def test_conditions_combine(documents: Documents) -> None:
     assert await found(Where("labels", "label", ("y.z", "=2")), Where("labels", "label", ("x", "1"))) == ["t0002"]
 
 
+async def test_a_changed_document_is_found_by_what_it_says_now(documents: Documents) -> None:
+    """Conditions and order follow each change, and a removed document is not found."""
+    await insert(documents, thing(1), thing(2))
+    moved = thing(1).next(state="old", created_at=START + timedelta(seconds=9))
+    assert await documents.cas([Write(THINGS, "t0001", 1, moved)]) == [None]
+    assert [each.id for each in await documents.find(THINGS, Query((Where("state", "=", "new"),)))] == ["t0002"]
+    assert await documents.find(THINGS, Query((Where("state", "=", "old"),))) == [moved]
+    assert [each.id for each in await documents.find(THINGS, Query())] == ["t0001", "t0002"]
+    assert await documents.cas([Write(THINGS, "t0001", 2, None)]) == [None]
+    assert await documents.find(THINGS, Query((Where("state", "=", "old"),))) == []
+
+
+async def test_what_is_null_is_neither_equal_nor_unequal_nor_less_nor_more(documents: Documents) -> None:
+    """A comparison with a value leaves out documents whose field is null; so does a list of values."""
+    await insert(documents, thing(1, name="a"), thing(2), thing(3, name="c"))
+    for operator, value, ids_ in [("!=", "a", ["t0003"]), ("<", "z", ["t0001", "t0003"]), (">=", "b", ["t0003"])]:
+        found = await documents.find(THINGS, Query((Where("name", operator, value),), descending=False))  # type: ignore[arg-type]
+        assert [each.id for each in found] == ids_
+    assert await documents.find(THINGS, Query((Where("name", "in", []),))) == []
+
+
+async def test_any_text_is_kept_and_found(documents: Documents) -> None:
+    """Keys and values of labels may hold dots, dollars, anything in Unicode; a document may have 448 KiB."""
+    labels = {"$ref": "a", "$id": "b", "a.b": "$c", "é𝄞": "ü" * MAX_LABEL_VALUE, "$": "", ".": ".", "x y": "\U0010ffff"}
+    large = thing(2, name="ж" * 224 * 1024, labels={"n": "\ud7ff\ue000"})
+    await insert(documents, thing(1, name="\0$a.b", labels=labels), large)
+    assert await documents.get(THINGS, "t0001") == thing(1, name="\0$a.b", labels=labels)
+    assert await documents.get(THINGS, "t0002") == large
+    for label in labels.items():
+        assert [each.id for each in await documents.find(THINGS, Query((Where("labels", "label", label),)))] == [
+            "t0001"
+        ]
+    assert await documents.find(THINGS, Query((Where("labels", "label", ("a", "b=$c")),))) == []
+    assert await documents.by_key(THINGS, "name:\0$a.b") is not None
+    assert [each.id for each in await documents.find(THINGS, Query((Where("name", "prefix", "жж"),)))] == ["t0002"]
+
+
+async def test_times_count_in_microseconds(documents: Documents) -> None:
+    """Times that differ by a microsecond come back so, and are compared and sorted so."""
+    times = [START + timedelta(microseconds=each) for each in (0, 1, 999_999, 1_000_000)]
+    await insert(documents, *(thing(n).but(created_at=at) for n, at in enumerate(times)))
+    assert [each.created_at for each in await documents.find(THINGS, Query(descending=False))] == times
+    later = await documents.find(
+        THINGS, Query((Where("created_at", ">", times[0]), Where("created_at", "<", times[3])))
+    )
+    assert [each.id for each in later] == ["t0002", "t0001"]
+
+
+async def test_what_was_removed_is_nowhere_and_may_come_again(documents: Documents) -> None:
+    """A removed document is not read, found or counted; its id may be taken again, and its events are still told."""
+    await insert(documents, thing(1, size=5), events=(event(1),))
+    assert await documents.cas([Write(THINGS, "t0001", 1, None, (event(2),))]) == [None]
+    assert await documents.get(THINGS, "t0001") is None
+    assert await documents.get_many(THINGS, ["t0001"]) == []
+    assert await documents.find(THINGS, Query()) == []
+    assert await documents.find(THINGS, Query((Where("name", "=", None),))) == []
+    assert await documents.totals(THINGS, [], "size") == (0, 0)
+    (again,) = await documents.cas([Write(THINGS, "t0001", 1, None)])
+    assert isinstance(again, RevisionConflict)
+    await insert(documents, thing(1, size=6), events=(event(3),))
+    (twice,) = await documents.cas([Write(THINGS, "t0001", 0, thing(1))])
+    assert isinstance(twice, RevisionConflict)
+    assert [each.size for each in await documents.find(THINGS, Query())] == [6]
+    assert [each.id for each in await documents.unpublished(THINGS, 0)] == ["evt_1", "evt_2", "evt_3"]
+
+
+async def test_writes_of_one_call_are_tried_in_their_order(documents: Documents) -> None:
+    """A later write of a call sees what the earlier ones did, to its document and to keys."""
+    head = thing(1, name="head")
+    writes = [
+        Write(THINGS, "t0001", 0, head),
+        Write(THINGS, "t0001", 1, head.next(name="neck")),
+        Write(THINGS, "t0002", 0, thing(2, name="head")),
+        Write(THINGS, "t0001", 2, None),
+        Write(THINGS, "t0003", 0, thing(3, name="neck")),
+        Write(OTHERS, "t0003", 0, thing(3)),
+    ]
+    assert await documents.cas(writes) == [None] * 6
+    assert await documents.cas([]) == []
+
+
+async def test_events_are_found_in_the_order_of_writing(documents: Documents) -> None:
+    """Whichever document an event went with, it comes after all that were written before, a thousand at a time."""
+    await insert(documents, *(thing(n) for n in range(10)))
+    for round_ in range(12):
+        for n in range(10):
+            told = tuple(event(1000 * round_ + 10 * n + each) for each in range(10))
+            after = thing(n).but(revision=round_ + 2)
+            assert await documents.cas([Write(THINGS, after.id, round_ + 1, after, told)]) == [None]
+    found = await documents.unpublished(THINGS, 0)
+    assert [each.id for each in found] == [f"evt_{1000 * r + each}" for r in range(10) for each in range(100)]
+    await documents.settle(THINGS, [each.id for each in found])
+    assert [each.id for each in await documents.unpublished(THINGS, 0)][:1] == ["evt_10000"]
+
+
 async def test_pages_by_key_show_everything_once(documents: Documents) -> None:
     """Paging by the last item's sort fields shows each document once, in order, whatever is added meanwhile."""
     await insert(documents, *(thing(number).but(created_at=START) for number in range(10)))
@@ -176,6 +263,8 @@ async def test_totals_count_and_sum(documents: Documents) -> None:
     assert await documents.totals(THINGS, [Where("state", "=", "new")], "size") == (2, 12)
     assert await documents.totals(THINGS, []) == (3, 0)
     assert await documents.totals(OTHERS, [], "size") == (0, 0)
+    assert await documents.totals_by(THINGS, "state", [], "size") == {"new": (2, 12), "old": (1, 11)}
+    assert await documents.totals_by(THINGS, "name", [Where("size", ">", 5)]) == {None: (2, 0)}
 
 
 async def test_events_stay_until_they_are_settled(documents: Documents) -> None:
@@ -199,12 +288,12 @@ async def test_two_owners_may_give_an_event_the_same_id(documents: Documents) ->
     assert await documents.unpublished(OTHERS, 0) == [event(1)]
 
 
-async def test_what_was_answered_is_there_after_opening_again(tmp_path: Path) -> None:
+async def test_what_was_answered_is_there_after_opening_again(make: Callable[[str], Documents]) -> None:
     """Documents, keys and events outlive the process that wrote them, without a close."""
-    first = SqliteDocuments(tmp_path / "documents.sqlite")
+    first = make("one")
     await first.open([THINGS])
     await insert(first, thing(1, name="head"), events=(event(1),))
-    second = SqliteDocuments(tmp_path / "documents.sqlite")
+    second = make("one")
     await second.open([THINGS])
     assert await second.by_key(THINGS, "name:head") == thing(1, name="head")
     assert await second.unpublished(THINGS, 0) == [event(1)]
@@ -219,13 +308,13 @@ async def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         await SqliteDocuments(tmp_path / "file" / "documents.sqlite").open([THINGS])
 
 
-@settings(max_examples=25)  # each opens a database
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each opens a database
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from(["put", "remove"])), max_size=30))
 async def test_any_history_agrees_with_a_dictionary(
-    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[int, int, str]]
+    make: Callable[[str], Documents], history: list[tuple[int, int, str]]
 ) -> None:
     """After any sequence of writes the database holds what a dictionary with the same rules holds."""
-    documents = SqliteDocuments(tmp_path_factory.mktemp("documents") / "d.sqlite", sync="normal")
+    documents = make(ids.new_id("ins"))
     await documents.open([THINGS])
     model: dict[str, Thing] = {}
     for number, expected, kind in history:
