@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 from gurney import clock, subjects
 from gurney.documents.port import Documents
@@ -16,6 +17,9 @@ from services.payload.handlers_claims import ClaimHandlers
 from services.payload.handlers_files import FileHandlers
 from services.payload.repository import COLLECTIONS
 from services.payload.sweep import Sweep
+
+#: A key that no object has: to ask for it shows whether the store answers.
+NO_OBJECT = "health/none"
 
 
 def build(
@@ -48,6 +52,7 @@ def build(
                 subjects.PAYLOAD_FILES: file.files,
                 subjects.PAYLOAD_SIGN: file.sign,
                 subjects.PAYLOAD_BEGIN: file.begin,
+                subjects.PAYLOAD_URLS: file.urls,
                 subjects.PAYLOAD_COMMIT: file.commit,
                 subjects.PAYLOAD_ABANDON: file.abandon,
                 subjects.PAYLOAD_REMOVE: file.remove,
@@ -59,9 +64,10 @@ def build(
                 subjects.PAYLOAD_FINALIZE: claim.finalize,
                 subjects.PAYLOAD_DROP: claim.drop,
             },
-            reconcile=Sweep(desk, alone=alone).run,
+            reconcile=Sweep(desk, timedelta(seconds=settings.upload_timeout), alone=alone).run,
             tasks=[desk.deletion.run],
             resources=[_opened(objects)],
+            checks={"objects": partial(objects.stat, NO_OBJECT)},
         )
     )
 

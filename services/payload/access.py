@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from gurney import telemetry
 from gurney.errors import Forbidden, Invalid, JobTerminal, KeyTaken, NotFound
 from gurney.ids import is_id, new_id
 from gurney.model.access import Caller
@@ -16,6 +17,7 @@ from gurney.model.payload import (
     Payload,
     PayloadState,
     SignFiles,
+    SignUpload,
 )
 from gurney.paths import check_name
 from gurney.runtoken import RunGrant, verify
@@ -25,7 +27,7 @@ from services.payload.repository import PAYLOADS, Repository
 
 #: Asks the job service which of these jobs there are.
 AskAlive = Callable[[Sequence[str]], Awaitable[JobsAlive]]
-Uploads = BeginUploads | CommitUploads | AbandonUploads
+Uploads = BeginUploads | SignUpload | CommitUploads | AbandonUploads
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,19 @@ class Access:
     async def readable(self, asked: FileList | SignFiles) -> Payload:
         """Return the payload whose files the sender may read."""
         if asked.token:
-            policy.require_input(verify(self._secret, asked.token), asked.payload)
+            policy.require_input(self._granted(asked.token), asked.payload)
         return await self.payload(_caller(asked.caller, asked.token), asked.payload)
+
+    def _granted(self, token: str) -> RunGrant:
+        grant = verify(self._secret, token)
+        telemetry.about(grant.run_id)
+        return grant
 
     async def target(self, asked: Uploads, paths: Sequence[str]) -> Target:
         """Return where the sender's uploads go; a run's draft is made when its first upload begins."""
         if not asked.token:
             return await self._target_of(_caller(asked.caller, None), asked.owner)
-        grant = verify(self._secret, asked.token)
+        grant = self._granted(asked.token)
         if not isinstance(asked, AbandonUploads):
             await self._require_live(grant)
         if asked.owner in {policy.LOG, grant.job_id}:

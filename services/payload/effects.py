@@ -120,14 +120,17 @@ class Files:
         """Delete the bytes of what became garbage, then forget it. A crash in between is the sweep's."""
         keys = {key for _, after in changes if after for key in after.garbage}
         if keys:
-            await self._objects.delete(keys)
+            stored = keys & {before.content.key for before, _ in changes if before.content}
+            await self._objects.delete(stored)
+            await self._objects.give_up(keys - stored)
             ids = [after.id for _, after in changes if after and after.garbage]
             await self.change(ids, lambda file: file_machine.forget(file, keys), missing_ok=True)
 
     async def clear(self, owner: str) -> None:
         """Remove everything that an owner has, bytes first."""
         while files := await self._repository.some_files(owner):
-            await self._objects.delete([key for file in files for key in file_machine.all_keys(file)])
+            await self._objects.delete([key for file in files for key in file_machine.content_keys(file)])
+            await self._objects.give_up([key for file in files for key in file_machine.unwanted_keys(file)])
             writes = [Write(FILES, file.id, file.revision, None) for file in files]
             conflicted(writes, await self._store.write(*writes))
 
@@ -184,7 +187,7 @@ class Deletion:
             try:
                 await self.finish(payload_id)
             except Exception as error:
-                _log.warning("payload goes later", payload=payload_id, error=repr(error))
+                _log.warning("payload goes later", payload=payload_id, error=error)
 
     async def finish(self, payload_id: str) -> None:
         """Remove the files of a doomed payload, then the payload, with its event; drafts go unsaid, as they came."""

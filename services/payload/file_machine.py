@@ -101,7 +101,17 @@ def sweep(file: File, marks_before: datetime, uploads_before: datetime) -> File 
 
 def all_keys(file: File) -> list[str]:
     """Return the keys of every object that the file may have."""
-    return [*_key_of(file), *(upload.key for upload in file.pending), *file.garbage]
+    return [*content_keys(file), *unwanted_keys(file)]
+
+
+def content_keys(file: File) -> list[str]:
+    """Return the key of the content, if there is one."""
+    return [*_key_of(file)]
+
+
+def unwanted_keys(file: File) -> list[str]:
+    """Return the keys of what is no content: of some of them the PUT may never have come to its end."""
+    return [*(upload.key for upload in file.pending), *file.garbage]
 
 
 def content_key(file: File) -> str:

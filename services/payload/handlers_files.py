@@ -31,7 +31,9 @@ from gurney.model.payload import (
     Payload,
     SignedFile,
     SignedFiles,
+    SignedUpload,
     SignFiles,
+    SignUpload,
     Upload,
     Uploaded,
 )
@@ -57,15 +59,16 @@ class FileHandlers:
     async def sign(self, asked: SignFiles) -> SignedFiles:
         payload = await self._desk.access.readable(asked)
         found = await self._desk.repository.files_at(payload.id, asked.paths)
-        return SignedFiles(items=tuple(self._signed(found.get(path), path) for path in asked.paths))
+        return SignedFiles(items=tuple(self._signed(found.get(path), path, named=asked.named) for path in asked.paths))
 
     async def log(self, asked: LogRef) -> SignedFile:
         path = policy.log_path(asked.attempt)
         return self._signed(await self._desk.repository.file(asked.job, path), path)
 
-    def _signed(self, file: File | None, path: str) -> SignedFile:
+    def _signed(self, file: File | None, path: str, *, named: bool = False) -> SignedFile:
         there = policy.require_content(file, path)
-        url = self._desk.objects.sign_get(file_machine.content_key(there))
+        name = path.rpartition("/")[2] if named else None
+        url = self._desk.objects.sign_get(file_machine.content_key(there), name)
         return SignedFile(file=file_machine.view(there), url=url)
 
     # --- uploads ---
@@ -86,6 +89,14 @@ class FileHandlers:
         sign = self._desk.objects.sign_put
         items = tuple(BegunUpload(path=path, key=key, url=sign(key)) for path, key in keys.items())
         return BegunUploads(owner=target.owner, items=items)
+
+    async def urls(self, asked: SignUpload) -> SignedUpload:
+        """Sign an upload again, or its parts, for as long as it is wanted."""
+        target = await self._desk.access.target(asked, [asked.path])
+        id_ = policy.file_id(target.owner, asked.path)
+        known = await self._desk.repository.files_by_id([id_])
+        file_machine.require_begun(known.get(id_), asked.path, asked.key)
+        return await self._desk.objects.sign_upload(asked.key, asked.parts)
 
     async def commit(self, asked: CommitUploads) -> Committed:
         paths = [item.path for item in asked.items]
@@ -160,7 +171,7 @@ class FileHandlers:
         )
         await self._desk.files.clean(changes)
         known = {key for _, after in changes if after for key in file_machine.all_keys(after)}
-        await self._desk.objects.delete(keys - known)
+        await self._desk.objects.give_up(keys - known)
         return Empty()
 
     async def remove(self, asked: FileRef) -> Empty:

@@ -13,10 +13,21 @@ from gurney.store import Store
 from services.payload import file_machine, machine, policy
 
 PAYLOADS = Collection(
-    "payloads", Payload, (("created_at",), ("project", "created_at"), ("state", "updated_at"), ("job",))
+    "payloads",
+    Payload,
+    (("created_at",), ("project", "created_at"), ("state", "updated_at"), ("job", "created_at")),
+    filters=(("created_by", "created_at"), ("name", "created_at"), ("labels", "created_at")),
+    fields=("doomed",),
 )
-FILES = Collection("files", File, (("owner", "path"), ("owner", "changing.at"), ("unsettled",)))
-CLAIMS = Collection("claims", Claim, (("payload", "state", "created_at"), ("job",), ("state", "created_at")))
+FILES = Collection(
+    "files",
+    File,
+    (("owner", "path"), ("owner", "changing.at"), ("unsettled",)),
+    fields=("content.key", "content.size", "folder"),
+)
+CLAIMS = Collection(
+    "claims", Claim, (("payload", "state", "created_at"), ("job", "created_at"), ("state", "created_at"))
+)
 COLLECTIONS = (PAYLOADS, FILES, CLAIMS)
 
 #: Documents that are read and written at once.
@@ -138,7 +149,7 @@ class Repository:
     async def changing(self, owner: str) -> list[File]:
         """Return files whose change is announced and not made yet."""
         where = (Where("owner", "=", owner), Where("changing.at", "!=", None))
-        return await self._store.find(FILES, *where, sort=("path",), limit=2 * BATCH)
+        return await self._store.find(FILES, *where, sort=("changing.at", "id"), limit=2 * BATCH)
 
     async def clashes(self, owner: str, paths: Sequence[str]) -> tuple[str, str] | None:
         """Return a path and a visible file beside which it cannot lie."""
@@ -169,7 +180,8 @@ class Repository:
 
     async def claimed(self, payload: str) -> bool:
         """Tell whether there is any claim on the payload."""
-        return bool(await self._store.find(CLAIMS, Where("payload", "=", payload), limit=1))
+        any_ = Where("payload", "=", payload)
+        return bool(await self._store.find(CLAIMS, any_, sort=("state", "created_at", "id"), limit=1))
 
     async def claims_of(self, job: str) -> list[Claim]:
         return await self._store.find(CLAIMS, Where("job", "=", job))

@@ -13,8 +13,6 @@ from services.payload.repository import BATCH, CLAIMS
 
 #: A change of a file that was announced takes seconds at most.
 MARK = timedelta(seconds=60)
-#: An upload that takes longer is given up.
-UPLOAD = timedelta(hours=1)
 #: A payload marked for deletion is decided at once; a draft or a claim outlives its job for a moment.
 MOMENT = timedelta(seconds=60)
 #: A claim comes before its job.
@@ -28,8 +26,10 @@ _log = telemetry.log("payload")
 class Sweep:
     """One round is `run`. `alone`: who moves bytes dies with this process, so what began before is dead."""
 
-    def __init__(self, desk: Desk, *, alone: bool) -> None:
+    def __init__(self, desk: Desk, upload: timedelta, *, alone: bool) -> None:
         self._desk = desk
+        #: An upload that takes longer is given up.
+        self._upload = upload
         self._born = desk.now() if alone else datetime.min.replace(tzinfo=UTC)
         self._audited: datetime | None = None
 
@@ -38,7 +38,7 @@ class Sweep:
         await self.deletions()
         await self.filling()
         await self.files()
-        await self._desk.objects.sweep((self._desk.now() - self._before(UPLOAD)).total_seconds())
+        await self._desk.objects.sweep((self._desk.now() - self._before(self._upload)).total_seconds())
         await self.audit()
         await self.claims()
         await self.drafts()
@@ -56,7 +56,7 @@ class Sweep:
 
     async def filling(self) -> None:
         """Let payloads go that nobody fills any more: each batch of files is an upload, and tells by its commit."""
-        for payload in await self._desk.repository.in_state(PayloadState.FILLING, self._before(UPLOAD)):
+        for payload in await self._desk.repository.in_state(PayloadState.FILLING, self._before(self._upload)):
             await self._desk.deletion.doom(payload)
 
     async def files(self) -> None:
@@ -68,7 +68,7 @@ class Sweep:
             after = (str(last.model_dump(mode="json")["unsettled"]), last.id)
 
     async def _settle(self, files: Sequence[File]) -> None:
-        marks, uploads = self._before(MARK), self._before(UPLOAD)
+        marks, uploads = self._before(MARK), self._before(self._upload)
 
         def sweep(file: File) -> File | None:
             return file_machine.sweep(file, marks, uploads)

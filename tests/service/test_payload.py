@@ -1,4 +1,4 @@
-"""The payload service over a real nats-server, real SQLite and a real folder of objects."""
+"""The payload service over a real nats-server, real SQLite, and objects in a real folder and a real MinIO."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,11 +42,14 @@ from gurney.model.payload import (
     ReleaseClaim,
     RestoreClaims,
     SignFiles,
+    SignUpload,
 )
-from gurney.objects.folder import FolderObjects
+from gurney.objects.choice import objects_of
+from gurney.objects.port import Objects
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.testing.nats import NatsServer
+from gurney.testing.s3 import a_bucket
 from gurney.transfer import open_get, open_put
 from services.payload.__main__ import build
 from services.payload.effects import Quiet
@@ -64,7 +67,7 @@ class House(Asker):
     """The service under test and what it stands on."""
 
     service: Service
-    objects: FolderObjects
+    objects: Objects
     documents: SqliteDocuments
     jobs: Jobs
     time: Time
@@ -100,12 +103,22 @@ class House(Asker):
         return [(str(m.subject).split(".")[1], PayloadEvent.decode(m.data or b"")) for m in messages]
 
 
-@pytest.fixture
-async def house(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
+@pytest.fixture(
+    params=["folder", pytest.param("minio", marks=[pytest.mark.needs("minio"), pytest.mark.slow])],
+)
+async def house(request: pytest.FixtureRequest, nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
     """The payload service, and the job service that it asks."""
-    settings = Settings(nats_url=nats_server.url, data=tmp_path, run_secret=SECRET, reconcile_interval=3600)
+    where = {} if request.param == "folder" else request.getfixturevalue("minio_server").settings(a_bucket())
+    settings = Settings(
+        nats_url=nats_server.url,
+        data=tmp_path,
+        run_secret=SECRET,
+        reconcile_interval=3600,
+        upload_timeout=3600,
+        **where,
+    )
     documents = SqliteDocuments(tmp_path / "documents.sqlite", sync="normal")
-    objects, jobs, time = FolderObjects(tmp_path / "objects"), Jobs(), Time()
+    objects, jobs, time = objects_of(settings), Jobs(), Time()
     job = Service("job", settings).does(Parts(answers={s.JOB_ALIVE: jobs.alive}))
     service = build(settings, documents=documents, objects=objects, now=time)
     edge = Service("edge", settings)
@@ -495,13 +508,13 @@ async def test_what_nobody_fills_any_more_is_swept(house: House) -> None:
     assert (await opened(house, again.id)).files == 1
 
 
-async def test_what_another_life_of_a_lone_process_filled_goes_at_once(house: House, tmp_path: Path) -> None:
+async def test_what_another_life_of_a_lone_process_filled_goes_at_once(house: House) -> None:
     """Nobody is left to open it: a start of such a process takes it, with committed and pending files."""
     made = await fill(house, "series", "k")
     await house.upload(made.id, {"a": b"1"})
     await house.put(made.id, {"b": b"1"})
     again = build(
-        house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
+        house.service.settings, documents=house.documents, objects=objects_of(house.service.settings), alone=True
     )
 
     async def swept() -> bool:
@@ -831,13 +844,13 @@ async def test_an_upload_that_nobody_finishes_is_swept(house: House) -> None:
         await house.commit(made.id, (item,))
 
 
-async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: House, tmp_path: Path) -> None:
+async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: House) -> None:
     """Uploads begun, and claims made for jobs that never came, before such a process started are swept at its start."""
     made = await house.create()
     await house.put(made.id, {"a": b"1"})
     await house.claim(made.id, new_id("job"))
     again = build(
-        house.service.settings, documents=house.documents, objects=FolderObjects(tmp_path / "objects"), alone=True
+        house.service.settings, documents=house.documents, objects=objects_of(house.service.settings), alone=True
     )
 
     async def swept() -> bool:
@@ -846,6 +859,33 @@ async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: 
     async with again:
         await until(swept)
     assert await house.keys() == set()
+
+
+async def test_urls_are_signed_again_while_an_upload_is_wanted(house: House) -> None:
+    """Who may write gets fresh URLs for his own upload, until it is given up; nobody else does."""
+    made, other = await house.create(), await house.create()
+    (begun,) = (await house.ask(s.PAYLOAD_BEGIN, BeginUploads(caller=ANN, owner=made.id, paths=("x",)))).items
+    asked = SignUpload(caller=ANN, owner=made.id, path="x", key=begun.key)
+    async with open_put((await house.ask(s.PAYLOAD_URLS, asked)).put) as put:
+        await put.write(b"data")
+        await put.commit()
+    async with open_get((await house.ask(s.PAYLOAD_URLS, asked)).get) as get:
+        assert [chunk async for chunk in get] == [b"data"]
+    for wrong in (
+        asked.but(path="y"),
+        asked.but(owner=other.id),
+        asked.but(key=f"{made.id}/upl_stray-{'0' * 32}"),
+    ):
+        with pytest.raises(Conflict):
+            await house.ask(s.PAYLOAD_URLS, wrong)
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_URLS, asked.but(caller=BOB))
+    for token in (token_of(new_id("job"), made.id), None):
+        with pytest.raises((Forbidden, JobTerminal)):
+            await house.ask(s.PAYLOAD_URLS, asked.but(caller=None, token=token))
+    await house.ask(s.PAYLOAD_ABANDON, AbandonUploads(caller=ANN, owner=made.id, items=(("x", begun.key),)))
+    with pytest.raises(Conflict):
+        await house.ask(s.PAYLOAD_URLS, asked)
 
 
 async def test_objects_that_no_document_knows_are_found(house: House) -> None:

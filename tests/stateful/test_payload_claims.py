@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,9 @@ from gurney.model.payload import (
     Payload,
     PayloadCreate,
     PayloadState,
+    SignedUpload,
     Uploaded,
+    WantedParts,
 )
 from gurney.objects.port import ObjectInfo
 from gurney.outbox import Outbox
@@ -108,8 +111,11 @@ class Shelf:
     def sign_put(self, key: str) -> str:
         return key
 
-    def sign_get(self, key: str) -> str:
-        return key
+    def sign_get(self, key: str, saved_as: str | None = None) -> str:
+        return f"{key}?{saved_as}"
+
+    async def sign_upload(self, key: str, parts: WantedParts | None = None) -> SignedUpload:
+        raise Conflict(f"no parts of {key}: {parts}")
 
     async def stat(self, key: str) -> ObjectInfo | None:
         return ObjectInfo(key, self.sizes[key], self._time()) if key in self.sizes else None
@@ -118,6 +124,9 @@ class Shelf:
         for key in keys:
             self._fuse.burn()
             self.sizes.pop(key, None)
+
+    async def give_up(self, keys: Iterable[str]) -> None:
+        await self.delete(keys)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         for key in [key for key in self.sizes if key.startswith(prefix)]:
@@ -200,7 +209,7 @@ class Payloads(RuleBasedStateMachine):
 
         desk = furnish(store, self.objects, secret=SECRET, alive=alive, now=self.time)
         desk.quiet.PATIENCE_S = 0.0
-        sweep = Sweep(desk, alone=False)
+        sweep = Sweep(desk, timedelta(hours=1), alone=False)
         return Life(desk, PayloadHandlers(desk), FileHandlers(desk), ClaimHandlers(desk), sweep)
 
     # --- acting ---

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from gurney import clock
-from gurney.errors import StoreUnavailable
+from gurney.errors import Conflict, StoreUnavailable
+from gurney.model.payload import SignedUpload, WantedParts
 from gurney.objects import layout
 from gurney.objects.port import URL_LIFETIME_S, ObjectInfo, check_key
 from gurney.objects.signed import Verb, sign
@@ -34,8 +35,14 @@ class FolderObjects:
     def sign_put(self, key: str) -> str:
         return self._sign(key, "PUT")
 
-    def sign_get(self, key: str) -> str:
+    def sign_get(self, key: str, saved_as: str | None = None) -> str:
+        del saved_as  # no browser comes here
         return self._sign(key, "GET")
+
+    async def sign_upload(self, key: str, parts: WantedParts | None = None) -> SignedUpload:
+        if parts is not None:
+            raise Conflict("a folder takes objects whole, whatever their size")
+        return SignedUpload(put=self.sign_put(key), get=self.sign_get(key))
 
     def _sign(self, key: str, verb: Verb) -> str:
         if self._secret is None:
@@ -47,6 +54,9 @@ class FolderObjects:
 
     async def delete(self, keys: Iterable[str]) -> None:
         await hop(_delete, self._root, [check_key(key) for key in keys])
+
+    async def give_up(self, keys: Iterable[str]) -> None:
+        await self.delete(keys)  # what is not complete has no key
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         found = _list(self._root, prefix)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from gurney.model.payload import SignedUpload, WantedParts
+
 #: How long a signed URL lives, in seconds. Movers ask again after a refusal.
 URL_LIFETIME_S = 15 * 60
 
@@ -54,14 +56,24 @@ class Objects(Protocol):
     def sign_put(self, key: str) -> str:
         """Return a URL that creates the object once (`If-None-Match: *`), for `URL_LIFETIME_S`. No IO."""
 
-    def sign_get(self, key: str) -> str:
-        """Return a URL that reads the object, for `URL_LIFETIME_S`. No IO."""
+    def sign_get(self, key: str, saved_as: str | None = None) -> str:
+        """Return a URL that reads the object, for `URL_LIFETIME_S`; a browser saves it under this name. No IO."""
+
+    async def sign_upload(self, key: str, parts: WantedParts | None = None) -> SignedUpload:
+        """Return fresh URLs for one object, as `sign_put` and `sign_get` do; with `parts` for its parts, too.
+
+        Where these are of no upload yet, one is begun: it is invisible until it is complete, and `give_up` or `sweep`
+        removes what never is. Stores whose `sign_put` takes any size have no parts: `Conflict`.
+        """
 
     async def stat(self, key: str) -> ObjectInfo | None:
         """Return what is visible under the key, None where nothing is."""
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; keys that have none are no error. Readers that have begun may read on."""
+
+    async def give_up(self, keys: Iterable[str]) -> None:
+        """Remove objects as `delete` does, and the parts of uploads that are not complete."""
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Iterate, in no promised order, over the visible objects whose key starts with `prefix`."""

@@ -1,5 +1,8 @@
 """Moves bytes over signed URLs: `open_put` and `open_get` for streams, `put_file` and `fetch_to` for local files.
 
+`file:` URLs are of a folder store, `http:` and `https:` of an S3 server; who moves much stays in `pooled()` meanwhile.
+A PUT gets `ask`, which fetches fresh URLs: without it a lapsed URL ends it, and an S3 server takes 8 MiB at most.
+
 A URL that is expired or not ours is `Forbidden` (ask for a new one), a taken key `Conflict`, a missing object
 `NotFound`, a store that is away or full `StoreUnavailable`. Faults of local files come as `OSError`.
 """
@@ -9,18 +12,23 @@ from pathlib import Path
 
 from gurney.errors import Forbidden
 from gurney.objects.port import Digest
+from gurney.objects.sessions import pooled
 from gurney.transfer.file import FileMover
-from gurney.transfer.port import Get, Mover, Put
+from gurney.transfer.http import HttpMover
+from gurney.transfer.port import Ask, Get, Mover, Put
 
-__all__ = ["MOVERS", "Digest", "Get", "Mover", "Put", "fetch_to", "open_get", "open_put", "put_file"]
+__all__ = ["MOVERS", "Ask", "Digest", "Get", "Mover", "Put", "fetch_to", "open_get", "open_put", "pooled", "put_file"]
 
 #: Who moves bytes, by the URL's scheme.
-MOVERS: dict[str, Mover] = {"file": FileMover()}
+MOVERS: dict[str, Mover] = {"file": FileMover(), "http": HttpMover(), "https": HttpMover()}
 
 
-def open_put(url: str) -> AbstractAsyncContextManager[Put]:
-    """Open a PUT: write, then commit. Leaving without commit leaves nothing behind."""
-    return _mover(url).open_put(url)
+def open_put(url: str, ask: Ask | None = None, size: int | None = None) -> AbstractAsyncContextManager[Put]:
+    """Open a PUT: write, then commit. Leaving without commit leaves nothing behind.
+
+    Who knows the size beforehand says it, and must then write just so much.
+    """
+    return _mover(url).open_put(url, ask, size)
 
 
 def open_get(
@@ -44,9 +52,9 @@ async def fetch_to(url: str, path: Path, expected: Digest, mode: int = 0o600) ->
     await _mover(url).fetch_to(url, path, expected, mode)
 
 
-async def put_file(path: Path, url: str) -> Digest:
+async def put_file(path: Path, url: str, ask: Ask | None = None) -> Digest:
     """Store a local file; a link or anything else that is no regular file is `Invalid` (field `path`)."""
-    return await _mover(url).put_file(path, url)
+    return await _mover(url).put_file(path, url, ask)
 
 
 def _mover(url: str) -> Mover:

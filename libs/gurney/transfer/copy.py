@@ -33,7 +33,7 @@ def store(path: Path, url: str, stop: Event) -> Digest:
     with layout.translated():
         target = admit(url, "PUT")
         layout.refuse_taken(target.root, target.key)
-    with _open_regular(path) as source, layout.translated(), layout.open_temp(target.root) as temp:
+    with open_regular(path) as source, layout.translated(), layout.open_temp(target.root) as temp:
         digest = _copy(source, temp.fd, stop)
         temp.publish(target.key)
     return digest
@@ -45,7 +45,7 @@ def fetch(url: str, path: Path, expected: Digest, mode: int, stop: Event) -> Non
         target = admit(url, "GET")
         source = layout.open_object(target.root, target.key)
     try:
-        with _replacing(path, mode) as copy:
+        with replacing(path, mode) as copy:
             found = _copy(source, copy, stop)
             if found != expected:
                 raise IntegrityError(
@@ -91,7 +91,8 @@ def _clone(source: int, target: int) -> bool:
 
 
 @contextmanager
-def _open_regular(path: Path) -> Iterator[int]:
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a file for reading; `Invalid` where it is a link or no regular file."""
     try:
         # Not blocking: a pipe that nobody writes to would hold the thread for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,7 +109,8 @@ def _open_regular(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _replacing(path: Path, mode: int) -> Iterator[int]:
+def replacing(path: Path, mode: int) -> Iterator[int]:
+    """Open a fresh file at `path`, with its folders; any error takes it away again."""
     path.unlink(missing_ok=True)
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
     try:

@@ -11,13 +11,15 @@ from gurney.objects.threads import hop, hop_stoppable
 from gurney.transfer import copy
 from gurney.transfer.file_get import FileGet
 from gurney.transfer.file_put import FilePut
+from gurney.transfer.port import Ask
 
 
 class FileMover:
     """Reads and writes the store's folder itself."""
 
     @asynccontextmanager
-    async def open_put(self, url: str) -> AsyncIterator[FilePut]:
+    async def open_put(self, url: str, ask: Ask | None = None, size: int | None = None) -> AsyncIterator[FilePut]:
+        del ask, size  # a folder takes any size under the first URL, at once
         put = FilePut(await _admitted(url, "PUT"))
         try:
             yield put
@@ -38,7 +40,8 @@ class FileMover:
     async def fetch_to(self, url: str, path: Path, expected: Digest, mode: int) -> None:
         await hop_stoppable(partial(copy.fetch, url, path, expected, mode))
 
-    async def put_file(self, path: Path, url: str) -> Digest:
+    async def put_file(self, path: Path, url: str, ask: Ask | None = None) -> Digest:
+        del ask
         return await hop_stoppable(partial(copy.store, path, url))
 
 
