@@ -30,6 +30,16 @@ class Harness(Protocol):
     urn: str
     missing_urn: str
     base: Path
+    #: What manifests say of the paths; `command` and the rest are the same for all.
+    input_path: str
+    output_path: str
+    #: What the runtime can do that not all can: keep standard output and error in the order in which they were written
+    #: to each other; see the peak of memory of a run that is shorter than a second; give GPUs that are not there.
+    keeps_order_of_streams: bool
+    sees_short_peaks: bool
+    has_gpus: bool
+    #: How much longer than a process a start takes.
+    pace: float
 
     async def open(self) -> None: ...
 
@@ -48,6 +58,11 @@ class ProcessHarness:
 
     urn = "urn:gurney:dir:app"
     missing_urn = "urn:gurney:dir:nothing"
+    input_path, output_path = "input/", "output/"
+    keeps_order_of_streams = True
+    sees_short_peaks = True
+    has_gpus = True
+    pace = 1.0
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -145,8 +160,8 @@ class App:
             command=("sh", "-c", f"OUT=$HOLOSCAN_OUTPUT_PATH\n{script}") if isinstance(script, str) else script,
             environment={},
             working_directory=None,
-            input_path="input/",
-            output_path="output/",
+            input_path=harness.input_path,
+            output_path=harness.output_path,
             input_dir=self.input,
             output_dir=self.output,
             cpu=0.5,

@@ -87,11 +87,25 @@ def clear_temporaries(copies: Path) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a tree whose folders may be read-only; a missing one is no error."""
-    for folder, _, _ in os.walk(root):
+    """Remove a tree whose folders may be closed to us; a missing one is no error."""
+    if root.is_symlink() or not root.is_dir():
+        root.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(root)
+    except OSError:
+        _unlock(root)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _unlock(root: Path) -> None:
+    """Open every folder of the tree, each before it is looked into."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
         with suppress(OSError):
-            Path(folder).chmod(0o700)
-    shutil.rmtree(root, ignore_errors=True)
+            folder.chmod(stat.S_IRWXU)
+            folders += [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _entries(root: Path) -> Iterator[tuple[bytes, Path]]:

@@ -3,10 +3,12 @@
 Promises. `start` begins a run at most once, whatever crashes: an exclusive mark is made before the application, and who
 finds it does not start. Runs outlive the caller; after a restart `runs` lists every run that was not forgotten, and its
 end is found there. An application whose mark has neither process nor end was cut off by the host: cause `lost`.
+A lease is watched over by something apart from the caller, which outlives it: a run whose lease has lapsed is killed at
+once, also when the caller is frozen, killed or cut off, and what has lapsed cannot be renewed.
 Times are wall clock UTC; durations in seconds by the monotonic clock; memory in bytes; cpu in cores.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -55,6 +57,10 @@ class RunSpec:
     #: UUIDs of the placed GPUs; empty: none may be visible.
     gpus: tuple[str, ...] = ()
     timeout_s: float | None = None
+    #: Until when the run may live unless `lease` gives it longer, by this host's monotonic clock. None: no lease.
+    lease_until: float | None = None
+    #: Runs of one project may get what another run of it had, such as a network namespace.
+    project: str = "default"
     #: Extra variables such as TRACEPARENT.
     extra_environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -101,6 +107,10 @@ class Runtime(Protocol):
     #: URN prefixes, for example `urn:gurney:dir:` or `urn:oci:`.
     kinds: tuple[str, ...]
 
+    @property
+    def fault(self) -> str | None:
+        """Why no run can be begun now, in one line for people; None: it can."""
+
     async def open(self) -> None:
         """Connect, start what has to be resident, find runs that are still there."""
 
@@ -118,6 +128,13 @@ class Runtime(Protocol):
 
     async def stop(self, run_id: str, grace_s: float = 10.0) -> None:
         """Ask the run to end: SIGTERM, and SIGKILL after the grace. Unknown or ended runs are no error."""
+
+    async def lease(self, run_ids: Collection[str], until: float) -> None:
+        """Let these runs live until then, by this host's monotonic clock; never less than what they were given before.
+
+        A run that had no lease has one from now on. Unknown and ended runs are no error. One whose lease has lapsed is
+        not saved: it ends with the cause `LEASE`, as does one that is begun when its lease has lapsed.
+        """
 
     async def runs(self) -> list[Observed]:
         """List all runs that were started and not forgotten."""

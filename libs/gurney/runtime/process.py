@@ -11,12 +11,12 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gurney.errors import Conflict, GurneyError, ImageUnavailable, Invalid, Unavailable
+from gurney.errors import Conflict, GurneyError, ImageChanged, ImageUnavailable, Invalid, Unavailable
 from gurney.runtime import folder
 from gurney.runtime.environment import process_environment
 from gurney.runtime.link import SupervisorLink
@@ -34,6 +34,8 @@ class ProcessRuntime:
     """Implements the port `Runtime`. `grace_s` is what a run gets between SIGTERM and SIGKILL at its timeout."""
 
     kinds: tuple[str, ...] = (folder.URN_PREFIX,)
+    #: It has no part that could be away: the supervisor is started where there is none.
+    fault: str | None = None
 
     def __init__(
         self,
@@ -79,9 +81,9 @@ class ProcessRuntime:
         try:
             found = (await self.inspect(urn)).digest
         except GurneyError as error:
-            raise ImageUnavailable(f"The copy of the MAP is gone, and so is its folder: {error}") from error
+            raise ImageUnavailable(f"This host has no copy of the MAP, and its folder is gone: {error}") from error
         if found != digest:
-            raise ImageUnavailable("The copy of the MAP is gone, and its folder has changed since it was registered")
+            raise ImageChanged("This host has no copy of the MAP, and its folder has changed since it was registered")
 
     async def start(self, spec: RunSpec) -> None:
         run_folder = self._run_folder(spec.run_id)
@@ -103,6 +105,7 @@ class ProcessRuntime:
             cpu=spec.cpu,
             memory=spec.memory,
             timeout_s=spec.timeout_s,
+            lease_until=spec.lease_until,
             grace_s=self._grace_s,
         )
         if told["end"] is not None:
@@ -111,6 +114,9 @@ class ProcessRuntime:
     async def stop(self, run_id: str, grace_s: float = 10.0) -> None:
         self._run_folder(run_id)
         await self._link.ask("stop", run_id=run_id, grace_s=grace_s)
+
+    async def lease(self, run_ids: Collection[str], until: float) -> None:
+        await self._link.ask("lease", run_ids=list(run_ids), until=until)
 
     async def runs(self) -> list[Observed]:
         told = await self._link.ask("list")
@@ -133,7 +139,7 @@ class ProcessRuntime:
         if not told["forgotten"]:
             raise Conflict(f"The run {run_id} has not ended")
         self._live.discard(run_id)
-        await asyncio.to_thread(self._empty_trash)
+        await asyncio.to_thread(self._empty_trash, f"{run_id}.*")  # others remove theirs
 
     # What the supervisor tells
 
@@ -177,8 +183,8 @@ class ProcessRuntime:
         folder.clear_temporaries(self._copies)
         self._empty_trash()
 
-    def _empty_trash(self) -> None:
-        for left in (self._folder / "trash").glob("*"):
+    def _empty_trash(self, pattern: str = "*") -> None:
+        for left in (self._folder / "trash").glob(pattern):
             folder.remove_tree(left)
 
     def _pin(self, urn: str) -> tuple[str, dict[str, bytes]]:

@@ -9,7 +9,18 @@ import time
 from gurney.runtime.supervisor import launch, memory, procfs, records
 from gurney.runtime.supervisor.cores import Cores
 from gurney.runtime.supervisor.kin import Kin
-from gurney.runtime.supervisor.run import MEMORY, NOT_STARTED, STOPPED, TIMEOUT, Run, lost, new_mark, not_started
+from gurney.runtime.supervisor.run import (
+    LEASE,
+    MEMORY,
+    NOT_STARTED,
+    STOPPED,
+    TIMEOUT,
+    Run,
+    lapsed,
+    lost,
+    new_mark,
+    not_started,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,14 +62,25 @@ class Keeper:
             reply({"end": end})
         elif records.mark_of(run_id) is not None:
             reply({"end": self.adopt(run_id)})
+        elif _has_lapsed(ask.get("lease_until")):
+            self._never_begun(run_id, lapsed(), reply)
         else:
             try:
                 self._fork(ask, reply)
             except OSError as error:
-                end = not_started(str(error))
-                self._save(run_id, end)
-                reply({"end": None})
-                self._ended(run_id, end)
+                self._never_begun(run_id, not_started(str(error)), reply)
+
+    def _never_begun(self, run_id: str, end: dict[str, Any], reply: Reply) -> None:
+        self._save(run_id, end)
+        reply({"end": None})
+        self._ended(run_id, end)
+
+    def lease(self, run_ids: list[str], until: float) -> None:
+        """Let runs live until then, but for those whose lease has lapsed."""
+        for run in [self.runs[run_id] for run_id in run_ids if run_id in self.runs]:
+            if not _has_lapsed(run.lease_until):
+                run.lease_until = max(until, run.lease_until or 0.0)
+        records.write_leases({run.id: run.lease_until for run in self.runs.values() if run.lease_until is not None})
 
     def stop(self, run_id: str, grace_s: float) -> None:
         run = self.runs.get(run_id)
@@ -103,6 +125,8 @@ class Keeper:
         run.ticks, run.pidfd = ticks, pidfd
         ending = records.ending_of(run_id)
         run.reason, run.kill_at = ending.get("reason", ""), ending.get("kill_at")
+        if (until := records.leases().get(run_id)) is not None:
+            run.lease_until = max(until, run.lease_until or 0.0)
         self._cores.hold(mark["cpus"], mark["cpu"])
         self._poller.watch(pidfd, lambda _: self._adopted_ended(run))
         return None
@@ -278,9 +302,13 @@ class Keeper:
         if run.deadline is not None and now >= run.deadline:
             run.deadline = None
             self._ask_to_end(run, TIMEOUT, run.mark["grace_s"])
+        if run.lease_until is not None and now >= run.lease_until:
+            run.lease_until = None
+            self._ask_to_end(run, LEASE, 0.0)  # without grace: the next attempt may begin soon
         if now >= run.look_at and run.pipe < 0:
             self._look(run, now)
-        return min(each for each in (run.kill_at, run.deadline, run.look_at) if each is not None)
+        due = (run.kill_at, run.deadline, run.lease_until, run.look_at)
+        return min(each for each in due if each is not None)
 
     def _look(self, run: Run, now: float) -> None:
         """Measure the memory and enforce the limit."""
@@ -310,3 +338,7 @@ class Keeper:
         except OSError:
             self._unsaved[run_id] = end
             self._save_at = time.monotonic() + _SAVE_AGAIN_S
+
+
+def _has_lapsed(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until

@@ -3,7 +3,7 @@
 In `runs/<run_id>/`: `started` is the mark: it appears whole and exclusively (hard link), before the application is
 executed, and names the process and the limits. `ending.json` says that the run was asked to end, and why. `end.json`
 appears whole (rename) when every process of the run is gone. `log` is the merged output, `tmp/` the run's TMPDIR. A
-forgotten run is moved to `trash/` first.
+forgotten run is moved to `trash/` first. `leases.json` beside `runs/` says until when each run may live (rename).
 """
 # pathlib would cost the resident process a megabyte.
 # ruff: noqa: PTH100, PTH103, PTH104, PTH105, PTH108, PTH109, PTH120, PTH123, PTH208
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 TRASH = "trash"
+LEASES = "leases.json"
 FOLDER_VARIABLE = "GURNEY_RUN_FOLDER"
 
 
@@ -117,6 +118,18 @@ def write_ending(run_id: str, reason: str, kill_at: float) -> None:
 
 def ending_of(run_id: str) -> dict[str, Any]:
     return _read(f"{folder(run_id)}/ending.json") or {}
+
+
+def write_leases(leases: dict[str, float]) -> None:
+    """Keep the leases for a supervisor that comes after us; on a full disk it has older ones, which lapse earlier."""
+    draft = f"{LEASES}.tmp"
+    with contextlib.suppress(OSError):
+        _write(draft, leases, durable=False)
+        os.replace(draft, LEASES)
+
+
+def leases() -> dict[str, float]:
+    return _read(LEASES) or {}
 
 
 def run_ids() -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Reply = Callable[[dict[str, Any]], None]
 
-EXITED, TIMEOUT, MEMORY, STOPPED = "exited", "timeout", "memory", "stopped"
+EXITED, TIMEOUT, MEMORY, STOPPED, LEASE = "exited", "timeout", "memory", "stopped", "lease"
 LOST, NOT_STARTED = "lost", "not_started"
 
 
@@ -31,6 +31,7 @@ class Run:
         "drain_until",
         "id",
         "kill_at",
+        "lease_until",
         "look_at",
         "mark",
         "members",
@@ -63,6 +64,8 @@ class Run:
         self.message = ""
         timeout = mark["timeout_s"]
         self.deadline: float | None = None if timeout is None else mark["started_mono"] + timeout
+        #: Until when the run may live; None: it has no lease, or ends already for one that lapsed.
+        self.lease_until: float | None = mark.get("lease_until")
         self.kill_at: float | None = None
         #: When to look at the memory, and search for orphans of an adopted run; after the exit: for what is left.
         self.look_at = 0.0
@@ -148,6 +151,11 @@ def not_started(message: str) -> dict[str, Any]:
     return {**_UNKNOWN, "cause": NOT_STARTED, "message": message}
 
 
+def lapsed() -> dict[str, Any]:
+    """Return the end of a run that never began, because its lease had lapsed."""
+    return {**_UNKNOWN, "cause": LEASE}
+
+
 def lost(mark: dict[str, Any]) -> dict[str, Any]:
     """Return the end of a run of which there is a mark and no process."""
     return {**_UNKNOWN, "cause": LOST, "started_at": mark.get("started_at")}
@@ -171,6 +179,7 @@ def new_mark(ask: dict[str, Any], cpus: list[int], boot: str) -> dict[str, Any]:
         "started_at": _now(),
         "started_mono": time.monotonic(),
         "timeout_s": ask["timeout_s"],
+        "lease_until": ask.get("lease_until"),
         "grace_s": ask["grace_s"],
         "memory": ask["memory"],
         "cpu": ask["cpu"],

@@ -150,6 +150,9 @@ class Server:
             case "stop":
                 self.keeper.stop(ask["run_id"], ask["grace_s"])
                 told: dict[str, Any] = {}
+            case "lease":
+                self.keeper.lease(ask["run_ids"], ask["until"])
+                told = {}
             case "forget":
                 told = {"forgotten": self.keeper.forget(ask["run_id"])}
             case "list":

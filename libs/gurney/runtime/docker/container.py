@@ -1,0 +1,133 @@
+"""What the container of a run is and may: one body for the daemon's create. Pure."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gurney.errors import Invalid
+from gurney.runtime.environment import Places, run_variables
+from gurney.runtime.port import RunSpec
+
+MIB = 1 << 20
+SHARED_MEMORY = 64 * MIB
+PROCESSES = 4096
+_LEAST_CPU = 0.01
+_LEAST_MEMORY = 6 * MIB
+#: What the daemon keeps of a run's output until the run is forgotten; we have it all in a file of our own.
+_LOG_OPTIONS = {"max-size": "256m", "max-file": "2", "compress": "false"}
+_WORK = {"monai": "/var/monai"}
+_TEMPORARY = "/tmp"  # noqa: S108  the container's own
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What has to be known of an image before it runs."""
+
+    id: str
+    #: As the image has it; empty: root.
+    user: str
+    uid: int
+    gid: int
+    working_directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the host gives to the run."""
+
+    #: The container whose network namespace the run gets; empty: a network namespace of its own, without a way out.
+    network: str
+    #: Cores of the host: more cannot be asked for.
+    cores: float
+    #: The container runs as this user; None: as the image's.
+    user: str | None
+    labels: Mapping[str, str]
+
+
+def config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
+    """Return the body of the create; `Invalid` where the manifest asks for what cannot be."""
+    _check_paths(spec, image)
+    given: dict[str, Any] = {
+        "Image": image.id,
+        "Entrypoint": list(spec.command),
+        "Cmd": [],
+        "Env": [f"{name}={value}" for name, value in environment(spec, image).items()],
+        "Labels": {
+            **means.labels,
+            "gurney.run": spec.run_id,
+            "gurney.job": spec.job_id,
+            "gurney.project": spec.project,
+        },
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_config(spec, means),
+    }
+    if spec.working_directory:
+        given["WorkingDir"] = spec.working_directory
+    if means.user is not None:
+        given["User"] = means.user
+    return given
+
+
+def environment(spec: RunSpec, image: Image) -> dict[str, str]:
+    """Return what is laid over the image's environment."""
+    work = spec.working_directory or image.working_directory or _WORK.get(spec.generation, "/var/holoscan")
+    return {
+        "TMPDIR": _TEMPORARY,
+        **run_variables(spec, Places(spec.input_path, spec.output_path, work)),
+        "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
+        # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
+        "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or "void",
+    }
+
+
+def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
+    memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
+    given: dict[str, Any] = {
+        "NetworkMode": f"container:{means.network}" if means.network else "none",
+        # Signals reach an application that is not the first process of its container, and orphans are reaped.
+        "Init": True,
+        "ReadonlyRootfs": True,
+        "Tmpfs": {_TEMPORARY: "rw,exec,nosuid,nodev,mode=1777"},
+        "Mounts": [
+            _bind(str(spec.input_dir), spec.input_path, read_only=True),
+            _bind(str(spec.output_dir), spec.output_path, read_only=False),
+        ],
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": PROCESSES,
+        "ShmSize": spec.shared_memory or SHARED_MEMORY,
+        "NanoCpus": int(min(max(spec.cpu, _LEAST_CPU), means.cores) * 1e9),
+        "Memory": memory,
+        "MemorySwap": memory,  # memory and swap together: no swap
+        "IpcMode": "private",
+        "OomScoreAdj": 500,  # where the host runs out of memory, an application goes, not the server
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "local", "Config": _LOG_OPTIONS},
+    }
+    if spec.gpus:
+        given["DeviceRequests"] = [{"DeviceIDs": list(spec.gpus), "Capabilities": [["gpu"]]}]
+    return given
+
+
+def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
+
+
+def _check_paths(spec: RunSpec, image: Image) -> None:
+    """Refuse a mount that would hide the application, or another mount."""
+    paths = {"input": spec.input_path, "output": spec.output_path}
+    work = spec.working_directory or image.working_directory
+    for name, path in paths.items():
+        if not posixpath.isabs(path):
+            raise Invalid.field(f"{name}_path", f"{path!r} is not an absolute path")
+        if _holds(path, "/") or (work and work != "/" and _holds(path, work)):
+            raise Invalid.field(f"{name}_path", f"{path!r} would hide the working directory of the application")
+    if _holds(spec.input_path, spec.output_path) or _holds(spec.output_path, spec.input_path):
+        raise Invalid.field("output_path", "input and output lie within each other")
+
+
+def _holds(outer: str, inner: str) -> bool:
+    outer, inner = posixpath.normpath(outer), posixpath.normpath(inner)
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")

@@ -1,0 +1,202 @@
+"""One run whose mark is left: its time, its stop, its output, its end."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from gurney import clock
+from gurney.errors import Unavailable
+from gurney.runtime.docker.daemon import Refused
+from gurney.runtime.docker.ending import NOT_EXECUTED, State, end_of, lost, state_of
+from gurney.runtime.docker.host import Host
+from gurney.runtime.docker.output import Output
+from gurney.runtime.docker.records import Ending, Mark
+from gurney.runtime.port import Cause, End
+
+_AGAIN_S = 0.5
+_ABSENT, _KILLED = 404, 137
+#: Exit codes by which containers end that go down with their daemon.
+_CUT_OFF = frozenset({137, 143, 255})
+
+
+class LiveRun:
+    """A run that may be running. `enforce` is its task as long as it lives; `end` finds out how it ended."""
+
+    def __init__(
+        self, host: Host, run_id: str, mark: Mark, ending: Ending | None = None, output: Output | None = None
+    ) -> None:
+        """`output`: we have begun it ourselves, just now, and hear what it says."""
+        self.run_id = run_id
+        self.mark = mark
+        self.task: asyncio.Task[None] | None = None
+        self.finishing: asyncio.Task[None] | None = None
+        self._host = host
+        self._ending = ending
+        self._changed = asyncio.Event()
+        self._output = output or Output(host, run_id, mark.container)
+        self._began: datetime | None = None
+        #: Since when its time counts, by the monotonic clock.
+        self._since = clock.monotonic() - (0.0 if output else clock.now().timestamp() - mark.started_at)
+        self._is_oom = False
+        #: Until when it may live, by the monotonic clock; None: it has no lease.
+        self.lease_until: float | None = None
+        self._peak: int | None = None
+
+    # --- what is heard of it ---
+
+    def heard_start(self, nanoseconds: int) -> None:
+        self._began = _at(nanoseconds)
+
+    def heard_oom(self) -> None:
+        """The kernel has ended one of its processes for want of memory: it ends the others, too."""
+        self._is_oom = True
+        self.end_by(Cause.MEMORY, 0.0)
+
+    def lease(self, until: float) -> bool:
+        """Let it live until then; False where it is too late."""
+        if self.lease_until is not None and clock.monotonic() >= self.lease_until:
+            return False
+        self.lease_until = max(until, self.lease_until or 0.0)
+        self._changed.set()
+        return True
+
+    def sampled(self, memory: int) -> None:
+        self._peak = max(self._peak or 0, memory)
+
+    def was_cut_off(self) -> None:
+        """Note that the daemon broke off: something may not have been heard."""
+        self._output.is_pieced = True
+
+    async def adopt(self) -> None:
+        """Take on a run that goes on without us, or did for a while."""
+        told = await self._host.daemon.quick(lambda client: client.inspect_container(self.mark.container))
+        if (began := state_of(told["State"]).started_at) is not None:
+            self._since = clock.monotonic() - (clock.now() - began).total_seconds()
+            self._changed.set()
+        await self._output.follow_again()
+
+    # --- its end, when it is asked for ---
+
+    def end_by(self, cause: Cause, grace_s: float) -> None:
+        """Have it ended; who decides first gives the cause, who is in more of a hurry the time."""
+        kill_at = clock.now().timestamp() + grace_s
+        if self._ending is not None:
+            cause, kill_at = self._ending.cause, min(kill_at, self._ending.kill_at)
+        self._ending = Ending(cause, kill_at)
+        self._changed.set()
+
+    async def keep_ending(self) -> None:
+        """Make the decision safe."""
+        if (ending := self._ending) is not None:
+            await self._host.daemon.aside(lambda: self._host.records.keep_ending(self.run_id, ending))
+
+    async def enforce(self) -> None:
+        """Wait until it has to end, ask it to, and make it."""
+        while self._ending is None:
+            cause, left = self._due()
+            if left is not None and left <= 0:
+                # A lease gives no grace: the next attempt may begin soon.
+                self.end_by(cause, 0.0 if cause is Cause.LEASE else self._host.grace_s)
+            else:
+                self._changed.clear()
+                await self._pause(left)
+        await self.keep_ending()
+        if self._until_kill() > 0:
+            await self._signal("SIGTERM")
+        while (left := self._until_kill()) > 0:
+            self._changed.clear()
+            await self._pause(left)
+        while True:  # the end of this task is the end of the run
+            await self._signal("SIGKILL")
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _pause(self, seconds: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def _due(self) -> tuple[Cause, float | None]:
+        """Return what ends it next, and in how many seconds."""
+        dues: list[tuple[float, Cause]] = []
+        if self.mark.timeout_s is not None:
+            dues.append((self._since + self.mark.timeout_s, Cause.TIMEOUT))
+        if self.lease_until is not None:
+            dues.append((self.lease_until, Cause.LEASE))
+        due, cause = min(dues, default=(None, Cause.TIMEOUT))
+        return cause, None if due is None else due - clock.monotonic()
+
+    def _until_kill(self) -> float:
+        left = 0.0 if self._ending is None else self._ending.kill_at - clock.now().timestamp()
+        return left if self.lease_until is None else min(left, self.lease_until - clock.monotonic())
+
+    async def _signal(self, name: str) -> None:
+        """Signal it, as soon as the daemon answers; one that is not running needs none."""
+        while True:
+            try:
+                await self._host.daemon.quick(lambda client: client.kill(self.mark.container, signal=name))
+            except Unavailable:
+                await asyncio.sleep(_AGAIN_S)
+            except Refused:
+                return
+            else:
+                return
+
+    # --- its end, when it has come ---
+
+    async def end(self, exit_code: int | None, nanoseconds: int | None) -> End:
+        """Return how it ended, its output written; raises `Unavailable`. What was heard of it may spare a question."""
+        state = self._heard_state(exit_code, nanoseconds) or await self._asked_state()
+        if state is None:
+            return lost("its container is gone", _moment(self.mark.started_at))
+        cause = self._asked(state)
+        died = cause is None and not state.oom_killed and await self._went_down(state)
+        peak = self.mark.memory if self._is_oom or state.oom_killed else 0
+        await self._output.finish()
+        end = end_of(state, cause, daemon_died=died, peak=peak or self._peak)
+        if end.exit_code in NOT_EXECUTED and not end.message:
+            return replace(end, message=await self._output.not_executed())
+        return end
+
+    def _heard_state(self, exit_code: int | None, nanoseconds: int | None) -> State | None:
+        """Return the state without asking, where all was heard and nothing has to be looked into."""
+        if exit_code != 0 or self._began is None or nanoseconds is None:
+            return None
+        return State(0, oom_killed=False, started_at=self._began, stopped_at=_at(nanoseconds))
+
+    async def _asked_state(self) -> State | None:
+        try:
+            told = await self._host.daemon.quick(lambda client: client.inspect_container(self.mark.container))
+        except Refused as error:
+            if error.http_status == _ABSENT:
+                return None
+            raise
+        return state_of(told["State"])
+
+    def _asked(self, state: State) -> Cause | None:
+        """Return why it was ended, if it was: the watchdog may have been faster than we."""
+        if self._ending is not None:
+            return self._ending.cause
+        lapsed = self.lease_until is not None and clock.monotonic() >= self.lease_until
+        return Cause.LEASE if lapsed and state.exit_code == _KILLED else None
+
+    async def _went_down(self, state: State) -> bool:
+        """Tell whether the daemon took it down: then what lent its network, and never ends, has ended, too."""
+        if state.exit_code == 0:
+            return False
+        if not self.mark.network:
+            return self._output.is_pieced and state.exit_code in _CUT_OFF
+        try:
+            told: Any = await self._host.daemon.quick(lambda client: client.inspect_container(self.mark.network))
+        except Refused:
+            return True
+        return not told["State"]["Running"]
+
+
+def _at(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

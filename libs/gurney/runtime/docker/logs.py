@@ -1,0 +1,200 @@
+"""Writes what containers say into files, on one thread for all of them.
+
+The daemon sends frames: a byte for the stream, three empty ones, four for the length. Each stream keeps its order; how
+the two lie to each other is how the daemon came to read them. A file holds all that was said at its right offset, but
+disk is used for the first and the last of it alone: the middle of a long log is a hole, as nobody keeps it.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+#: What is kept of a log at either end. A hole is made when there is this much more to be left out.
+HEAD = TAIL = 32 << 20
+_STEP = 16 << 20
+_BLOCK = 1 << 18
+_FRAME = 8
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+
+
+class Frames:
+    """Takes the frames off a stream of bytes that is cut anywhere."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._head = b""
+
+    def texts(self, data: bytes) -> bytes:
+        """Return what was said in this piece of the stream."""
+        said: list[bytes] = []
+        at = 0
+        while at < len(data):
+            if not self._left:
+                missing = _FRAME - len(self._head)
+                self._head += data[at : at + missing]
+                at += missing
+                if len(self._head) < _FRAME:
+                    break
+                self._left = int.from_bytes(self._head[4:], "big")
+                self._head = b""
+            taken = min(self._left, len(data) - at)
+            said.append(data[at : at + taken])
+            at += taken
+            self._left -= taken
+        return b"".join(said)
+
+
+class LogFile:
+    """One log that grows."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin it anew."""
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._size = 0
+        self._hole = HEAD
+        self.is_whole = True
+
+    def write(self, data: bytes) -> None:
+        """Add to it. What a full disk does not take is left out: the application must not stand still for it."""
+        try:
+            view = memoryview(data)
+            while view:
+                written = os.write(self._fd, view)
+                view = view[written:]
+                self._size += written
+        except OSError:
+            self.is_whole = False
+        if self._size - TAIL - self._hole >= _STEP:
+            self._punch()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _punch(self) -> None:
+        end = self._size - TAIL
+        _fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, self._hole, end - self._hole)
+        self._hole = end
+
+
+class _Reader:
+    def __init__(self, connection: socket.socket, path: Path) -> None:
+        self.connection = connection
+        self.frames = Frames()
+        self.file = LogFile(path)
+        self.ended: Future[bool] = Future()
+        self.ended.set_running_or_notify_cancel()  # who waits for it no longer takes nothing away
+
+    def read(self) -> bool:
+        """Write what has come; False at the end."""
+        try:
+            data = self.connection.recv(_BLOCK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if data:
+            self.file.write(self.frames.texts(data))
+        return bool(data)
+
+    def end(self) -> None:
+        self.connection.close()
+        self.file.close()
+        self.ended.set_result(self.file.is_whole)
+
+
+class LogPump:
+    """The thread, and who asks it to follow."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.settimeout(0)
+        self._wake_in.settimeout(0)
+        self._new: list[_Reader] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="gurney-docker-logs", daemon=True)
+
+    def open(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and wait for it: what has come by now is written."""
+        self._is_closed = True
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def follow(self, connection: socket.socket, path: Path) -> "Future[bool]":
+        """Write what arrives into the file, anew; set at the end of it: whether it could all be written."""
+        connection.settimeout(0)
+        reader = _Reader(connection, path)
+        with self._lock:
+            self._new.append(reader)
+        self._wake()
+        return reader.ended
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is awake
+            self._wake_in.send(b".")
+
+    def _run(self) -> None:
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+        while not self._is_closed:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._wake_out:
+                    self._wake_out.recv(_BLOCK)
+                    self._take_new()
+                elif not key.data.read():
+                    self._drop(key.data)
+        self._take_new()
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, _Reader):
+                self._drop(key.data)
+        self._selector.close()
+        self._wake_out.close()
+        self._wake_in.close()
+
+    def _take_new(self) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+        for reader in new:
+            self._selector.register(reader.connection, selectors.EVENT_READ, reader)
+
+    def _drop(self, reader: _Reader) -> None:
+        self._selector.unregister(reader.connection)
+        reader.end()
+
+
+def write_all(connection: socket.socket, path: Path) -> None:
+    """Write what arrives until its end into the file, which appears whole. Blocks."""
+    draft = path.with_suffix(".new")
+    file, frames = LogFile(draft), Frames()
+    try:
+        for data in _blocks(connection):
+            file.write(frames.texts(data))
+    finally:
+        file.close()
+    draft.replace(path)
+
+
+def _blocks(connection: socket.socket) -> Iterator[bytes]:
+    with connection:
+        while data := connection.recv(_BLOCK):
+            yield data
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Ask the kernel for a hole; where the file system makes none, the disk is used after all."""
+    call = getattr(_libc, "fallocate", None)
+    if call is not None:
+        call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+_libc = ctypes.CDLL(None)

@@ -1,0 +1,214 @@
+"""What the Docker runtime decides without a daemon."""
+
+import struct
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gurney.errors import Invalid
+from gurney.runtime.docker import ending, users
+from gurney.runtime.docker.container import Image, Means, config, environment
+from gurney.runtime.docker.house import House
+from gurney.runtime.docker.logs import Frames
+from gurney.runtime.docker.pause import program
+from gurney.runtime.docker.reference import parse
+from gurney.runtime.docker.samples import resident
+from gurney.runtime.docker.shares import Owner
+from gurney.runtime.port import Cause, RunSpec
+
+DIGEST = f"sha256:{'a' * 64}"
+IMAGE = Image("sha256:1", "app", 1000, 1001, "/opt/app")
+MEANS = Means("pause1", 2.0, None, {"gurney.node": "n1"})
+SPEC = RunSpec(
+    run_id="job_1-1",
+    job_id="job_1",
+    attempt=1,
+    node="n1",
+    urn="urn:oci:app:1",
+    digest=DIGEST,
+    generation="holoscan",
+    command=("python", "app.py"),
+    environment={},
+    working_directory=None,
+    input_path="/var/holoscan/input",
+    output_path="/var/holoscan/output",
+    input_dir=Path("/data/in"),
+    output_dir=Path("/data/out"),
+    cpu=1.0,
+    memory=1 << 30,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag", "digest", "registry"),
+    [
+        ("app", "app", None, None, False),
+        ("team/app:1.2", "team/app", "1.2", None, False),
+        ("localhost/app", "localhost/app", None, None, True),
+        ("127.0.0.1:5000/a/b:1", "127.0.0.1:5000/a/b", "1", None, True),
+        ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b", None, None, True),
+        (f"nvcr.io/a:1@{DIGEST}", "nvcr.io/a", "1", DIGEST, True),
+        (f"app@{DIGEST}", "app", None, DIGEST, False),
+    ],
+)
+def test_references(text: str, name: str, tag: str | None, digest: str | None, registry: bool) -> None:  # noqa: FBT001
+    """A reference falls into name, tag and digest, ports and registries told from tags and folders."""
+    found = parse(f"urn:oci:{text}")
+    assert (found.name, found.tag, found.digest, found.names_registry) == (name, tag, digest, registry)
+    assert str(found) == text
+    assert found.at(DIGEST) == f"{name}@{DIGEST}"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=20),
+    st.lists(st.integers(1, 30), min_size=1),
+)
+def test_frames(said: list[tuple[int, bytes]], sizes: list[int]) -> None:
+    """However the stream of frames is cut, what was said comes out, in order."""
+    stream = b"".join(struct.pack(">BxxxL", kind, len(text)) + text for kind, text in said)
+    frames, heard, at = Frames(), b"", 0
+    while at < len(stream):
+        size = sizes[at % len(sizes)]
+        heard += frames.texts(stream[at : at + size])
+        at += size
+    assert heard == b"".join(text for _, text in said)
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("", (0, 0)),
+        ("root", (0, 0)),
+        ("1000", (1000, 0)),
+        ("1000:50", (1000, 50)),
+        ("app", (7, 8)),
+        ("app:staff", (7, 50)),
+        ("1000:staff", (1000, 50)),
+        ("nobody-knows", (0, 0)),
+    ],
+)
+def test_users(user: str, expected: tuple[int, int]) -> None:
+    """A user is a number, or a name that the image's own files know."""
+    files = {
+        "/etc/passwd": b"# broken:\nroot:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n",
+        "/etc/group": b"root:x:0:\nstaff:x:50:app\n",
+    }
+    assert users.ids(user, files.get) == expected
+    assert users.is_named(user) == any(part not in {"", "root"} and not part.isdecimal() for part in user.split(":"))
+
+
+def test_root_gives_the_output_away_and_others_run_as_they_are() -> None:
+    """Root lets the image have its user; somebody else has the container run as himself, else he could not clear up."""
+    assert Owner(0, 0).of(IMAGE) == (1000, 1001, None)
+    assert Owner(5, 6).of(IMAGE) == (5, 6, "5:6")
+
+
+@pytest.mark.parametrize(
+    ("input_path", "output_path"),
+    [
+        ("input", "/out"),
+        ("/", "/out"),
+        ("/opt", "/out"),
+        ("/opt/app", "/out"),
+        ("/in", "/opt/app/."),
+        ("/data", "/data"),
+        ("/data", "/data/out"),
+        ("/data/in", "/data"),
+    ],
+)
+def test_mounts_that_would_hide_something(input_path: str, output_path: str) -> None:
+    """Paths that are not absolute, hide the application's folder, or each other, are refused."""
+    with pytest.raises(Invalid):
+        config(replace(SPEC, input_path=input_path, output_path=output_path), IMAGE, MEANS)
+
+
+def test_limits_stay_within_what_the_daemon_takes() -> None:
+    """No more cores than the host has, no less memory than a container needs, and no swap."""
+    host = config(replace(SPEC, cpu=64.0, memory=1), IMAGE, MEANS)["HostConfig"]
+    assert host["NanoCpus"] == 2_000_000_000
+    assert host["Memory"] == host["MemorySwap"] > 1
+    assert config(replace(SPEC, memory=0), IMAGE, MEANS)["HostConfig"]["Memory"] == 0
+
+
+def test_gpus() -> None:
+    """A run gets the placed GPUs by UUID, and none otherwise, whatever the image asks for."""
+    assert "DeviceRequests" not in config(SPEC, IMAGE, MEANS)["HostConfig"]
+    assert environment(SPEC, IMAGE)["NVIDIA_VISIBLE_DEVICES"] == "void"
+    placed = replace(SPEC, gpus=("GPU-a", "GPU-b"))
+    assert config(placed, IMAGE, MEANS)["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["GPU-a", "GPU-b"]
+    assert environment(placed, IMAGE)["NVIDIA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+
+
+def test_working_directory() -> None:
+    """The application's folder is the manifest's, else the image's, else that of its generation."""
+    assert environment(replace(SPEC, working_directory="/w"), IMAGE)["HOLOSCAN_WORKDIR"] == "/w"
+    assert environment(SPEC, IMAGE)["HOLOSCAN_WORKDIR"] == "/opt/app"
+    assert environment(SPEC, replace(IMAGE, working_directory=""))["HOLOSCAN_WORKDIR"] == "/var/holoscan"
+
+
+BEGAN, STOPPED = (datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC) for second in (1, 3))
+RAN = ending.State(0, oom_killed=False, started_at=BEGAN, stopped_at=STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "died", "cause", "code"),
+    [
+        (RAN, None, False, Cause.EXITED, 0),
+        (replace(RAN, exit_code=137), None, False, Cause.EXITED, 137),
+        (replace(RAN, exit_code=137, oom_killed=True), None, False, Cause.MEMORY, 137),
+        (replace(RAN, exit_code=143), Cause.STOPPED, False, Cause.STOPPED, 143),
+        (replace(RAN, exit_code=143), None, True, Cause.LOST, None),
+        (RAN, None, True, Cause.EXITED, 0),
+        (replace(RAN, started_at=None, exit_code=127, error="not found"), None, False, Cause.EXITED, 127),
+        (replace(RAN, started_at=None, exit_code=128, error="no device"), None, False, Cause.NOT_STARTED, None),
+    ],
+)
+def test_ends(state: ending.State, asked: Cause | None, died: bool, cause: Cause, code: int | None) -> None:  # noqa: FBT001
+    """The cause is why we ended it, else the daemon's flag, else the exit; what the daemon took down is lost."""
+    end = ending.end_of(state, asked, daemon_died=died)
+    assert (end.cause, end.exit_code) == (cause, code)
+
+
+def test_clock_that_goes_back() -> None:
+    """A stop that the daemon dates before the start counts as at the start."""
+    end = ending.end_of(replace(RAN, stopped_at=BEGAN, started_at=STOPPED), None)
+    assert (end.stopped_at, end.duration_s) == (STOPPED, 0.0)
+
+
+def test_times_of_the_daemon() -> None:
+    """Nanoseconds are cut, missing fractions and the year 1 understood."""
+    assert ending.moment("2026-01-01T00:00:01.123456789Z") == datetime(2026, 1, 1, 0, 0, 1, 123456, tzinfo=UTC)
+    assert ending.moment("2026-01-01T00:00:01Z") == BEGAN
+    assert ending.moment("0001-01-01T00:00:00Z") is None
+    assert ending.moment("") is None
+
+
+def test_houses_are_told_apart() -> None:
+    """The same node over the same folder is the same house; any other is another."""
+    here = House("n1", Path("/a"))
+    assert here.id == House("n1", Path("/a")).id
+    assert len({here.id, House("n2", Path("/a")).id, House("n1", Path("/b")).id}) == 3
+    assert here.owns(here.labels)
+    assert not here.owns(None)
+
+
+def test_memory_without_the_cache() -> None:
+    """What processes hold is told from the cache of files, in both versions of control groups."""
+    assert resident({"memory_stats": {"usage": 9, "stats": {"total_rss": 5, "cache": 4}}}) == 5
+    assert resident({"memory_stats": {"usage": 9, "stats": {"anon": 5, "shmem": 1}}}) == 6
+    assert resident({}) is None
+
+
+def test_program_that_waits() -> None:
+    """There is a program for both usual processors, as small as can be, and none for what nobody has written it for."""
+    for architecture, machine in (("amd64", 62), ("arm64", 183)):
+        made = program(architecture)
+        assert made is not None
+        assert made[:4] == b"\x7fELF"
+        assert struct.unpack_from("<H", made, 18) == (machine,)
+        assert len(made) < 200
+    assert program("s390x") is None

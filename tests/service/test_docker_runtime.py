@@ -1,0 +1,437 @@
+"""What the Docker runtime promises beyond the port: crashes between its steps, other daemons, images, leftovers."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gurney import clock
+from gurney.errors import ImageUnavailable, MapUnreadable, Unavailable
+from gurney.runtime.docker.container import Means, config
+from gurney.runtime.docker.daemon import Client
+from gurney.runtime.docker.house import name_of
+from gurney.runtime.docker.runtime import DockerRuntime
+from gurney.runtime.port import Cause
+from gurney.testing.docker import DockerDaemon, make_image
+from gurney.testing.registry import Registry
+from tests.contract.docker_harness import APP, FILES, DockerHarness, make_app
+from tests.contract.runtime_harness import MIB, SECONDS, App
+
+pytestmark = [pytest.mark.needs("docker"), pytest.mark.needs("registry")]
+
+Ask = Callable[[Callable[[Client], Any]], Any]
+WAIT = 'echo > "$OUT/ready"; read _ < "$OUT/go"; exit 5'
+
+
+@pytest.fixture(scope="session")
+def app_daemon(docker_daemon: DockerDaemon) -> DockerDaemon:
+    """The daemon of the run, with an image to run."""
+    make_app(docker_daemon)
+    return docker_daemon
+
+
+@pytest.fixture
+def closed_harness(app_daemon: DockerDaemon, registry: Registry, tmp_path: Path) -> DockerHarness:
+    """A runtime that is not open."""
+    return DockerHarness(tmp_path, app_daemon, f"{registry.address}/nothing:1")
+
+
+@pytest.fixture
+async def harness(closed_harness: DockerHarness) -> AsyncIterator[DockerHarness]:
+    """An open runtime; whatever was started through it is ended."""
+    await closed_harness.open()
+    yield closed_harness
+    await closed_harness.finish()
+
+
+@pytest.fixture
+def client(app_daemon: DockerDaemon) -> Iterator[Client]:
+    """A client of our own to look at the daemon."""
+    made = app_daemon.client()
+    yield made
+    made.close()
+
+
+async def waiting(harness: DockerHarness, script: str = WAIT) -> App:
+    """Return a run that waits."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    run = App(harness, digest, script, "job_1-1")
+    run.pipe("ready", "go")
+    return run
+
+
+async def test_container_of_a_run(harness: DockerHarness, client: Client) -> None:
+    """The container is named after the run, tells whose it is, and may do nothing that is not needed."""
+    run = await waiting(harness)
+    run.spec = replace(run.spec, project="p1")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    found = await asyncio.to_thread(client.inspect_container, name_of("job_1-1"))
+    labels, host = found["Config"]["Labels"], found["HostConfig"]
+    assert {name: labels[f"gurney.{name}"] for name in ("run", "job", "node", "project")} == {
+        "run": "job_1-1",
+        "job": "job_1",
+        "node": "n1",
+        "project": "p1",
+    }
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (512 * MIB, 512 * MIB, 500_000_000)
+    assert (host["CapDrop"], host["SecurityOpt"], host["Privileged"]) == (["ALL"], ["no-new-privileges"], False)
+    assert (host["ReadonlyRootfs"], host["ShmSize"], host["PidsLimit"] > 0) == (True, 64 * MIB, True)
+    mounts = {each["Destination"]: each["RW"] for each in found["Mounts"]}
+    assert mounts == {"/var/holoscan/input": False, "/var/holoscan/output": True}
+    run.tell("go")
+    await run.end()
+    run.close()
+
+
+async def test_output_belongs_to_the_user_of_the_image(harness: DockerHarness) -> None:
+    """What the application writes is the image's user's, who finds his output folder writable by him alone."""
+    run = await waiting(harness, 'echo x > "$OUT/file"')
+    assert (await run.run()).exit_code == 0
+    assert (run.output.stat().st_uid, (run.output / "file").stat().st_uid) == (1234, 1234)
+    assert not run.output.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    run.close()
+
+
+async def test_runs_share_no_network(harness: DockerHarness) -> None:
+    """Two runs of one project at the same time do not reach each other, not even on the loopback device."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    server = App(harness, digest, 'nc -l -p 4000 -e true & echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1")
+    server.pipe("ready", "go")
+    await harness.runtime.start(server.spec)
+    await server.told("ready")
+    client = App(
+        harness, digest, "ls /sys/class/net; nc -w 1 127.0.0.1 4000 < /dev/null 2> /dev/null || echo closed", "job_2-1"
+    )
+    assert (await client.run()).exit_code == 0
+    assert client.log().splitlines()[0] == "lo"
+    assert client.log().splitlines()[-1] == "closed"
+    server.tell("go")
+    await server.end()
+    server.close()
+
+
+async def test_namespaces_are_used_again(harness: DockerHarness, client: Client) -> None:
+    """Run after run of a project gets the same network namespace, another project another."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    networks = []
+    for number, project in enumerate(("a", "a", "b")):
+        run = App(harness, digest, "true", f"job_{number}-1")
+        run.spec = replace(run.spec, project=project)
+        await run.run()
+        found = await asyncio.to_thread(client.inspect_container, name_of(run.spec.run_id))
+        networks.append(found["HostConfig"]["NetworkMode"])
+    assert networks[0] == networks[1] != networks[2]
+    assert all(network.startswith("container:") for network in networks)
+
+
+async def test_crash_between_create_and_mark(harness: DockerHarness, client: Client) -> None:
+    """A container without a mark never ran: it makes way, and the run is started, once."""
+    run = await waiting(harness, 'echo >> "$OUT/count"')
+    house = harness.runtime._host.house  # type: ignore[attr-defined]
+    image = await harness.runtime._images.bring(run.spec.urn, run.spec.digest)  # type: ignore[attr-defined]
+    body = config(run.spec, image, Means("", 1.0, None, house.labels))
+    left = await asyncio.to_thread(client.make, body, name_of("job_1-1"))
+    await harness.reopen()
+    assert await harness.runtime.runs() == []
+    assert (await run.run()).exit_code == 0
+    assert (run.output / "count").read_text() == "\n"
+    assert (await asyncio.to_thread(client.inspect_container, name_of("job_1-1")))["Id"] != left
+    run.close()
+
+
+async def test_crash_between_mark_and_start(harness: DockerHarness, client: Client) -> None:
+    """A mark whose container never ran is the end of the run: nobody starts it, and it is told as lost."""
+    run = await waiting(harness)
+    run.spec = replace(run.spec, command=("sleep", "1000"))
+    await harness.runtime.start(run.spec)
+    await harness.runtime.close()
+    body = await asyncio.to_thread(_created_instead, client, "job_1-1")
+    mark = harness.data / "docker" / "runs" / "job_1-1" / "started"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"container": body}))
+    await harness.reopen()
+    await harness.runtime.start(run.spec)
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.LOST, None)
+    assert await asyncio.to_thread(client.containers, all=True, filters={"name": "gurney-job_1-1"}) == []
+    run.close()
+
+
+def _created_instead(client: Client, run_id: str) -> str:
+    """Put a container in the place of a run's that was created and not started."""
+    found = client.inspect_container(name_of(run_id))
+    client.remove_container(found["Id"], force=True)
+    body = {"Image": found["Image"], "Entrypoint": ["sleep", "1000"], "Labels": found["Config"]["Labels"]}
+    return client.make(body, name_of(run_id))
+
+
+async def test_container_that_is_gone(harness: DockerHarness, client: Client) -> None:
+    """A run whose container was removed by somebody else is lost, whether we look or not."""
+    run = await waiting(harness)
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    await asyncio.to_thread(client.remove_container, name_of("job_1-1"), force=True)
+    await harness.reopen()
+    end = await run.end()
+    assert (end.cause, end.message) == (Cause.LOST, "its container is gone")
+    assert [each async for each in ends] == []
+    run.close()
+
+
+async def test_orphans_go_and_others_stay(harness: DockerHarness, client: Client) -> None:
+    """Containers of ours that no file knows are removed at the start; those of others are let alone."""
+    house = harness.runtime._host.house  # type: ignore[attr-defined]
+    ours = {"Image": APP, "Entrypoint": ["sleep", "1000"], "Labels": {**house.labels, "gurney.run": "job_9-1"}}
+    other = ours | {"Labels": {"gurney.run": "job_8-1", "gurney.house": "other", "gurney.node": "n1"}}
+    for name, body in (("gurney-job_9-1", ours), ("gurney-job_8-1", other)):
+        client.start(await asyncio.to_thread(client.make, body, name))
+    await harness.reopen()
+    async with asyncio.timeout(SECONDS):
+        while await asyncio.to_thread(client.containers, all=True, filters={"name": "gurney-job_9-1"}):
+            await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(client.containers, filters={"name": "gurney-job_8-1"})
+
+
+async def test_name_of_a_foreign_container(harness: DockerHarness, client: Client) -> None:
+    """Where somebody else has a container of that name, the run does not begin, and the other one stays."""
+    body = {"Image": APP, "Entrypoint": ["sleep", "1000"], "Labels": {}}
+    foreign = await asyncio.to_thread(client.make, body, name_of("job_1-1"))
+    run = await waiting(harness)
+    end = await run.run()
+    assert end.cause == Cause.NOT_STARTED
+    assert "somebody else" in end.message
+    assert (await asyncio.to_thread(client.inspect_container, name_of("job_1-1")))["Id"] == foreign
+    run.close()
+
+
+async def test_daemon_away(harness: DockerHarness) -> None:
+    """Without its daemon the runtime says so; starts are to be tried again, and runs that began count as running."""
+    run = await waiting(harness)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    assert harness.runtime.fault is None
+    await asyncio.to_thread(harness.daemon.kill)
+    try:
+        async with asyncio.timeout(SECONDS):
+            while harness.runtime.fault is None:
+                await asyncio.sleep(0.01)
+        assert "Docker daemon" in harness.runtime.fault
+        with pytest.raises(Unavailable):
+            await harness.runtime.start(replace(run.spec, run_id="job_2-1"))
+        with pytest.raises(Unavailable):
+            await harness.runtime.inspect(harness.urn)
+        await harness.reopen()
+        observed = await run.observed()
+        assert observed is not None
+        assert observed.end is None
+        await harness.runtime.stop("job_1-1", 0.0)
+    finally:
+        await asyncio.to_thread(harness.daemon.start)
+    assert (await run.end()).cause == Cause.STOPPED
+    run.close()
+
+
+async def test_output_while_the_daemon_was_away(harness: DockerHarness) -> None:
+    """What a run said before, while and after the daemon was away is in its log, once."""
+    script = (
+        'echo one; echo > "$OUT/ready"; read _ < "$OUT/go"; echo two; echo > "$OUT/ready"; read _ < "$OUT/go"; echo 3'
+    )
+    run = await waiting(harness, script)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await asyncio.to_thread(harness.daemon.kill)
+    run.tell("go")
+    await run.told("ready")
+    await asyncio.to_thread(harness.daemon.start)
+    run.tell("go")
+    assert (await run.end()).exit_code == 0
+    assert run.log() == "one\ntwo\n3\n"
+    run.close()
+
+
+async def test_end_while_the_daemon_was_away(harness: DockerHarness) -> None:
+    """The exit code of a run that ended while the daemon was away is known, and what it had said before."""
+    run = await waiting(harness, f"echo before; {WAIT}")
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await asyncio.to_thread(harness.daemon.kill)
+    run.tell("go")
+    await asyncio.sleep(0.2)  # nobody is there to tell that it has ended
+    await asyncio.to_thread(harness.daemon.start)
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+    assert run.log() == "before\n"
+    run.close()
+
+
+async def test_daemon_that_takes_its_containers_with_it(tmp_path: Path) -> None:
+    """Where the daemon has no live restore, a run that it took down is lost, whatever its exit code looks like."""
+    folder = Path(tempfile.mkdtemp(prefix="gurney-docker-"))
+    daemon = DockerDaemon(folder, live_restore=False)
+    await asyncio.to_thread(daemon.start)
+    try:
+        await asyncio.to_thread(make_app, daemon)
+        harness = DockerHarness(tmp_path, daemon, "nothing:1")
+        await harness.open()
+        run = await waiting(harness)
+        await harness.runtime.start(run.spec)
+        await run.told("ready")
+        await harness.crash()
+        end = await run.end()
+        assert (end.cause, end.exit_code) == (Cause.LOST, None)
+        assert "daemon" in end.message
+        await harness.finish()
+        run.close()
+    finally:
+        await asyncio.to_thread(daemon.__exit__, None, None, None)
+
+
+@pytest.fixture
+def pushed(client: Client, registry: Registry) -> Iterator[str]:
+    """A reference into the registry to an image that this host has not."""
+    name = f"app-{os.urandom(4).hex()}"
+    make_image(client, f"{name}:1", FILES | {"etc/name": name}, ["USER named:named"])
+    reference = registry.push(client, f"{name}:1", name)
+    for each in (f"{name}:1", reference):
+        client.remove_image(each)
+    yield reference
+    for image in client.images(name=reference.rpartition(":")[0]):
+        client.remove_image(image["Id"], force=True)
+
+
+async def test_pull_by_digest(harness: DockerHarness, client: Client, pushed: str) -> None:
+    """An image is pinned by its registry's digest and pulled by it, whatever its tag says later."""
+    urn = f"urn:oci:{pushed}"
+    digest = (await harness.runtime.inspect(urn)).digest
+    repository = pushed.rpartition(":")[0]
+    assert (await asyncio.to_thread(client.inspect_distribution, pushed))["Descriptor"]["digest"] == digest
+    await asyncio.to_thread(client.remove_image, pushed, force=True)
+    assert await asyncio.to_thread(client.image, f"{repository}@{digest}") is None
+    await harness.runtime.available(urn, digest)
+    assert await asyncio.to_thread(client.image, f"{repository}@{digest}") is not None
+
+
+async def test_image_that_cannot_be_had(harness: DockerHarness, pushed: str) -> None:
+    """A digest that the registry has not, and one of an image that was built elsewhere, are not available: retried."""
+    absent = f"sha256:{hashlib.sha256(b'nothing').hexdigest()}"
+    for urn in (f"urn:oci:{pushed}", harness.urn):
+        with pytest.raises(ImageUnavailable) as told:
+            await harness.runtime.available(urn, absent)
+        assert "\n" not in str(told.value)
+
+
+async def test_registry_that_is_away(harness: DockerHarness) -> None:
+    """An image whose registry does not answer is told at once as what it is, in one line."""
+    with pytest.raises(MapUnreadable) as told:
+        await harness.runtime.inspect("urn:oci:127.0.0.1:1/app:1")
+    assert told.value.reason == "image_unavailable"
+    assert "\n" not in str(told.value)
+
+
+async def _inspect(harness: DockerHarness, client: Client, files: dict[str, str | bytes]) -> Any:
+    name = f"read-{os.urandom(4).hex()}:1"
+    # A command that would show if it were run.
+    await asyncio.to_thread(make_image, client, name, files, ['ENTRYPOINT ["touch", "/ran"]'])
+    try:
+        return (await harness.runtime.inspect(f"urn:oci:{name}")).manifests
+    finally:
+        await asyncio.to_thread(client.remove_image, name, force=True)
+
+
+async def test_manifests_of_both_generations(harness: DockerHarness, client: Client) -> None:
+    """Manifests are read from either folder, the newer one first, bytes as they are."""
+    old: dict[str, str | bytes] = {"etc/monai/app.json": b"\xef\xbb\xbf{}", "etc/monai/pkg.json": "{}"}
+    assert await _inspect(harness, client, old) == {f"/{path}": _bytes(raw) for path, raw in old.items()}
+    new: dict[str, str | bytes] = {"etc/holoscan/app.json": '{"a": 1}'}
+    assert await _inspect(harness, client, old | new) == {"/etc/holoscan/app.json": b'{"a": 1}'}
+
+
+def _bytes(raw: str | bytes) -> bytes:
+    return raw.encode() if isinstance(raw, str) else raw
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "manifest_missing"),
+        ({"etc/holoscan/pkg.json": "{}"}, "manifest_missing"),
+        ({"etc/holoscan/app.json/file": "a folder"}, "manifest_missing"),
+        ({"etc/holoscan/app.json": "x" * 131_073}, "manifest_too_large"),
+        ({"etc/holoscan/app.json": "x" * 100_000, "etc/holoscan/pkg.json": "x" * 100_000}, "manifest_too_large"),
+    ],
+    ids=["none", "no-app", "folder", "large", "large-together"],
+)
+async def test_images_without_usable_manifests(
+    harness: DockerHarness, client: Client, files: dict[str, str | bytes], reason: str
+) -> None:
+    """What has no manifests, or too large ones, says so; containers that were made to look are gone."""
+    with pytest.raises(MapUnreadable) as told:
+        await _inspect(harness, client, files)
+    assert told.value.reason == reason
+    filters = {"label": "gurney.inspect"}
+    assert await asyncio.to_thread(client.containers, all=True, filters=filters) == []
+
+
+async def test_opening_without_a_daemon(tmp_path: Path) -> None:
+    """A runtime opens although its daemon is not there, and says what it waits for."""
+    runtime = DockerRuntime(tmp_path, node="n1", url=f"unix://{tmp_path}/nothing.sock")
+    await runtime.open()
+    try:
+        assert "does not answer" in str(runtime.fault)
+        assert await runtime.runs() == []
+    finally:
+        await runtime.close()
+
+
+async def test_watchdog_goes_when_nothing_is_left_to_it(harness: DockerHarness) -> None:
+    """What watches the leases ends when all that it knows of is dead, also without an agent that says so."""
+    run = await waiting(harness)
+    run.spec = replace(run.spec, lease_until=clock.monotonic() + 2)
+    await harness.runtime.start(run.spec)
+    (watchdog,) = _watchdogs(harness.data)
+    await harness.runtime.close()
+    with contextlib.closing(_Process(watchdog)) as process:
+        await asyncio.wait_for(process.gone(), SECONDS)
+    await harness.reopen()
+    assert (await run.end()).cause == Cause.LEASE
+    run.close()
+
+
+def _watchdogs(data: Path) -> list[int]:
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = command.read_bytes().split(b"\0")
+            if os.fsencode(data / "docker") in words and any(word.endswith(b"watchdog.py") for word in words):
+                found.append(int(command.parent.name))
+    return found
+
+
+class _Process:
+    """A process that is not our child."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    async def gone(self) -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
