@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from gurney.ids import new_secret
+from gurney.heartbeats import Heartbeats
 from gurney.runtime.port import Runtime
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.streams import agent_runs
+from gurney.transfer import pooled
+from services.agent.claim import Claim
 from services.agent.effects import Effects
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
 from services.agent.host import Host
+from services.agent.identity import Identity
 from services.agent.inspection import Inspector
 from services.agent.journal import Journal
+from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
 from services.agent.patience import Crew
 from services.agent.supervisor import Supervisor
@@ -23,8 +27,8 @@ from services.agent.supervisor import Supervisor
 TRANSFERS = 8
 
 
-def build(settings: Settings, *, runtimes: Sequence[Runtime]) -> Service:
-    """Return the agent of this host, ready to be entered."""
+def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = False) -> Service:
+    """Return the agent of this host, ready to be entered. `alone`: no other host takes its runs: they wait for it."""
     service = Service("agent", settings)
     folder = Path(settings.data).absolute() / "agent"
     effects = Effects(service.bus, settings.node, Crew())
@@ -33,19 +37,22 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime]) -> Service:
         settings=settings,
         bus=service.bus,
         journal=Journal(folder / "journal"),
+        leases=Leases(None if alone else settings.run_lease or None),
         effects=effects,
         live_log=live_log,
         lanes=asyncio.Semaphore(TRANSFERS),
         work=folder / "work",
     )
     supervisor = Supervisor(host, runtimes)
-    heart = Heart(settings, effects, supervisor, incarnation=new_secret())
+    identity = Identity(folder)
+    claim = Claim(Heartbeats(service.bus), settings.node, identity)
+    heart = Heart(host, supervisor, identity, claim)
     handlers = Handlers(settings.node, supervisor, Inspector(settings.node, effects, supervisor.runtime_for))
     return service.does(
         Parts(
             consumers={agent_runs(settings.node): handlers.command},
             reconcile=heart.soon,
             tasks=(heart.beat, live_log.run),
-            resources=(effects, supervisor),
+            resources=(identity, claim, pooled(), effects, supervisor, heart),
         )
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gurney import telemetry
 from gurney.model.job import LogInfo
 from gurney.model.run import Outcome
 from gurney.tasks import spread
@@ -48,13 +49,15 @@ async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, 
 
     async def keep_log() -> None:
         if left.log.source is not None:
-            (stored,) = await uploader.store("log", {f"{attempt}.log": left.log.source}, counts)
+            with telemetry.span("upload log", telemetry.INTERNAL):
+                (stored,) = await uploader.store("log", {f"{attempt}.log": left.log.source}, counts)
             kept.append(LogInfo(attempt=attempt, bytes=stored.size, sha256=stored.sha256))
 
     async def keep_output() -> None:
         if left.output:
             sources = {**left.output.files, **dict.fromkeys(left.output.folders)}
-            await uploader.store("results", sources, counts)
+            with telemetry.span("upload results", telemetry.INTERNAL):
+                await uploader.store("results", sources, counts)
 
     try:
         await spread(lambda work: work(), [keep_log, keep_output], 2)

@@ -7,10 +7,11 @@ from gurney import clock, ids, telemetry
 from gurney.bus import Bus
 from gurney.errors import GurneyError
 from gurney.model.base import Message
-from gurney.model.event import event_of
+from gurney.model.event import Event, event_of
 from gurney.model.map import InspectReport
 from gurney.model.run import Confirm, Heartbeat, Outcome, RunEnded, RunReport, StartRun
 from gurney.subjects import HEARTBEAT, INSPECT_REPORT, RUN_REPORT, SCHEDULER_CONFIRM, SCHEDULER_ENDED
+from services.agent.claim import Claim
 from services.agent.patience import Crew, delays
 from services.agent.policy import is_final
 
@@ -41,21 +42,22 @@ class Effects:
         """Leave no report half-way."""
         await self._crew.dismiss(_LAST_REPORTS_S)
 
-    async def confirm(self, start: StartRun) -> bool:
-        """Ask whether the run may start, until that is answered."""
+    async def confirm(self, start: StartRun) -> float | None:
+        """Ask whether the run may start, until that is answered; returns when that was asked, None where it may not."""
         question = Confirm(run_id=start.run_id, node=self._node, epoch=start.epoch)
         for delay in delays():
+            asked = clock.monotonic()
             try:
                 answer = await self._bus.request(SCHEDULER_CONFIRM, question)
             except GurneyError as error:
                 if is_final(error):
                     _log.info("start refused", run=start.run_id, reason=error.code)
-                    return False
+                    return None
                 _log.info("confirmation waits", run=start.run_id, reason=error.code)
             else:
                 if not answer.start:
                     _log.info("start refused", run=start.run_id, reason=answer.message)
-                return answer.start
+                return asked if answer.start else None
             await asyncio.sleep(delay)
         raise AssertionError
 
@@ -79,9 +81,9 @@ class Effects:
         subject = INSPECT_REPORT.of(node_id=self._node, phase=report.phase, inspection_id=report.id)
         await self._publish(subject, report)
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def beat(self, heartbeat: Heartbeat, claim: Claim) -> None:
         """Show that the node is there; returns when JetStream has it."""
-        await self._publish(HEARTBEAT.of(node_id=self._node), heartbeat)
+        await claim.put(_event(HEARTBEAT.of(node_id=self._node), heartbeat))
 
     def phases(self, run_id: str) -> "Phases":
         return Phases(self, run_id)
@@ -97,18 +99,21 @@ class Effects:
         try:
             await self._publish(subject, report)
         except GurneyError as error:
-            _log.info("report lost", run=report.run_id, phase=report.phase, error=str(error))
+            _log.info("report lost", run=report.run_id, phase=report.phase, error=error)
 
     async def _publish(self, subject: str, message: Message) -> None:
-        event = event_of(
-            subject,
-            message,
-            id=ids.new_id("evt"),
-            source="agent",
-            at=clock.now(),
-            traceparent=telemetry.traceparent(),
-        )
-        await self._bus.publish_events([event])
+        await self._bus.publish_events([_event(subject, message)])
+
+
+def _event(subject: str, message: Message) -> Event:
+    return event_of(
+        subject,
+        message,
+        id=ids.new_id("evt"),
+        source="agent",
+        at=clock.now(),
+        traceparent=telemetry.traceparent(),
+    )
 
 
 class Counts:

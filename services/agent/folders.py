@@ -1,9 +1,8 @@
 """The folders of a run: `agent/work/<run id>/input`, which the run reads, and `output`, which it writes. All blocks."""
 
-import shutil
-import stat
-from contextlib import suppress
 from pathlib import Path
+
+from gurney.runtime.folder import remove_tree
 
 _READ_ONLY = 0o555
 _OWN = 0o755
@@ -40,25 +39,3 @@ class Work:
 
     def remove(self) -> None:
         remove_tree(self.folder)
-
-
-def remove_tree(root: Path) -> None:
-    """Remove a tree whose folders may be closed to us; a missing one is no error."""
-    if root.is_symlink() or not root.is_dir():
-        root.unlink(missing_ok=True)
-        return
-    try:
-        shutil.rmtree(root)
-    except OSError:
-        _unlock(root)
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _unlock(root: Path) -> None:
-    """Open every folder of the tree, each before it is looked into."""
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        with suppress(OSError):
-            folder.chmod(stat.S_IRWXU)
-            folders += [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]

@@ -1,12 +1,15 @@
 """Shows the scheduler that this node is there, what it has and which runs it knows."""
 
 import asyncio
+from typing import Self
 
 from gurney import clock, telemetry
 from gurney.errors import GurneyError
 from gurney.model.run import Heartbeat
-from gurney.settings import Settings
-from services.agent.effects import Effects
+from services.agent.claim import Claim, NodeTaken
+from services.agent.host import Host
+from services.agent.identity import Identity
+from services.agent.patience import Crew
 from services.agent.supervisor import Supervisor
 
 _RETRY_S = 0.5
@@ -17,12 +20,20 @@ _log = telemetry.log("agent")
 class Heart:
     """Beats at once, then every interval, and whenever it is asked to. One per start of the agent."""
 
-    def __init__(self, settings: Settings, effects: Effects, supervisor: Supervisor, *, incarnation: str) -> None:
-        self._settings = settings
-        self._effects = effects
+    def __init__(self, host: Host, supervisor: Supervisor, identity: Identity, claim: Claim) -> None:
+        self._host = host
+        self._settings = host.settings
         self._supervisor = supervisor
-        self._incarnation = incarnation
+        self._identity = identity
+        self._claim = claim
         self._wake = asyncio.Event()
+        self._renewing = Crew()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._renewing.dismiss()
 
     async def soon(self) -> None:
         """Beat now: the connection or a stream is new, and what was said may be gone."""
@@ -34,9 +45,12 @@ class Heart:
             self._wake.clear()
             pause = self._settings.heartbeat_interval
             try:
-                await self._effects.beat(self._heartbeat())
+                await self._beat()
+            except NodeTaken as error:
+                _log.error("node id is taken", error=error)
+                self._supervisor.is_refused = True
             except GurneyError as error:  # whatever the reason: the next beat is the remedy
-                _log.info("heartbeat failed", error=str(error))
+                _log.info("heartbeat failed", error=error)
                 pause = min(pause, _RETRY_S)
             try:
                 async with asyncio.timeout(pause):
@@ -44,12 +58,24 @@ class Heart:
             except TimeoutError:
                 continue
 
+    async def _beat(self) -> None:
+        """Beat once. What is named lives on, counted from before the heartbeat was sent, once JetStream has it."""
+        beat, sent = self._heartbeat(), clock.monotonic()
+        await self._host.effects.beat(beat, self._claim)
+        self._supervisor.is_refused = False
+        if beat.lease is not None and beat.runs:  # nobody waits: a runtime that is away keeps no heartbeat back
+            self._renewing.start(self._supervisor.renew(beat.runs, sent), "leases")
+
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
             node=self._settings.node,
-            incarnation=self._incarnation,
+            incarnation=self._identity.incarnation,
+            home=self._identity.home,
+            epoch=self._host.journal.epoch,
+            lease=self._host.leases.seconds,
             at=clock.now(),
             capacity=self._supervisor.capacity,
             kinds=self._supervisor.kinds,
+            faults=self._supervisor.faults,
             runs=self._supervisor.run_ids,
         )

@@ -8,6 +8,7 @@ from gurney.bus import Bus
 from gurney.settings import Settings
 from services.agent.effects import Effects
 from services.agent.journal import Journal
+from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
 
 
@@ -18,6 +19,7 @@ class Host:
     settings: Settings
     bus: Bus
     journal: Journal
+    leases: Leases
     effects: Effects
     live_log: LiveLog
     #: Bounds the transfers of all runs together.

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gurney import telemetry
-from gurney.model.base import Message
+from gurney.model.base import Message, Timestamp
 from gurney.model.job import Timings
 from gurney.model.run import Outcome, StartRun
 from services.agent.machine import Kept
@@ -26,8 +26,10 @@ class Entry(Message):
     """What is kept of a run until the scheduler knows how it ended."""
 
     start: StartRun
-    #: The trace that the run belongs to.
+    #: Trace context of the start.
     traceparent: str | None = None
+    #: When the run's span began; it ends with the run, whichever life of the agent that is in.
+    accepted_at: Timestamp | None = None
     #: A stop came.
     stopped: bool = False
     #: Known when output and log are at home, or when the run could not start.

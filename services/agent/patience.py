@@ -87,4 +87,4 @@ class Crew:
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.error("task failed", task=task.get_name(), error=repr(error), exc_info=error)
+            _log.error("task failed", task=task.get_name(), exc_info=error)

@@ -7,7 +7,7 @@ from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Inte
 from gurney.model.base import Reason
 from gurney.model.job import Timings
 from gurney.model.resources import Amount
-from gurney.model.run import Ending, Outcome, StartRun
+from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
@@ -112,6 +112,16 @@ def fits(capacity: Amount, live: Iterable[StartRun], start: StartRun) -> bool:
     memory = _sum(each.request.resources.memory for each in (*others, start))
     taken = {gpu for each in others for gpu in each.gpus}
     return cpu <= capacity.cpu + _ROUNDING and memory <= capacity.memory and taken.isdisjoint(start.gpus)
+
+
+def may_claim(found: Heartbeat | None, home: str, incarnation: str, *, has_beaten: bool) -> bool:
+    """Tell whether an agent may write its node's key over what lies there.
+
+    Its own heartbeats always; those of its former life until it has beaten itself: from then on they are of a twin.
+    """
+    if found is None or found.incarnation == incarnation:
+        return True
+    return found.home == home and not has_beaten
 
 
 def kind_of(urn: str, kinds: Sequence[str]) -> str | None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar, assert_never
 
 from gurney import clock, telemetry
 from gurney.errors import GurneyError
 from gurney.model.run import Outcome
 from gurney.runtime.port import End, Runtime
+from gurney.tracing import Span
 from services.agent import collecting, machine, policy
 from services.agent.folders import Work
 from services.agent.host import Host
@@ -47,6 +49,8 @@ class Run:
         self._is_forgotten = False
         self._phases = host.effects.phases(entry.run_id)
         self._preparation: Preparation | None = None
+        self._traceparent: str | None = None
+        self._saw_end = False
 
     @property
     def run_id(self) -> str:
@@ -57,14 +61,45 @@ class Run:
     async def live(self) -> None:
         """Go from step to step until the scheduler knows how the run ended."""
         self._task = asyncio.current_task()
-        start = self.entry.start
-        with telemetry.span("agent run", telemetry.INTERNAL, self.entry.traceparent, {"gurney.run": start.run_id}):
+        with self._span() as span:
+            self._traceparent = span.traceparent
             try:
                 while self.step is not Step.DONE:
                     self.step = machine.after(self.step, await self._event())
+                self._tell_outcome(span)
+            except BaseException:
+                span.drop()  # who takes the run up again goes on with it
+                raise
             finally:
                 self._phases.end()
                 self._discard_preparation()
+
+    def _span(self) -> Span:
+        """Return the run's span: the same one in every life of the agent, so that all below it find it in the end."""
+        start = self.entry.start
+        return telemetry.span(
+            "run",
+            telemetry.INTERNAL,
+            self.entry.traceparent,
+            service="agent",
+            about=self.run_id,
+            attributes={"gurney.node": start.node, "gurney.attempt": start.attempt},
+            key=self.run_id,
+            since=self.entry.accepted_at,
+        )
+
+    def _step_span(self, step: Step, since: datetime | None = None) -> Span:
+        return telemetry.span(step.value, telemetry.INTERNAL, key=f"{self.run_id}/{step}", since=since)
+
+    def _tell_outcome(self, span: Span) -> None:
+        outcome = self.entry.outcome
+        if outcome is None:
+            return
+        span.note("gurney.ending", outcome.ending)
+        if outcome.exit_code is not None:
+            span.note("process.exit.code", outcome.exit_code)
+        if outcome.reason is not None:
+            span.fail(outcome.reason.code, fault=outcome.ending in {"failed", "lost"})
 
     def _discard_preparation(self) -> None:
         if self._preparation is not None:
@@ -77,8 +112,13 @@ class Run:
             self._take_back_break()
             return await self._stopped()
         try:
-            with telemetry.span(f"agent {step}", telemetry.INTERNAL):
-                return await self._do(step)
+            with self._step_span(step) as span:
+                try:
+                    return await self._do(step)
+                except asyncio.CancelledError:
+                    if not self._is_broken_off:
+                        span.drop()  # as the run's own
+                    raise
         except asyncio.CancelledError:
             if not self._is_broken_off:
                 raise
@@ -140,7 +180,7 @@ class Run:
             try:
                 await self._host.journal.keep(self.entry)
             except OSError as error:
-                _log.warning("journal cannot be written", run=self.run_id, error=repr(error))
+                _log.warning("journal cannot be written", run=self.run_id, error=error)
 
     async def forget(self) -> None:
         """Drop the entry and the folders. The entry goes first: a crash then leaves what the next start clears away."""
@@ -165,9 +205,11 @@ class Run:
         """Ask whether to start; what is needed first is looked for meanwhile."""
         self._discard_preparation()
         self._preparation = Preparation(self._host, self.entry.start, self._runtime, self.work)
-        if await self._host.effects.confirm(self.entry.start):
-            return Event.GRANTED
-        return Event.REFUSED
+        asked = await self._host.effects.confirm(self.entry.start)
+        if asked is None:
+            return Event.REFUSED
+        self._host.leases.confirmed(self.run_id, asked)
+        return Event.GRANTED
 
     async def _stage(self) -> Event:
         began = clock.monotonic()
@@ -198,17 +240,20 @@ class Run:
         if self._runtime is None:
             raise ValueError("a run without a runtime is never staged")
         timeout_s = self.entry.start.request.timeout_s or self._host.settings.job_timeout
-        spec = spec_of(self.entry.start, self.work, timeout_s, telemetry.traceparent())
+        leases = self._host.leases
         self._follow_log(self._runtime)
         self._told_runtime = True
         for delay in delays():
+            if leases.has_lapsed(self.run_id, clock.monotonic()):
+                return await self._give_up("node_lost", "the node was cut off for longer than the run's lease")
             try:
-                await self._runtime.start(spec)
+                until = leases.until(self.run_id)
+                await self._runtime.start(spec_of(self.entry.start, self.work, timeout_s, self._traceparent, until))
                 break
             except GurneyError as error:
                 if not error.retryable:
                     return await self._give_up("internal", f"the run cannot be begun: {error}")
-                _log.warning("start waits", run=self.run_id, error=str(error))
+                _log.warning("start waits", run=self.run_id, error=error)
                 self._anew = False
             await asyncio.sleep(delay)
         if not self._anew:
@@ -234,7 +279,8 @@ class Run:
             await self._keep_timings()
             if self.entry.stopped:
                 await self._stop_patiently()
-        await self._end
+        telemetry.began_at((await self._end).started_at)
+        self._saw_end = True
         return Event.ENDED
 
     def _follow_log(self, runtime: Runtime) -> None:
@@ -251,6 +297,7 @@ class Run:
         if self._runtime is None:
             raise ValueError("a run without a runtime leaves nothing")
         began = clock.monotonic()
+        self._tell_unseen()
         outcome = policy.outcome_of(self._end.result(), self.entry.timings)
         counts = self._phases.begin("collecting")
         settings = self._host.settings
@@ -267,6 +314,13 @@ class Run:
         uploader = Uploader(self._host.bus, start.token, self._host.lanes, settings.transfer_patience)
         outcome = await collecting.carry(left, outcome, start.attempt, uploader, counts)
         return await self._collected(outcome, began, worth_keeping=not left.is_nothing)
+
+    def _tell_unseen(self) -> None:
+        """Give the run its span where no agent was there to see it end."""
+        if not self._saw_end:
+            end = self._end.result()
+            with self._step_span(Step.RUNNING, end.started_at) as span:
+                span.until(end.stopped_at)
 
     async def _collected(self, outcome: Outcome, began: float, *, worth_keeping: bool = True) -> Event:
         self._phases.end()
@@ -290,6 +344,6 @@ async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
         try:
             return await ask()
         except GurneyError as error:
-            _log.warning("runtime does not answer", error=str(error))
+            _log.warning("runtime does not answer", error=error)
         await asyncio.sleep(delay)
     raise AssertionError

@@ -8,7 +8,9 @@ from services.agent.folders import Work
 _DEFAULT_CPU = 1.0
 
 
-def spec_of(start: StartRun, work: Work, timeout_s: float, traceparent: str | None) -> RunSpec:
+def spec_of(
+    start: StartRun, work: Work, timeout_s: float, traceparent: str | None, lease_until: float | None
+) -> RunSpec:
     """Return the start in the runtime's words."""
     request = start.request
     return RunSpec(
@@ -31,5 +33,7 @@ def spec_of(start: StartRun, work: Work, timeout_s: float, traceparent: str | No
         shared_memory=request.resources.shared_memory,
         gpus=start.gpus,
         timeout_s=timeout_s,
+        project=start.project,
+        lease_until=lease_until,
         extra_environment={"TRACEPARENT": traceparent} if traceparent else {},
     )

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
-from gurney import telemetry
+from gurney import clock, telemetry
 from gurney.errors import Conflict, GurneyError
 from gurney.model.resources import Amount
 from gurney.model.run import StartRun
+from gurney.runtime.folder import remove_tree
 from gurney.runtime.port import End, Observed, Runtime
 from services.agent import inventory, machine, policy
-from services.agent.folders import Work, remove_tree
+from services.agent.folders import Work
 from services.agent.host import Host
 from services.agent.journal import Entry
 from services.agent.machine import Seen, Step
@@ -36,10 +37,17 @@ class Supervisor:
         self._clearing = Crew()
         self._stack = AsyncExitStack()
         self.capacity = Amount()
+        #: Another agent has our node id: what is sent to the node is for it to take.
+        self.is_refused = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(kind for runtime in self._runtimes for kind in runtime.kinds)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What keeps runtimes from beginning runs: those that are asked to wait until it is over."""
+        return tuple(runtime.fault for runtime in self._runtimes if runtime.fault is not None)
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -71,13 +79,15 @@ class Supervisor:
         """Take a run on; once it is in the journal it is ours, whatever happens. What we have already is left alone."""
         if start.run_id in self._runs:
             return
+        if self.is_refused:
+            raise Conflict("another agent has the id of this node")
         if not await self._is_current(start.epoch, start.run_id):
             return
         live = [run.entry.start for run in self._runs.values() if run.step in machine.HOLDS_ROOM]
         if not policy.fits(self.capacity, live, start):
             _log.warning("start refused: it does not fit beside the live runs", run=start.run_id)
             return
-        entry = Entry(start=start, traceparent=telemetry.traceparent())
+        entry = Entry(start=start, traceparent=telemetry.traceparent(), accepted_at=clock.now())
         await asyncio.to_thread(self._accept, entry)
         self._launch(entry, Step.CONFIRMING, None, anew=True)
 
@@ -85,6 +95,19 @@ class Supervisor:
         """Stop a run; one that we do not know is not here."""
         if await self._is_current(epoch, run_id) and (run := self._runs.get(run_id)):
             await run.stop()
+
+    async def renew(self, run_ids: Sequence[str], sent: float) -> None:
+        """Renew the leases of runs that a heartbeat named which JetStream has, counted from when it was sent."""
+        until = self._host.leases.renewed(run_ids, sent, clock.monotonic())
+        if until is None:
+            return
+        urns = {run_id: run.entry.start.request.urn for run_id, run in self._runs.items() if run_id in run_ids}
+        for runtime in self._runtimes:
+            mine = [run_id for run_id, urn in urns.items() if self.runtime_for(urn) is runtime]
+            try:
+                await runtime.lease(mine, until)
+            except GurneyError as error:
+                _log.warning("leases cannot be renewed", error=error)
 
     async def _is_current(self, epoch: int, run_id: str) -> bool:
         """Tell whether a command is of the newest leadership that we know of."""
@@ -125,6 +148,7 @@ class Supervisor:
         await run.forget()
         self._runs.pop(run.run_id, None)
         self._ends.pop(run.run_id, None)
+        self._host.leases.forget(run.run_id)
         self._host.live_log.drop(run.run_id)
         if runtime := self.runtime_for(run.entry.start.request.urn):
             await self._forget(runtime, run.run_id)
@@ -137,7 +161,7 @@ class Supervisor:
             except Conflict:
                 await self._end_stray(runtime, run_id)
             except GurneyError as error:
-                _log.info("forgetting waits", run=run_id, error=str(error))
+                _log.info("forgetting waits", run=run_id, error=error)
             else:
                 return
             await asyncio.sleep(delay)
@@ -168,7 +192,7 @@ class Supervisor:
                 async for observed in ends:
                     self._note_end(observed)
             except GurneyError as error:
-                _log.warning("runtime broke off", error=str(error))
+                _log.warning("runtime broke off", error=error)
             else:
                 return  # it was closed
             await asyncio.sleep(delay)
@@ -180,7 +204,7 @@ class Supervisor:
             for observed in await runtime.runs():
                 self._note_end(observed)
         except GurneyError as error:
-            _log.info("runtime does not answer", error=str(error))
+            _log.info("runtime does not answer", error=error)
 
     # --- after a restart ---
 

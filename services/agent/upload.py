@@ -8,9 +8,17 @@ from pathlib import Path
 
 from gurney.bus import Bus
 from gurney.errors import Conflict, Forbidden, GurneyError, StoreUnavailable
-from gurney.model.payload import BeginUploads, BegunUpload, CommitUploads, Uploaded
+from gurney.model.payload import (
+    BeginUploads,
+    BegunUpload,
+    CommitUploads,
+    SignedUpload,
+    SignUpload,
+    Uploaded,
+    WantedParts,
+)
 from gurney.objects.port import Digest
-from gurney.subjects import PAYLOAD_BEGIN, PAYLOAD_COMMIT
+from gurney.subjects import PAYLOAD_BEGIN, PAYLOAD_COMMIT, PAYLOAD_URLS
 from gurney.tasks import spread
 from gurney.transfer import put_file
 from services.agent.effects import Counts
@@ -87,7 +95,7 @@ class _Batch:
         begun = self._begun[path]
         try:
             async with self._up.lanes:
-                digest = await _put_one(self._sources[path], begun.url)
+                digest = await self._put_one(self._sources[path], begun)
         except (Forbidden, Conflict) as error:  # its time is over, or the answer to an earlier put was lost
             del self._begun[path]
             self._faults.append(StoreUnavailable(f"the URL of an upload was refused: {error}"))
@@ -102,6 +110,10 @@ class _Batch:
         question = CommitUploads(token=self._up.token, owner=self._owner_id, items=items)
         await self._up.bus.request(PAYLOAD_COMMIT, question)
 
+    async def _put_one(self, source: Path | None, begun: BegunUpload) -> Digest:
+        async def ask(parts: WantedParts | None = None) -> SignedUpload:
+            who, owner = self._up.token, self._owner_id
+            question = SignUpload(token=who, owner=owner, path=begun.path, key=begun.key, parts=parts)
+            return await self._up.bus.request(PAYLOAD_URLS, question)
 
-async def _put_one(source: Path | None, url: str) -> Digest:
-    return _NOTHING if source is None else await put_file(source, url)
+        return _NOTHING if source is None else await put_file(source, begun.url, ask)

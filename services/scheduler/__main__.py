@@ -7,40 +7,65 @@ from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.subjects import HEARTBEAT
 from services.scheduler.admission import AdmissionDesk
+from services.scheduler.beats import Beats
+from services.scheduler.campaign import Campaign
 from services.scheduler.cluster import Cluster
 from services.scheduler.effects import Effects
 from services.scheduler.handlers import Handlers
-from services.scheduler.leading import leading
+from services.scheduler.leading import able, leading, leading_alone
 from services.scheduler.nodes import Nodes
+from services.scheduler.office import Office
 from services.scheduler.placer import Placer
+from services.scheduler.presence import Presence
 from services.scheduler.reconcile import Reconcile
 from services.scheduler.repository import LEASE, NODES, PLACEMENTS
 from services.scheduler.runs import Runs
+from services.scheduler.tenure import Tenure
 from services.scheduler.waiting import Waiting
+from services.scheduler.watch import Watch
 
 #: A node that missed so many heartbeats gets nothing new.
 MISSED_BEATS = 3
 
 
-def build(settings: Settings, *, documents: Documents) -> Service:
-    """Return the service, ready to be entered."""
+def build(settings: Settings, *, documents: Documents, alone: bool = False) -> Service:
+    """Return the service, ready to be entered. `alone`: no other scheduler is there, so it leads at once, for ever."""
     service = Service("scheduler", settings, documents, [PLACEMENTS, NODES, LEASE])
     effects = Effects(service.bus, settings)
-    cluster = Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval))
-    placer = Placer(service.store, cluster, effects)
-    waiting = Waiting(cluster, effects)
+    if not alone:
+        campaign = Campaign(service, lambda tenure: lead(service, tenure, effects))
+        return service.does(Parts(tasks=(campaign.run,), resources=[able(effects)]))
+    tenure = Tenure()
+    parts = lead(service, tenure, effects)
+    parts.resources = [able(effects), leading_alone(service.store, tenure), *parts.resources]
+    return service.does(parts)
+
+
+def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
+    """Return what a leader does during one tenure."""
+    settings = service.settings
+    office = Office(
+        service,
+        service.store.guarded(tenure.check),
+        tenure,
+        Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval)),
+        Presence(settings.node_lost_after),
+        effects,
+    )
+    placer = Placer(office)
+    waiting = Waiting(office.cluster, effects)
     placer.on_blocked = waiting.look_later
-    runs = Runs(cluster, placer.ledger, effects)
-    desk = AdmissionDesk(service.bus, service.store, cluster, placer, effects)
-    handlers = Handlers(desk, runs, Nodes(service, cluster, placer, runs, effects), effects)
-    return service.does(
-        Parts(
-            answers=handlers.answers,
-            consumers=handlers.consumers,
-            reconcile=Reconcile(service, handlers, cluster=cluster, ledger=placer.ledger),
-            resources=[
-                leading(service.store, cluster, placer, waiting, effects),
-                service.bus.hearing(HEARTBEAT.of(node_id="*"), handlers.nodes.on_beat),
-            ],
-        )
+    runs = Runs(office, placer.ledger)
+    beats = Beats(office, placer, runs)
+    desk = AdmissionDesk(service.bus, office.store, office.cluster, placer, effects)
+    handlers = Handlers(tenure, desk, runs, Nodes(office.cluster, effects), beats)
+    return Parts(
+        answers=handlers.answers,
+        consumers=handlers.consumers,
+        reconcile=Reconcile(office, handlers, placer.ledger),
+        tasks=(Watch(office, beats, runs).run,),
+        resources=[
+            leading(office, placer, waiting),
+            service.bus.hearing(HEARTBEAT.of(node_id="*"), beats.on_beat),
+        ],
     )

@@ -76,7 +76,7 @@ class AdmissionDesk:
         return Admitted(reserved=True)
 
     def _refuse_infeasible(self, entry: Entry) -> None:
-        nodes = self._cluster.empty(entry.since).nodes.values()
+        nodes = self._cluster.capable(entry.since)
         if not nodes:
             raise NoNodes("no node is known: no agent has reported yet", retry_after_s=RETRY_AFTER_S)
         reasons = feasible.reasons(nodes, entry.shape, feasible.EVER)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.order import Queue
 from services.scheduler.shape import Shape
-from services.scheduler.snapshot import Snapshot, snapshot_of
+from services.scheduler.snapshot import NodeView, Snapshot, snapshot_of
 
 
 @dataclass(slots=True)
@@ -53,9 +53,14 @@ class Cluster:
         """Return the cluster as it is."""
         return snapshot_of(self.nodes.values(), self._placements.values(), now, self._silent_after)
 
-    def empty(self, now: datetime) -> Snapshot:
-        """Return the nodes as they would be without any placement."""
-        return snapshot_of(self.nodes.values(), (), now, self._silent_after)
+    def capable(self, now: datetime) -> list[NodeView]:
+        """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
+        views = snapshot_of(self.nodes.values(), (), now, self._silent_after).nodes.values()
+        return [view for view in views if view.counts]
+
+    def on(self, node: str) -> list[Placement]:
+        """Return the live placements of a node."""
+        return [placement for placement in self._placements.values() if placement.node == node]
 
     def notes(self, run_id: str) -> Notes:
         """Return what is remembered of a run; of one that is not live, notes that nobody keeps."""

@@ -1,6 +1,7 @@
 """What the scheduler tells: events that go with a write, and messages that may be lost and go without one."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from gurney import clock, ids, runtoken, telemetry
 from gurney.bus import Bus
@@ -14,6 +15,8 @@ from gurney.settings import Settings
 from gurney.subjects import LIFECYCLE, NODE_EVENT, RUN_INSPECT, RUN_START, RUN_STOP
 from services.scheduler import lifecycle
 from services.scheduler.order import Entry
+
+NodeEvents = Literal["joined", "lost", "left"]
 
 _log = telemetry.log("scheduler")
 
@@ -34,7 +37,8 @@ class Effects:
 
     def news(self, before: Placement | None, after: Placement, traceparent: str | None = None) -> list[Event]:
         """Return the lifecycle events that a change of a placement stands for."""
-        return [self._lifecycle(message, traceparent) for message in lifecycle.news(before, after)]
+        trace = traceparent or telemetry.caused(after.traceparent)
+        return [self._lifecycle(message, trace) for message in lifecycle.news(before, after)]
 
     def start(self, placement: Placement, traceparent: str | None = None, *, again: bool = False) -> Event:
         """Return the command to start; `again` gives it an id of its own, which no de-duplication drops."""
@@ -48,10 +52,12 @@ class Effects:
             epoch=placement.epoch,
             gpus=placement.gpus,
             request=placement.request,
+            project=placement.project,
             token=runtoken.mint(self._secret, placement.id, placement.request.payload),
         )
         subject = RUN_START.of(node_id=placement.node, run_id=placement.id)
-        return _event(subject, data, _command_id(placement, "start", again=again), traceparent)
+        trace = traceparent or telemetry.caused(placement.traceparent)
+        return _event(subject, data, _command_id(placement, "start", again=again), trace)
 
     def stop(self, placement: Placement, *, again: bool = False) -> Event:
         """Return the command to stop."""
@@ -59,11 +65,12 @@ class Effects:
             raise ValueError(f"{placement.id} was never placed")
         data = StopRun(run_id=placement.id, node=placement.node, epoch=placement.epoch, reason="canceled")
         subject = RUN_STOP.of(node_id=placement.node, run_id=placement.id)
-        return _event(subject, data, _command_id(placement, "stop", again=again))
+        trace = telemetry.caused(placement.traceparent)
+        return _event(subject, data, _command_id(placement, "stop", again=again), trace)
 
-    def joined(self, node: Node) -> Event:
-        data = NodeEvent(id=node.id, state=node.state, at=node.last_seen_at)
-        return _event(NODE_EVENT.of(event="joined", node_id=node.id), data, ids.new_id("evt"))
+    def node(self, event: NodeEvents, node: Node) -> Event:
+        data = NodeEvent(id=node.id, state=node.state, at=clock.now())
+        return _event(NODE_EVENT.of(event=event, node_id=node.id), data, ids.new_id("evt"))
 
     # --- without ---
 
@@ -94,7 +101,7 @@ class Effects:
             node=placement.node,
             phase=Phase(name=report.phase, done=report.done, total=report.total),
         )
-        return self._lifecycle(message)
+        return self._lifecycle(message, telemetry.caused(placement.traceparent))
 
     async def publish(self, event: Event) -> None:
         """Send, and return when JetStream has it; raises `NatsUnavailable`."""
@@ -105,7 +112,7 @@ class Effects:
         try:
             await self._bus.publish_events(events)
         except NatsUnavailable as error:
-            _log.info("not sent", events=len(events), reason=str(error))
+            _log.info("not sent", events=len(events), error=error)
 
     def _lifecycle(self, message: Lifecycle, traceparent: str | None = None) -> Event:
         subject = LIFECYCLE.of(event=message.event, job_id=message.job_id)

@@ -1,4 +1,4 @@
-"""Who does what with which message. What a job service asks is in `admission`, agents in `runs`, nodes in `nodes`."""
+"""Who does what with which message: `admission` answers the job service, `runs` agents, `nodes` the edge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 from gurney.bus import Answer
 from gurney.consume import Handle
+from gurney.model.base import Message
 from gurney.streams import SCHEDULER_CANCEL, SCHEDULER_REPORTS, SCHEDULER_REQUESTED, Consumer
 from gurney.subjects import (
     SCHEDULER_ADMIT,
@@ -20,23 +21,25 @@ from gurney.subjects import (
     Operation,
 )
 from services.scheduler.admission import AdmissionDesk
-from services.scheduler.effects import Effects
+from services.scheduler.beats import Beats
 from services.scheduler.nodes import Nodes
 from services.scheduler.runs import Runs
+from services.scheduler.tenure import Tenure
 
 
 @dataclass(frozen=True)
 class Handlers:
     """Everything that the scheduler is asked and told."""
 
+    tenure: Tenure
     desk: AdmissionDesk
     runs: Runs
     nodes: Nodes
-    effects: Effects
+    beats: Beats
 
     @property
     def answers(self) -> Mapping[Operation[Any, Any], Answer]:
-        return {
+        answers: dict[Operation[Any, Any], Answer] = {
             SCHEDULER_ADMIT: self.desk.admit,
             SCHEDULER_RELEASE: self.desk.release,
             SCHEDULER_EXPLAIN: self.desk.explain,
@@ -47,6 +50,7 @@ class Handlers:
             SCHEDULER_NODE: self.nodes.get,
             SCHEDULER_INSPECT: self.nodes.inspect,
         }
+        return {operation: self._leading(answer) for operation, answer in answers.items()}
 
     @property
     def consumers(self) -> Mapping[Consumer, Handle]:
@@ -55,3 +59,12 @@ class Handlers:
             SCHEDULER_CANCEL: self.runs.on_cancel,
             SCHEDULER_REPORTS: self.runs.reported,
         }
+
+    def _leading(self, answer: Answer) -> Answer:
+        """Answer as the leader only: a question may have lain in the socket of a process that was frozen."""
+
+        async def answered(question: Any) -> Message:
+            self.tenure.check()
+            return await answer(question)
+
+        return answered

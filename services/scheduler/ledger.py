@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from gurney.documents.port import Write
 from gurney.errors import RevisionConflict
 from gurney.model.event import Event
-from gurney.model.run import Placement
-from gurney.store import Store
-from services.scheduler.cluster import Cluster
-from services.scheduler.effects import Effects
+from gurney.model.run import Placement, PlacementState
+from services.scheduler import machine
+from services.scheduler.office import Office
 from services.scheduler.repository import PLACEMENTS
 
 Decide = Callable[[Placement], Placement | None]
@@ -22,19 +21,22 @@ def no_commands(_: Placement) -> Sequence[Event]:
 class Ledger:
     """`on_room` is called whenever room has become free."""
 
-    def __init__(self, store: Store, cluster: Cluster, effects: Effects, on_room: Callable[[], None]) -> None:
-        self._store = store
-        self._cluster = cluster
-        self._effects = effects
+    def __init__(self, office: Office, on_room: Callable[[], None]) -> None:
+        self._store = office.store
+        self._tenure = office.tenure
+        self._cluster = office.cluster
+        self._effects = office.effects
         self._on_room = on_room
 
     async def change(self, run_id: str, decide: Decide, commands: Commands = no_commands) -> Placement:
         """Change a placement, with the events that tell of it and the commands that follow; raises `NotFound`.
 
-        Returns the placement as it is then, changed or not.
+        Returns the placement as it is then, changed or not. One that a newer leader has taken over raises `Deposed`;
+        whatever is decided about it here, after however long a pause, its revision is another by then.
         """
 
         def change(before: Placement) -> tuple[Placement, Sequence[Event]] | None:
+            self._tenure.check_epoch(before.epoch)
             after = decide(before)
             return None if after is None else (after, [*self._effects.news(before, after), *commands(after)])
 
@@ -74,13 +76,21 @@ class Ledger:
                 raise fault
 
     async def reread(self, run_id: str) -> Placement | None:
-        """Bring memory in step with what is written about a run; returns its live placement."""
+        """Bring memory in step with what is written about a run; returns its live placement.
+
+        A former leader may have written it after it was one: then it is taken over.
+        """
         found = await self._store.documents.get(PLACEMENTS, run_id)
+        if found is not None and found.live:
+            found = await self.change(run_id, lambda each: machine.led(each, self._cluster.epoch), self._anew)
         if found is None or not found.live:
             self._give_up(run_id)
             return None
         self._cluster.add(found)
         return found
+
+    def _anew(self, placement: Placement) -> Sequence[Event]:
+        return [self._effects.start(placement)] if placement.state is PlacementState.PLACED else []
 
     def _follow(self, placement: Placement) -> None:
         if self._cluster.put(placement):

@@ -8,11 +8,9 @@ from gurney.documents.port import Write
 from gurney.errors import GurneyError
 from gurney.model.job import PlacementRequest
 from gurney.model.run import Placement
-from gurney.store import Store
 from services.scheduler import machine
-from services.scheduler.cluster import Cluster
-from services.scheduler.effects import Effects
 from services.scheduler.ledger import Ledger
+from services.scheduler.office import Office
 from services.scheduler.order import Entry, entry_of
 from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
@@ -31,11 +29,12 @@ Taken = tuple[Entry, Placement]
 class Placer:
     """Decides in memory, at once and alone in the loop; the write follows, and undoes the decision where it fails."""
 
-    def __init__(self, store: Store, cluster: Cluster, effects: Effects) -> None:
-        self._store = store
-        self._cluster = cluster
-        self._effects = effects
-        self.ledger = Ledger(store, cluster, effects, self.wake)
+    def __init__(self, office: Office) -> None:
+        self._store = office.store
+        self._tenure = office.tenure
+        self._cluster = office.cluster
+        self._effects = office.effects
+        self.ledger = Ledger(office, self.wake)
         self._awake = False
         self._closed = False
         self._writing: set[asyncio.Task[None]] = set()
@@ -44,7 +43,7 @@ class Placer:
 
     def want(self, request: PlacementRequest) -> None:
         """Take a job into the queue."""
-        self._cluster.queue.add(entry_of(request, clock.now(), telemetry.traceparent()))
+        self._cluster.queue.add(entry_of(request, clock.now(), telemetry.caused(request.traceparent)))
         self.wake()
 
     def wake(self) -> None:
@@ -60,14 +59,14 @@ class Placer:
             await asyncio.wait(self._writing)
 
     def _evaluate(self) -> None:
-        if self._closed:
+        if self._closed or not self._tenure.leads:
             return
         self._awake = False
         begun = clock.monotonic()
         now = clock.now()
         cluster = self._cluster
         plan = evaluate(cluster.snapshot(now), cluster.queue.lanes)
-        taken = [(each.entry, machine.placed(each, cluster.epoch, now)) for each in plan.decisions]
+        taken = [(each.entry, _traced(each.entry, machine.placed(each, cluster.epoch, now))) for each in plan.decisions]
         for entry, placement in taken:
             cluster.queue.drop(entry.job_id)
             cluster.add(placement)
@@ -84,29 +83,47 @@ class Placer:
         task.add_done_callback(self._writing.discard)
 
     async def _write(self, taken: Sequence[Taken]) -> None:
-        faults = await self._store.write(*[self._write_of(entry, placement) for entry, placement in taken])
+        faults: Sequence[GurneyError | None]
+        try:
+            faults = await self._store.write(*[self._write_of(placement) for _, placement in taken])
+        except GurneyError as error:
+            faults = [error] * len(taken)
         for (entry, placement), fault in zip(taken, faults, strict=True):
             if fault:
                 await self._undo(entry, placement, fault)
 
-    def _write_of(self, entry: Entry, placement: Placement) -> Write:
-        trace = entry.traceparent
+    def _write_of(self, placement: Placement) -> Write:
+        trace = placement.traceparent
         events = (*self._effects.news(None, placement, trace), self._effects.start(placement, trace))
         return Write(PLACEMENTS, placement.id, 0, placement, events)
 
     async def _undo(self, entry: Entry, placement: Placement, fault: GurneyError) -> None:
         """Follow what is written about the run: nothing, so that it waits again, or what somebody wrote first."""
         _log.info("placement is not written", run=placement.id, reason=fault.code)
-        while True:
+        while not self._closed:
             try:
                 found = await self._store.documents.get(PLACEMENTS, placement.id)
                 await self.ledger.reread(placement.id)
             except GurneyError:
                 await asyncio.sleep(RETRY_S)
             else:
-                break
-        if found is None:
-            asyncio.get_running_loop().call_later(RETRY_S, self.want, entry.request)
+                if found is None:
+                    asyncio.get_running_loop().call_later(RETRY_S, self.want, entry.request)
+                return
+
+
+def _traced(entry: Entry, placement: Placement) -> Placement:
+    """Return the placement with the span that shows how long the job waited for it."""
+    with telemetry.span(
+        "place",
+        telemetry.INTERNAL,
+        entry.traceparent,
+        service="scheduler",
+        about=placement.id,
+        attributes={"gurney.node": placement.node or ""},
+        since=entry.since,
+    ) as span:
+        return placement.but(traceparent=span.traceparent)
 
 
 def _measure(snapshot: Snapshot, waiting: int) -> None:

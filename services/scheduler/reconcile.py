@@ -10,13 +10,12 @@ from gurney.model.base import Reason
 from gurney.model.event import Event
 from gurney.model.job import JobGet, JobOwed, JobRefs, PlacementRequest
 from gurney.model.run import Outcome, Placement, PlacementState
-from gurney.service import Service
 from gurney.streams import agent_runs
 from gurney.subjects import JOB_ALIVE, JOB_GET, JOB_OWED
 from services.scheduler import feasible, machine, repository
-from services.scheduler.cluster import Cluster
 from services.scheduler.handlers import Handlers
 from services.scheduler.ledger import Ledger
+from services.scheduler.office import Office
 from services.scheduler.shape import Shape
 
 #: A command that was not answered for so long is sent again, and so is the next.
@@ -44,20 +43,21 @@ def is_unanswered(placement: Placement, sent_at: datetime | None, now: datetime)
 class Reconcile:
     """One round; each part on its own, so that one service that is away stops no other part."""
 
-    def __init__(self, service: Service, handlers: Handlers, *, cluster: Cluster, ledger: Ledger) -> None:
-        self._bus = service.bus
-        self._store = service.store
-        self._infeasible_after = timedelta(seconds=service.settings.infeasible_after)
-        self._desk, self._runs, self._nodes = handlers.desk, handlers.runs, handlers.nodes
-        self._effects = handlers.effects
-        self._cluster = cluster
+    def __init__(self, office: Office, handlers: Handlers, ledger: Ledger) -> None:
+        self._bus = office.bus
+        self._store = office.store
+        self._infeasible_after = timedelta(seconds=office.service.settings.infeasible_after)
+        self._desk, self._runs, self._beats = handlers.desk, handlers.runs, handlers.beats
+        self._effects = office.effects
+        self._cluster = office.cluster
         self._ledger = ledger
 
     async def __call__(self) -> None:
         """Do all parts; raises the last fault, so that the round comes again soon."""
         fault: GurneyError | None = None
         for part in (
-            self._nodes.refresh,
+            self._stragglers,
+            self._beats.refresh,
             self._consumers,
             self._commands,
             self._cancellations,
@@ -72,6 +72,15 @@ class Reconcile:
         if fault:
             raise fault
         await self._prune()  # last, and only then: see `_requests`
+
+    async def _stragglers(self) -> None:
+        """Take over what a former leader wrote after we took over from it: it may have been held up at that line.
+
+        Its agent refuses a start that does not fit beside what runs there, until it does.
+        """
+        for placement in await repository.live(self._store, before=self._cluster.epoch):
+            _log.warning("placement of a former leader", run=placement.id, epoch=placement.epoch)
+            await self._ledger.reread(placement.id)
 
     async def _consumers(self) -> None:
         """Make the nodes' consumers again, where their stream was wiped."""
@@ -147,7 +156,7 @@ class Reconcile:
 
     def _hopeless(self, now: datetime) -> dict[Shape, str]:
         """Return the shapes that no known node could ever hold, and what is short."""
-        nodes = self._cluster.snapshot(now).nodes.values()
+        nodes = self._cluster.capable(now)
         found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.lanes}
         return {shape: "; ".join(each.message for each in why) for shape, why in found.items() if why and nodes}
 

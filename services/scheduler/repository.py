@@ -11,18 +11,19 @@ from gurney.store import Store
 
 D = TypeVar("D", bound=Document)
 
-PLACEMENTS = Collection("placements", Placement, (("state",), ("ended_at",)))
+PLACEMENTS = Collection("placements", Placement, (("state",), ("ended_at",)), fields=("epoch",))
 NODES = Collection("nodes", Node)
 LEASE = Collection("lease", Leadership)
 
-LEADER = "scheduler"
 BATCH = 256
 
 
-async def live(store: Store) -> list[Placement]:
-    """Return every live placement."""
-    where = Where("state", "in", sorted(LIVE_PLACEMENTS))
-    return [each async for batch in _batches(store, PLACEMENTS, (where,), ("id",)) for each in batch]
+async def live(store: Store, *, before: int | None = None) -> list[Placement]:
+    """Return every live placement; `before`: those of an older leadership only."""
+    where: tuple[Where, ...] = (Where("state", "in", sorted(LIVE_PLACEMENTS)),)
+    if before is not None:
+        where += (Where("epoch", "<", before),)
+    return [each async for batch in _batches(store, PLACEMENTS, where, ("id",)) for each in batch]
 
 
 async def nodes(store: Store) -> list[Node]:

@@ -11,9 +11,9 @@ from gurney.model.event import Event
 from gurney.model.job import CancelJob
 from gurney.model.run import Confirm, Confirmed, Outcome, Placement, RunEnded, RunReport
 from services.scheduler import machine
-from services.scheduler.cluster import Cluster, Notes
-from services.scheduler.effects import Effects
+from services.scheduler.cluster import Notes
 from services.scheduler.ledger import Ledger
+from services.scheduler.office import Office
 
 #: `running` is written this long after it was reported: an end that comes meanwhile takes it along in one write.
 SETTLE_S = 0.02
@@ -31,13 +31,16 @@ def is_news(notes: Notes, report: RunReport, now: datetime) -> bool:
 class Runs:
     """Answers agents."""
 
-    def __init__(self, cluster: Cluster, ledger: Ledger, effects: Effects) -> None:
-        self._cluster = cluster
+    def __init__(self, office: Office, ledger: Ledger) -> None:
+        self._tenure = office.tenure
+        self._cluster = office.cluster
+        self._presence = office.presence
         self._ledger = ledger
-        self._effects = effects
+        self._effects = office.effects
 
     async def confirm(self, question: Confirm) -> Confirmed:
-        """Say whether the node may start the run."""
+        """Say whether the node may start the run: at our own epoch, which must be the newest that the agent knows."""
+        self._tenure.check_epoch(question.epoch)
         node, asked, epoch = question.node, question.epoch, self._cluster.epoch
         try:
             placement = await self._ledger.change(
@@ -46,6 +49,8 @@ class Runs:
         except NotFound:
             return Confirmed(start=False, message="there is no such placement")
         refusal = machine.refusal(placement, node, asked, epoch)
+        if refusal is None:
+            self._presence.confirmed(placement.id, clock.monotonic())
         return Confirmed(start=refusal is None, message=refusal or "")
 
     async def ended(self, question: RunEnded) -> Empty:

@@ -8,6 +8,9 @@ from gurney.model.resources import Amount, Gpu
 from gurney.model.run import Node, NodeState, Placement
 from services.scheduler.shape import MILLI, Shape, milli
 
+#: A node that was lost for so long does not count when it is asked what the cluster could hold.
+COUNTS_FOR = timedelta(minutes=10)
+
 
 @dataclass(frozen=True)
 class NodeView:
@@ -17,6 +20,8 @@ class NodeView:
     state: NodeState
     #: No heartbeat for some time: nothing new is placed there.
     silent: bool
+    #: Whether it may come back: not lost for long.
+    counts: bool
     kinds: tuple[str, ...]
     labels: Mapping[str, str]
     cpu: int
@@ -89,7 +94,7 @@ def snapshot_of(
             used.setdefault(placement.node, _Used()).add(placement)
     views = {}
     for node in nodes:
-        view = _view(node, silent=now - node.last_seen_at > silent_after)
+        view = _view(node, unseen=now - node.last_seen_at, silent_after=silent_after)
         views[node.id] = used[node.id].on(view) if node.id in used else view
     return Snapshot(views, live)
 
@@ -111,11 +116,12 @@ class _Used:
         return view.holding(self._cpu, self._memory, self._gpus)
 
 
-def _view(node: Node, *, silent: bool) -> NodeView:
+def _view(node: Node, *, unseen: timedelta, silent_after: timedelta) -> NodeView:
     return NodeView(
         id=node.id,
         state=node.state,
-        silent=silent,
+        silent=unseen > silent_after,
+        counts=node.state is not NodeState.LOST or unseen < COUNTS_FOR,
         kinds=node.kinds,
         labels=node.labels,
         cpu=int(round(node.capacity.cpu * MILLI, 6)),  # downwards: a node never promises more than it has

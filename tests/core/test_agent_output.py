@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gurney.runtime.folder import remove_tree
 from services.agent import live_log, log, output
-from services.agent.folders import Work, remove_tree
+from services.agent.folders import Work
 from services.agent.output import look_through
 
 

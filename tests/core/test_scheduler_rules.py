@@ -9,8 +9,8 @@ from gurney.model.job import WaitReason
 from gurney.model.resources import Amount
 from gurney.model.run import Heartbeat, RunReport
 from services.scheduler import machine
+from services.scheduler.census import is_missing, is_worth_saving, node_of
 from services.scheduler.cluster import Cluster, Notes
-from services.scheduler.nodes import is_missing, is_worth_saving, node_of
 from services.scheduler.order import entry_of
 from services.scheduler.reconcile import is_unanswered
 from services.scheduler.runs import is_news

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gurney import clock, ids
+from gurney import clock, consume, ids
 from gurney.errors import GurneyError, NotFound
 from gurney.model.base import Message
 from gurney.model.common import Empty, Page
@@ -40,7 +40,7 @@ from gurney.runtime import folder
 from gurney.runtime.process import ProcessRuntime
 from gurney.service import Parts, Service
 from gurney.settings import Settings
-from gurney.streams import MAP_INSPECTIONS, SCHEDULER_REPORTS
+from gurney.streams import MAP_INSPECTIONS, SCHEDULER_REPORTS, agent_runs
 from gurney.subjects import (
     HEARTBEAT,
     LOG_CHUNK,
@@ -140,8 +140,12 @@ class FakeScheduler(Fake):
             Parts(
                 answers=self.answers({SCHEDULER_CONFIRM: self._confirm, SCHEDULER_ENDED: self._ended}),
                 consumers={SCHEDULER_REPORTS: self._report, MAP_INSPECTIONS: self._inspected},
+                reconcile=self._make_consumer,
             )
         )
+
+    async def _make_consumer(self) -> None:
+        await consume.ensure(self.service.bus, agent_runs(self._settings.node))
 
     async def _confirm(self, question: Confirm) -> Confirmed:
         start = question.run_id not in self.ends and question.run_id not in self.refused

@@ -153,9 +153,11 @@ class JobService:
 class World:
     """The scheduler and what it tells: starts, stops, inspections, lifecycle events and events of nodes."""
 
-    def __init__(self, settings: Settings, documents: SqliteDocuments) -> None:
+    def __init__(self, settings: Settings, documents: SqliteDocuments, *, alone: bool = True) -> None:
+        """Not `alone`: the test starts the schedulers itself."""
         self.settings = settings
         self.documents = documents
+        self._alone = alone
         self.job = JobService(settings)
         self.client = Service("edge", settings)
         self.starts: asyncio.Queue[StartRun] = asyncio.Queue()
@@ -165,7 +167,7 @@ class World:
         self.nodes: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._heard: set[str | None] = set()
         self._stack = AsyncExitStack()
-        self.scheduler = build(settings, documents=documents)
+        self.scheduler = build(settings, documents=documents, alone=alone)
         #: The reconciler: a round comes when the test asks for it, and at no other time.
         self.reconciler: Any = self.scheduler._parts.reconcile
         self.scheduler._parts.reconcile = None
@@ -185,7 +187,8 @@ class World:
         ):
             await self.bus.subscribe(subject, self._hear(queue, decode))
         await self._stack.enter_async_context(self.job.service)
-        await self._stack.enter_async_context(self.scheduler)
+        if self._alone:
+            await self._stack.enter_async_context(self.scheduler)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

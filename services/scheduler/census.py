@@ -1,0 +1,63 @@
+"""The states of a node, as its heartbeats and its silence make them, and the one place that changes them. Pure.
+
+ready -> lost -> ready. A node that was drained stays so when it comes back. A node that was lost for long is forgotten.
+"""
+
+from datetime import datetime, timedelta
+
+from gurney.model.run import Heartbeat, Node, NodeState, Placement, PlacementState
+
+#: `last_seen_at` is written this often; memory has it from every heartbeat.
+SAVE_EVERY = timedelta(seconds=30)
+#: A confirmed run that its agent does not name is gone, this long after it was confirmed.
+GONE_AFTER = timedelta(seconds=15)
+#: A node that was lost for so long has left.
+LEFT_AFTER = timedelta(days=1)
+
+
+def node_of(beat: Heartbeat, at: datetime, known: Node | None = None) -> Node:
+    """Return the node that a heartbeat tells of, at its known revision."""
+    return Node(
+        id=beat.node,
+        revision=known.revision if known else 1,
+        state=known.state if known and known.state is not NodeState.LOST else NodeState.READY,
+        labels=beat.labels,
+        simulated=beat.simulated,
+        capacity=beat.capacity,
+        gpus=beat.gpus,
+        images=beat.images,
+        kinds=beat.kinds,
+        faults=beat.faults,
+        incarnation=beat.incarnation,
+        home=beat.home,
+        lease=beat.lease,
+        last_seen_at=max(at, known.last_seen_at) if known else at,
+    )
+
+
+def is_another_host(known: Node, seen: Heartbeat | Node) -> bool:
+    """Tell whether another host than the node of that name is seen. Where runs have no lease there is one host only."""
+    return known.lease is not None and seen.home != known.home
+
+
+def is_worth_saving(saved: Node, seen: Node) -> bool:
+    """Tell whether a node's document is to follow what was seen."""
+    same = seen.but(last_seen_at=saved.last_seen_at, revision=saved.revision) == saved
+    return not same or seen.last_seen_at - saved.last_seen_at >= SAVE_EVERY
+
+
+def lost(node: Node) -> Node | None:
+    """Return the node as lost; None where it is."""
+    return None if node.state is NodeState.LOST else node.next(state=NodeState.LOST)
+
+
+def has_left(node: Node, now: datetime) -> bool:
+    """Tell whether a node was lost for so long that it is forgotten."""
+    return node.state is NodeState.LOST and now - node.last_seen_at >= LEFT_AFTER
+
+
+def is_missing(placement: Placement, beat: Heartbeat, at: datetime) -> bool:
+    """Tell whether a heartbeat should name this run and does not."""
+    if placement.state is not PlacementState.CONFIRMED or placement.confirmed_at is None:
+        return False
+    return at - placement.confirmed_at > GONE_AFTER and placement.id not in beat.runs
