@@ -1,42 +1,62 @@
-"""Traces, logs and metrics, as middleware: handlers never import OpenTelemetry.
+"""Traces, logs and metrics, as middleware: what every service uses of `tracing` and `logs`, and the metrics.
 
-Trace context crosses NATS in the header `traceparent` (W3C). Without an OTLP endpoint spans are not recorded, but
-trace ids still travel, so that an error can be found in the logs.
+Handlers say at most which job they are about; spans are made around them.
 """
 
 import logging
-import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from contextvars import ContextVar, Token
-from typing import TextIO
+from functools import cache
 
 import structlog
-from opentelemetry import context, trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import Counter, Gauge, Histogram
-from structlog.typing import EventDict, Processor, WrappedLogger
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from pydantic import BaseModel
 
-from gurney.ids import new_traceparent
+from gurney import recording
+from gurney.logs import Bridge, processors
 from gurney.settings import Settings
+from gurney.tracing import (
+    CLIENT,
+    CONSUMER,
+    INTERNAL,
+    SERVER,
+    about,
+    began_at,
+    caused,
+    current_trace_id,
+    joined,
+    span,
+    traceparent,
+)
 
-_PROPAGATOR = TraceContextTextMapPropagator()
-_TRACER = trace.get_tracer("gurney")
-_TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-#: The trace context where spans are not recorded.
-_UNRECORDED: ContextVar[str | None] = ContextVar("traceparent", default=None)
-_recording = False
+__all__ = [
+    "CLIENT",
+    "CONSUMER",
+    "INTERNAL",
+    "SERVER",
+    "about",
+    "about_of",
+    "began_at",
+    "caused",
+    "current_trace_id",
+    "joined",
+    "log",
+    "processors",
+    "setup",
+    "span",
+    "traceparent",
+]
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # twice as many series for nothing
 
 REQUESTS = Counter("gurney_requests_total", "Questions that a service answered.", ["service", "operation", "code"])
 MESSAGES = Counter("gurney_messages_total", "Messages that a consumer finished.", ["consumer", "result"])
-PUBLISHED = Counter("gurney_events_published_total", "Events that JetStream has acknowledged.", ["type"])
+PUBLISHED = Counter(
+    "gurney_events_published_total", "Events that JetStream has acknowledged, by kind of subject.", ["type"]
+)
 OUTBOX_AGE = Gauge("gurney_outbox_age_seconds", "Age of the oldest event that is not published yet.", ["service"])
 HTTP_REQUESTS = Counter("gurney_http_requests_total", "HTTP requests.", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("gurney_http_seconds", "Seconds until an HTTP request was answered.", ["route"])
+JOBS = Gauge("gurney_jobs", "Live jobs by state, as counted at the last round of the reconciler.", ["state"])
 JOBS_ENDED = Counter("gurney_jobs_ended_total", "Jobs that ended.", ["state"])
 QUEUE_SECONDS = Histogram(
     "gurney_queue_seconds",
@@ -51,109 +71,59 @@ NODE_USED = Gauge("gurney_node_used", "What live placements hold: cores, bytes, 
 JOBS_WAITING = Gauge("gurney_jobs_waiting", "Jobs that wait for room.")
 DELIVERIES = Counter("gurney_deliveries_total", "Attempts to deliver to a job handler.", ["result"])
 BYTES = Counter("gurney_bytes_total", "Bytes of files that clients moved.", ["direction"])
+SPANS = Counter("gurney_spans_total", "Spans of traces: sent to the collector, or lost.", ["result"])
 
 
 def setup(settings: Settings, service: str) -> None:
     """Set logging and tracing up for this process; once."""
-    level = logging.DEBUG if settings.log_level == "debug" else logging.INFO
+    verbose = settings.log_level == "debug"
     structlog.configure(
-        processors=processors(settings.log_format, sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=processors(settings.log_format, sys.stderr, verbose=verbose),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    global _recording  # noqa: PLW0603  # one process, one exporter
-    if settings.otlp_endpoint and not _recording:
-        _export(settings.otlp_endpoint, service)
-        _recording = True
-
-
-def processors(log_format: str, stream: TextIO) -> Sequence[Processor]:
-    """Return what makes lines of events: for machines with all there is, for people without what only machines join."""
-    steps = structlog.processors
-    begin = [structlog.contextvars.merge_contextvars, steps.add_log_level]
-    terminal = stream.isatty()
-    if log_format == "json" or (log_format == "auto" and not terminal):
-        at = steps.TimeStamper(fmt="iso", utc=True, key="at")
-        return [*begin, _trace_ids, at, steps.format_exc_info, steps.JSONRenderer()]
-    lines = structlog.dev.ConsoleRenderer(
-        colors=terminal and not os.environ.get("NO_COLOR"),
-        exception_formatter=structlog.dev.plain_traceback,  # others print local variables: names of patients
-        sort_keys=False,
-        timestamp_key="at",
-    )
-    return [*begin, steps.TimeStamper(fmt="%H:%M:%S", utc=False, key="at"), lines]
-
-
-def _export(endpoint: str, service: str) -> None:
-    """Record spans and send them by OTLP; the imports are heavy and only needed here."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    provider = TracerProvider(resource=Resource.create({"service.name": f"gurney-{service}"}))
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-
-
-def _trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    if trace_id := current_trace_id():
-        event["trace"] = trace_id
-    return event
+    if not logging.root.handlers:
+        logging.root.addHandler(Bridge(verbose=verbose))
+    if settings.otlp_endpoint:
+        recording.record(settings.otlp_endpoint, service=service, ratio=settings.trace_ratio, watcher=_Watcher())
 
 
 def log(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Return the logger of a module or service. Log ids and counts, never names or contents of a payload."""
+    """Return the logger of a module or service. Log ids and counts, never names or contents of a payload.
+
+    Errors are handed over as they are: `error=error`, never their texts.
+    """
     return structlog.get_logger(part=name)  # type: ignore[no-any-return]
 
 
-def current_trace_id() -> str | None:
-    """Return the current trace id in hexadecimal, None outside any trace."""
-    current = traceparent()
-    return current.split("-")[1] if current else None
+def about_of(message: BaseModel) -> str | None:
+    """Return the job or run that a message is about, if it names one."""
+    field = _naming(type(message))
+    value = getattr(message, field) if field else None
+    return value if isinstance(value, str) else None
 
 
-def traceparent() -> str | None:
-    """Return the current W3C trace context."""
-    if not _recording:
-        return _UNRECORDED.get()
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier)
-    return carrier.get("traceparent")
+@cache
+def _naming(message: type[BaseModel]) -> str | None:
+    fields = message.model_fields
+    return next((field for field in ("run_id", "job_id", "job", "id") if field in fields), None)
 
 
-def span(
-    name: str, kind: SpanKind, parent: str | None = None, attributes: Mapping[str, str] | None = None
-) -> AbstractContextManager[object]:
-    """Return a context that is a span; `parent` is a traceparent from elsewhere."""
-    if not _recording:
-        return _Unrecorded(parent)
-    within = _PROPAGATOR.extract({"traceparent": parent}) if parent else context.get_current()
-    return _TRACER.start_as_current_span(name, within, kind, attributes)
+_log = log("traces")
 
 
-class _Unrecorded:
-    """Stands for a span where none is recorded: only the trace's ids travel, at next to no cost."""
+class _Watcher:
+    """Counts spans, and logs once when the collector goes and once when it is back."""
 
-    __slots__ = ("_parent", "_token")
+    def sent(self, spans: int) -> None:
+        SPANS.labels("sent").inc(spans)
 
-    def __init__(self, parent: str | None) -> None:
-        self._parent = parent
-        self._token: Token[str | None] | None = None
+    def lost(self, spans: int) -> None:
+        SPANS.labels("lost").inc(spans)
 
-    def __enter__(self) -> None:
-        self._token = _UNRECORDED.set(_known(self._parent) or _UNRECORDED.get() or new_traceparent())
+    def away(self, why: str) -> None:
+        _log.warning("the collector of traces does not answer", why=why)
 
-    def __exit__(self, *exc: object) -> None:
-        if self._token:
-            _UNRECORDED.reset(self._token)
-
-
-def _known(parent: str | None) -> str | None:
-    """Return a traceparent of the version that we know (W3C Trace Context, 3.2)."""
-    return parent if parent and _TRACEPARENT.fullmatch(parent) else None
-
-
-SERVER, CLIENT, CONSUMER, PRODUCER = SpanKind.SERVER, SpanKind.CLIENT, SpanKind.CONSUMER, SpanKind.PRODUCER
-INTERNAL = SpanKind.INTERNAL
+    def back(self) -> None:
+        _log.info("the collector of traces is back")

@@ -63,6 +63,7 @@ class Create:
         if question.dry_run:
             return await self._rehearse(question)
         taken = _Taken(ids.new_id("job"))
+        telemetry.about(taken.job_id)
         try:
             return await self._accept(question, taken)
         except KeyTaken as lost:  # to a request that came at the same time
@@ -81,7 +82,7 @@ class Create:
         taken.room = admitted.reserved
         if clock.monotonic() - asked > STORE_WITHIN_S:
             raise Unavailable("the scheduler took too long", retry_after_s=1)
-        job, effects = machine.begin(job, telemetry.current_trace_id())
+        job, effects = machine.begin(job.but(traceparent=telemetry.traceparent()), telemetry.current_trace_id())
         return await self._effects.carry_out(None, job, effects)
 
     async def _rehearse(self, question: JobCreate) -> Job:
@@ -135,7 +136,7 @@ class Create:
             asked.append(self._bus.request(SCHEDULER_RELEASE, Release(job_id=taken.job_id)))
         for result in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(result, BaseException):
-                _log.info("left to a sweep", job=taken.job_id, error=repr(result))
+                _log.info("left to a sweep", job=taken.job_id, error=result)
 
     async def _winner(self, question: JobCreate, lost: KeyTaken) -> Job:
         if question.idempotency and (held := await repository.under_key(self._store, question.idempotency)):

@@ -42,7 +42,8 @@ class Effects:
             if after is job:
                 return job
             try:
-                return await self.carry_out(job, after, effects)
+                with telemetry.joined("change job", job.traceparent, service="job", about=job.id):
+                    return await self.carry_out(job, after, effects)
             except RevisionConflict:
                 continue
 
@@ -134,12 +135,14 @@ def placement_request(job: Job) -> PlacementRequest:
         cancel_requested_at=job.cancel_requested_at,
         avoid=job.avoid,
         request=job.request,
+        traceparent=job.traceparent,
     )
 
 
 def end_of(job: Job) -> JobEvent:
     """Return the event of an ended job's end, as it was published."""
-    return event_data(job, Announce(event=job.state.value, attempt=job.attempt, at=job.stopped_at or job.created_at))
+    told = Announce(event=job.state.value, attempt=job.attempt, at=job.stopped_at or job.created_at)
+    return event_data(job, told).but(traceparent=job.traceparent)
 
 
 def _cancellation(job: Job, told: TellScheduler) -> Outgoing:

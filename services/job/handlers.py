@@ -73,7 +73,7 @@ class Handlers:
         try:
             return await self._settle(job)
         except GurneyError as fault:
-            _log.info("left to the reconciler", job=job.id, owes=job.owes, error=repr(fault))
+            _log.info("left to the reconciler", job=job.id, owes=job.owes, error=fault)
             self._service.reconcile_soon()
             return job
 

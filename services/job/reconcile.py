@@ -26,13 +26,17 @@ class Reconcile:
     async def __call__(self) -> None:
         """Do all parts; raises the last fault, so that the round comes again soon."""
         fault: GurneyError | None = None
-        for part in (self._pay_debts, self._restore_claims, self._fold_placements):
+        for part in (self._count, self._pay_debts, self._restore_claims, self._fold_placements):
             try:
                 await part()
             except GurneyError as error:
                 fault = error
         if fault:
             raise fault
+
+    async def _count(self) -> None:
+        for state, count in (await repository.live_by_state(self._store)).items():
+            telemetry.JOBS.labels(state).set(count)
 
     async def _pay_debts(self) -> None:
         """Finish deletions and finalizations."""
@@ -72,4 +76,4 @@ class Reconcile:
         except NotFound:
             _log.info("placement of no job", job=job_id)
         except GurneyError as fault:  # one job's fault stops no other
-            _log.warning("placement not folded", job=job_id, error=repr(fault))
+            _log.warning("placement not folded", job=job_id, error=fault)

@@ -24,6 +24,13 @@ JOBS = Collection(
         ("notified", "created_at"),
         ("owes", "created_at"),
     ),
+    filters=(
+        ("project", "created_at"),
+        ("created_by", "created_at"),
+        ("map.name", "created_at"),
+        ("labels", "created_at"),
+    ),
+    fields=("deleting", "stopped_at", "cancel_requested_at"),
 )
 
 #: Jobs that are read at once by a reconciler.
@@ -91,6 +98,12 @@ async def live_of_map(store: Store, map_id: str) -> tuple[list[str], int]:
     count, _ = await store.documents.totals(JOBS, where)
     first = await store.find(JOBS, *where, limit=10) if count else []
     return [job.id for job in first], count
+
+
+async def live_by_state(store: Store) -> dict[str, int]:
+    """Return how many jobs are in each live state."""
+    found = await store.documents.totals_by(JOBS, "state", (_IS_LIVE,))
+    return {state.value: found.get(state.value, (0, 0))[0] for state in LIVE}
 
 
 async def owed(store: Store, question: JobOwed) -> tuple[list[Job], str | None]:

@@ -13,6 +13,7 @@ from gurney.subjects import (
     HANDLER_LIST,
     HANDLER_PATCH,
     HANDLER_TEST,
+    NOTIFIER_HANDLERS,
 )
 from services.notifier.handlers import Handlers
 from services.notifier.known import KnownHandlers
@@ -36,6 +37,10 @@ def build(settings: Settings, *, documents: Documents, alone: bool = False) -> S
         await handlers.tidy()
         lanes.wake()
 
+    async def changed(_: str, __: bytes) -> None:
+        known.changed()
+
+    service.bus.on_reconnect.append(known.changed)  # a notice may have been lost
     return service.does(
         Parts(
             answers={
@@ -51,6 +56,6 @@ def build(settings: Settings, *, documents: Documents, alone: bool = False) -> S
             consumers={NOTIFIER_JOBS: telling.heard},
             reconcile=reconcile,
             tasks=[lanes.run, telling.run, telling.mark],
-            resources=[sender],
+            resources=[service.bus.hearing(NOTIFIER_HANDLERS.subject, changed), sender],
         )
     )

@@ -1,12 +1,13 @@
 """Questions to the notifier: job handlers and their deliveries."""
 
 import base64
+import contextlib
 import secrets
 from datetime import datetime, timedelta
 
 from gurney import clock, ids
 from gurney.bus import Bus
-from gurney.errors import GurneyError, Invalid, KeyTaken, NotFound
+from gurney.errors import Invalid, KeyTaken, NotFound, RevisionConflict
 from gurney.model.common import Empty, Page, Ref
 from gurney.model.handler import (
     Delivery,
@@ -21,7 +22,7 @@ from gurney.model.handler import (
 from gurney.model.handler import WebhookBody as Body
 from gurney.service import Service
 from gurney.settings import Settings
-from gurney.subjects import JOB_EVENTS, MAP_GET
+from gurney.subjects import JOB_EVENTS, MAP_GET, NOTIFIER_HANDLERS
 from services.notifier import policy, repository
 from services.notifier.known import KnownHandlers
 from services.notifier.lanes import Lanes
@@ -61,8 +62,13 @@ class Handlers:
             await self._store.insert(HANDLERS, handler)
         except KeyTaken as taken:
             return await self._replayed(question, taken)
-        self._known.changed()
+        await self._changed()
         return handler
+
+    async def _changed(self) -> None:
+        """Have this replica and the others read the handlers again, before whoever changed them hears of it."""
+        self._known.changed()
+        await self._bus.tell_peers(NOTIFIER_HANDLERS)
 
     async def get(self, question: Ref) -> Handler:
         return (await repository.resolve(self._store, question.caller, question.ref)).but(secret=None)
@@ -82,7 +88,7 @@ class Handlers:
             return document.next(**changes, enabled_at=now if enabled else document.enabled_at), ()
 
         after = await self._store.update(HANDLERS, found.id, change)
-        self._known.changed()
+        await self._changed()
         return after.but(secret=None)
 
     async def delete(self, question: Ref) -> Empty:
@@ -92,7 +98,7 @@ class Handlers:
             found.id,
             lambda document: None if document.deleting else (document.next(deleting=True, state="disabled"), ()),
         )
-        self._known.changed()
+        await self._changed()
         await self._finish_delete(marked)
         return Empty()
 
@@ -133,19 +139,18 @@ class Handlers:
         before: datetime = clock.now() - KEPT
         while old := await repository.old(self._store, before):
             for delivery in old:
-                await self._store.remove(DELIVERIES, delivery)
+                await self._remove(delivery)
 
     async def _finish_delete(self, handler: Handler) -> None:
         while left := await repository.of_handler(self._store, handler.id):
             for delivery in left:
                 await self._remove(delivery)
-        await self._store.remove(HANDLERS, handler)
+        with contextlib.suppress(RevisionConflict):  # another replica was quicker
+            await self._store.remove(HANDLERS, handler)
 
     async def _remove(self, delivery: Delivery) -> None:
-        try:
+        with contextlib.suppress(RevisionConflict):  # somebody has changed it meanwhile: the next look finds it
             await self._store.remove(DELIVERIES, delivery)
-        except GurneyError:
-            return  # its lane has changed it meanwhile: the next round finds it
 
     async def _map_id(self, question: HandlerCreate) -> str | None:
         if question.body.map is None:

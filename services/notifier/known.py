@@ -1,7 +1,8 @@
 """The active job handlers, without a look into the documents for every event.
 
-What this replica itself changes, it knows at once; a list that is a second old will do. Of several replicas each reads
-them anew for an end of a job: nobody who registered before it is missed, whichever replica he asked.
+What this replica changes, it knows at once, and tells the others before it answers; should that be lost, a list is a
+second old at most. Of several replicas each reads them anew for an end of a job: nobody who registered before it is
+missed, whichever replica he asked.
 """
 
 import math
@@ -26,7 +27,7 @@ class KnownHandlers:
         self._changed_at = 0.0
 
     def changed(self) -> None:
-        """Forget the list: a handler was made, changed or removed here."""
+        """Forget the list: a handler was made, changed or removed."""
         self._changed_at = clock.monotonic()
 
     async def recent(self) -> Sequence[Handler]:

@@ -19,6 +19,8 @@ from services.notifier.sender import Sender
 WIDTH = 8
 #: Deliveries that a lane holds in memory; more stay in the documents until they are due again.
 LENGTH = 1024
+#: Seconds that an attempt may take beyond the target's time.
+MARGIN_S = 5.0
 
 _log = telemetry.log("notifier")
 
@@ -31,6 +33,7 @@ class Lanes:
         self._known = known
         self._sender = sender
         self._patience = settings.webhook_patience
+        self._attempt_s = settings.webhook_timeout + MARGIN_S
         self._born = clock.now() if alone else None
         self._waiting: dict[str, deque[Delivery]] = {}
         self._workers: dict[str, set[asyncio.Task[None]]] = {}
@@ -104,7 +107,7 @@ class Lanes:
             try:
                 await self._deliver(delivery)
             except Exception as error:
-                _log.warning("delivery comes again", delivery=delivery.id, error=repr(error))
+                _log.warning("delivery comes again", delivery=delivery.id, error=error)
             finally:
                 self._held.discard(delivery.id)
 
@@ -113,6 +116,11 @@ class Lanes:
         if handler is None or handler.deleting:
             await self._store.remove(DELIVERIES, delivery)
             return
+        if later := policy.kept(delivery, clock.now(), self._attempt_s):
+            try:
+                delivery = await self._store.replace(DELIVERIES, later)
+            except RevisionConflict:
+                return  # it has waited here for so long that another took it
         attempt = await self._sender.send(handler, delivery)
         after = policy.tried(delivery, attempt, self._patience, random.random())  # noqa: S311  # not a secret
         try:

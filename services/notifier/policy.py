@@ -53,6 +53,7 @@ def first_delivery(id_: str, handler: Handler, event: JobEvent, now: datetime) -
         next_attempt_at=now,
         body=body(f"job.{event.event}", event),
         taken_until=now + timedelta(seconds=TAKEN_S),
+        traceparent=event.traceparent,
     )
 
 
@@ -86,6 +87,14 @@ def take(delivery: Delivery, now: datetime, born: datetime | None = None) -> Del
     if delivery.state is not DeliveryState.PENDING or not delivery.next_attempt_at:
         return None
     if delivery.next_attempt_at > now or _is_taken(delivery, now, born):
+        return None
+    return delivery.next(taken_until=now + timedelta(seconds=TAKEN_S))
+
+
+def kept(delivery: Delivery, now: datetime, needed_s: float) -> Delivery | None:
+    """Return the delivery taken anew, where it is not taken for as long as an attempt needs; None where it is."""
+    until = delivery.taken_until
+    if until is not None and until - now >= timedelta(seconds=needed_s):
         return None
     return delivery.next(taken_until=now + timedelta(seconds=TAKEN_S))
 

@@ -10,9 +10,17 @@ from gurney.model.handler import Delivery, DeliveryList, DeliveryState, Handler,
 from gurney.paging import newest_first, scope_where
 from gurney.store import Store
 
-HANDLERS = Collection("handlers", Handler, (("created_at",), ("state",)))
+HANDLERS = Collection(
+    "handlers",
+    Handler,
+    (("created_at",), ("state", "created_at"), ("deleting", "created_at")),
+    filters=(("project", "created_at"), ("created_by", "created_at")),
+)
 DELIVERIES = Collection(
-    "deliveries", Delivery, (("handler", "created_at"), ("state", "next_attempt_at"), ("handler", "state"))
+    "deliveries",
+    Delivery,
+    (("handler", "created_at"), ("state", "next_attempt_at"), ("handler", "state")),
+    filters=(("created_at",),),
 )
 
 

@@ -10,6 +10,7 @@ import aiohttp
 from standardwebhooks import Webhook
 
 from gurney import clock, telemetry
+from gurney.ids import job_of_event
 from gurney.model.handler import Delivery, DeliveryAttempt, Handler
 from gurney.settings import Settings
 from services.notifier.targets import GuardedResolver, allowed, is_address
@@ -60,13 +61,19 @@ class Sender:
             "webhook-timestamp": str(int(at.timestamp())),
             "webhook-signature": Webhook(handler.secret).sign(delivery.event, at, delivery.body),
         }
-        parent = telemetry.traceparent()
-        if parent:
-            headers["traceparent"] = parent
-        with telemetry.span("webhook", telemetry.CLIENT):
+        with telemetry.span(
+            "webhook",
+            telemetry.CLIENT,
+            delivery.traceparent,
+            service="notifier",
+            about=job_of_event(delivery.event),
+            attributes={"http.request.method": "POST", "server.address": host, "gurney.delivery": delivery.id},
+        ) as span:
+            headers["traceparent"] = span.traceparent
             async with self._session.post(
                 handler.url, data=delivery.body.encode(), headers=headers, allow_redirects=False
             ) as answer:
+                span.note("http.response.status_code", answer.status)
                 with contextlib.suppress(aiohttp.ClientError):
                     await answer.content.read(1024)
                 return answer.status

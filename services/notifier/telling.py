@@ -41,7 +41,7 @@ class Telling:
         if kind not in TERMINAL_EVENTS and not policy.heeded(await self._known.recent(), kind):
             return
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((JobEvent.decode(data), stored))
+        self._queue.put_nowait((JobEvent.decode(data).but(traceparent=telemetry.traceparent()), stored))
         await stored
 
     async def run(self) -> None:
@@ -93,7 +93,7 @@ class Telling:
                     await self._bus.request(JOB_NOTIFIED, JobRefs(jobs=batch))
                     del self._told[: len(batch)]
             except GurneyError as error:
-                _log.info("told jobs are marked later", error=str(error))
+                _log.info("told jobs are marked later", error=error)
                 self._told.clear()
 
     async def make_up(self) -> None:
