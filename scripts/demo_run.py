@@ -2,6 +2,10 @@
 
 Starts an embedded server on a folder of its own, registers the sample MAP `ct-body` and a job handler, uploads a CT
 series, runs the job, checks the notification's signature, and says where the picture lies.
+
+With `GURNEY_URL` and `GURNEY_TOKEN` it uses a server that runs already, and there the image `urn:oci:ct-body` or what
+`GURNEY_DEMO_MAP` names. `GURNEY_DEMO_LISTEN` is then this host's address as the server reaches it: without one the
+demo has no job handler.
 """
 
 import asyncio
@@ -29,6 +33,10 @@ from gurney.client.payloads import local_files
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(os.environ.get("GURNEY_DEMO", ROOT / "demo-data"))
 STARTS_WITHIN_S = 30.0
+#: A server that runs already.
+THERE = os.environ.get("GURNEY_URL", "")
+MAP = os.environ.get("GURNEY_DEMO_MAP", "urn:oci:ct-body") if THERE else "urn:gurney:dir:ct-body"
+LISTEN = os.environ.get("GURNEY_DEMO_LISTEN", "") if THERE else "127.0.0.1"
 
 say = Console(highlight=False, soft_wrap=True).print
 
@@ -44,6 +52,18 @@ def head_ct() -> Path:
 
 @asynccontextmanager
 async def server() -> AsyncIterator[AsyncClient]:
+    """Connect to the server that the environment names, or else run one."""
+    if not THERE:
+        async with embedded() as client:
+            yield client
+    else:
+        async with AsyncClient(THERE, os.environ["GURNEY_TOKEN"]) as client:
+            say(f"Gurney serves {THERE}")
+            yield client
+
+
+@asynccontextmanager
+async def embedded() -> AsyncIterator[AsyncClient]:
     """Run an embedded server on a fresh folder and connect to it."""
     data = FOLDER / "server"
     await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
@@ -82,35 +102,40 @@ class Handler:
 
 
 @asynccontextmanager
-async def handler(client: AsyncClient) -> AsyncIterator[Handler]:
-    """Run a job handler on loopback and register it."""
+async def handler(client: AsyncClient) -> AsyncIterator[Handler | None]:
+    """Run a job handler and register it; None where there is no address for one."""
+    if not LISTEN:
+        yield None
+        return
     listener = Handler()
     app = web.Application()
     app.router.add_post("/", listener.receive)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, LISTEN, 0).start()
     host, port = runner.addresses[0][:2]
-    listener.secret = (await client.handlers.create(f"http://{host}:{port}/"))["secret"]
+    registered = await client.handlers.create(f"http://{host}:{port}/")
+    listener.secret = registered["secret"]
     try:
         yield listener
     finally:
+        await client.handlers.delete(registered["id"])
         await runner.cleanup()
 
 
 async def run_job(client: AsyncClient, series: Path) -> Json:
     """Register, upload, submit, follow to the end."""
-    registered = await client.maps.register("urn:gurney:dir:ct-body", name="ct-body")
+    registered = await client.maps.register(MAP, name=None if THERE else "ct-body")
     ready = await client.maps.settled(registered["id"])
     if ready["state"] != "ready":
         sys.exit(f"the sample MAP is {ready['state']}: {ready['reason']}")
-    say(f"MAP {ready['name']} is ready: {ready['digest'][:19]}...")
-    payload = await client.payloads.create(name="ct")
+    say(f"MAP {ready['urn']} is ready: {ready['digest'][:19]}...")
+    payload = await client.payloads.create(name=None if THERE else "ct")
     total = await asyncio.to_thread(lambda: sum(file.stat().st_size for _, file in local_files([series])))
     with bar("uploading", total, hidden=False) as moved:
         count = await client.payloads.upload(payload["id"], [series], moved=moved)
     say(f"payload {payload['id']}: {count} files, {size(total)}")
-    job = await client.jobs.create(map="ct-body", payload="ct")
+    job = await client.jobs.create(map=ready["id"], payload=payload["id"])
     say(f"job {job['id']} is {job['state']}")
     async for text in client.jobs.logs(job["id"], follow=True):
         say("  | " + text.rstrip("\n").replace("\n", "\n  | "), markup=False)
@@ -131,9 +156,10 @@ async def main() -> int:
     series = await asyncio.to_thread(head_ct)
     async with server() as client, handler(client) as listener:
         job = await run_job(client, series)
-        async with asyncio.timeout(30):
-            told = await listener.told
-        say(f"the job handler was told, signature valid: {told['type']} {told['data']['id']}")
+        if listener:
+            async with asyncio.timeout(30):
+                told = await listener.told
+            say(f"the job handler was told, signature valid: {told['type']} {told['data']['id']}")
         print_story(await client.jobs.story(job["id"]))
         if job["state"] != "succeeded":
             say(f"the job {job['state']}: {job['reason']}", markup=False)

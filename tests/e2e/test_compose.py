@@ -1,0 +1,267 @@
+"""One server as `compose/` runs it: containers, secrets, TLS, restart and reset. Images are made by scripts/images."""
+
+import hashlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from gurney.runtime.docker.daemon import Client
+from gurney.testing.docker import make_image
+from tests.e2e.one_server import PATIENCE_S, Json, OneServer, done, sh
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs("docker", "compose", "mongo", "minio", "jaeger", "prometheus", "caddy"),
+    pytest.mark.timeout(3 * PATIENCE_S),
+]
+T = TypeVar("T")
+
+SLOW = "gurney-test-slow:1"
+#: A run of it ends when somebody leaves a file in its output.
+APPLICATION = "echo begun; until [ -e /out/go ]; do sleep 0.1; done; echo done >/out/result"
+HTTPS_ONLY = {"8443/tcp"}
+LOOPBACK = {"16686/tcp", "9090/tcp"}
+
+
+def slow_map() -> None:
+    """Make the image of a MAP whose runs wait."""
+    app = {"command": json.dumps(["/bin/sh", "-c", APPLICATION]), "input": {"path": "/in"}, "output": {"path": "/out"}}
+    files = {
+        "/etc/holoscan/app.json": json.dumps(app | {"workingDirectory": "/", "timeout": 600}),
+        "/etc/holoscan/pkg.json": json.dumps({"resources": {"cpu": 0.1, "memory": "64Mi"}}),
+    }
+    client = Client("unix:///var/run/docker.sock")
+    try:
+        make_image(client, SLOW, files, ["USER 1234:1234"])
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder, after all images are made."""
+    done(sh("scripts/images"))
+    done(sh("scripts/images", "ct-body"))
+    slow_map()
+    return tmp_path_factory.mktemp("one-server")
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Iterator[OneServer]:
+    """A server that is up and healthy; a test that stops it starts it again."""
+    with OneServer(folder) as server:
+        yield server.prepare().up()
+
+
+def until(look: Callable[[], T | None], *, within_s: float = 120.0) -> T:
+    """Return what a look finds, once it finds something."""
+    deadline = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing came of it"
+        time.sleep(0.2)
+    return found
+
+
+def register(site: OneServer, urn: str) -> str:
+    """Register a MAP and return its id once it is ready."""
+    made = site.ask("POST", "/v1/maps", {"urn": urn})
+    found = until(
+        lambda: settled if (settled := site.ask("GET", f"/v1/maps/{made['id']}"))["state"] != "registering" else None
+    )
+    assert found["state"] == "ready", found["reason"]
+    return str(made["id"])
+
+
+def submit(site: OneServer) -> str:
+    """Return the id of a new job of the MAP that waits."""
+    payload = site.ask("POST", "/v1/payloads", {"keep": True})["id"]
+    site.ask("PUT", f"/v1/payloads/{payload}/files/in.txt", b"in")
+    job = site.ask("POST", "/v1/jobs", {"map": register(site, f"urn:oci:{SLOW}"), "payload": payload})
+    return str(job["id"])
+
+
+def running(site: OneServer, job: str, attempt: int = 1) -> Json:
+    """Return a job once an attempt of it runs."""
+
+    def look() -> Json | None:
+        found: Json = site.ask("GET", f"/v1/jobs/{job}")
+        assert found["state"] in {"requested", "scheduled", "running"}, found
+        return found if (found["state"], found["attempt"]) == ("running", attempt) else None
+
+    return until(look)
+
+
+def finish(site: OneServer, job: str, attempt: int = 1) -> Json:
+    """Let a run end and return the job at its end."""
+    (site.data / "agent" / "agent" / "work" / f"{job}-{attempt}" / "output" / "go").touch()
+    return until(lambda: found if (found := site.ask("GET", f"/v1/jobs/{job}"))["stopped_at"] else None)
+
+
+def digests(server: OneServer) -> dict[str, str]:
+    """Return the digest of each file that `setup` has made."""
+    files = [server.file, server.data / "tls.crt", *sorted((server.data / "secrets").iterdir())]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_setup_makes_what_is_missing_and_changes_nothing(site: OneServer) -> None:
+    """A second setup changes no file; a secret whose file is gone is made anew, and closed to others."""
+    before = digests(site)
+    done(site.setup())
+    assert digests(site) == before
+    (site.data / "secrets" / "nats_integrator").unlink()
+    done(site.setup())
+    assert digests(site).keys() == before.keys()
+    assert {file.stat().st_mode & 0o777 for file in (site.data / "secrets").iterdir()} == {0o600}
+    refused = site.setup("--host", "elsewhere")
+    assert (refused.returncode, "change it by hand" in refused.stderr) == (1, True)
+
+
+def test_a_certificate_of_the_site(folder: Path, tmp_path: Path) -> None:
+    """Setup takes the site's certificate with its key, and refuses one with the key of another."""
+    for name in ("one", "other"):
+        done(sh("openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2", "-subj", f"/CN={name}",
+                "-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.crt"))  # fmt: skip
+    server = OneServer(folder.parent / "certified")
+    given = ["--host", "localhost", "--data", str(server.data), "--certificate", str(tmp_path / "one.crt"), "--key"]
+    refused = server.setup(*given, str(tmp_path / "other.key"))
+    assert (refused.returncode, "is not the key of" in refused.stderr) == (1, True)
+    done(server.setup("--certificate", str(tmp_path / "one.crt"), "--key", str(tmp_path / "one.key")))
+    assert (server.data / "tls.crt").read_text() == (tmp_path / "one.crt").read_text()
+    assert (server.data / "secrets" / "tls.key").read_text() == (tmp_path / "one.key").read_text()
+
+
+@pytest.mark.req("INF-05")
+def test_only_tls_is_open(site: OneServer) -> None:
+    """No container has an open port but TLS; nobody is let in without it, nor a client that does not trust it."""
+    for container in site.containers():
+        for port, places in container["NetworkSettings"]["Ports"].items():
+            if places:
+                assert port in HTTPS_ONLY | LOOPBACK
+                assert port in HTTPS_ONLY or {place["HostIp"] for place in places} == {"127.0.0.1"}
+    place = ("127.0.0.1", site.port("SITE_PORT"))
+    with socket.create_connection(place, 10) as plain, pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+    with socket.create_connection(place, 10) as plain:
+        plain.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert plain.recv(64).startswith(b"HTTP/1.0 400 ")
+    for path, status in (("/readyz", 200), ("/docs", 200), ("/v1/jobs", 401), ("/metrics", 401)):
+        assert (path, site.fetch("GET", path)[0]) == (path, status)
+
+
+def test_containers_may_do_little(site: OneServer) -> None:
+    """Containers are healthy, have a read-only root, no capabilities, limited memory; only the agent's user is root."""
+    for container in site.containers():
+        service, host = container["Config"]["Labels"]["com.docker.compose.service"], container["HostConfig"]
+        assert (service, container["State"]["Health"]["Status"]) == (service, "healthy")
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert "no-new-privileges:true" in host["SecurityOpt"]
+        if service != "agent":
+            assert container["Config"]["User"] == "8350:8350"
+            assert host["Memory"] > 0
+            assert "docker.sock" not in str(container["Mounts"])
+
+
+@pytest.mark.req("INF-05")
+def test_each_container_has_its_own_secrets_alone(site: OneServer) -> None:
+    """A service is given its own user at NATS and what it shares with those that need it too."""
+    given = {
+        container["Config"]["Labels"]["com.docker.compose.service"]: {
+            Path(mount["Destination"]).name for mount in container["Mounts"] if mount["Destination"].startswith("/run/")
+        }
+        for container in site.containers()
+    }
+    assert given["job"] == {"nats_job", "gurney_mongo_url"}
+    assert given["agent"] == {"nats_agent-localhost"}
+    assert {name for name, secrets in given.items() if "gurney_s3_secret_key" in secrets} == {"payload", "minio"}
+
+
+@pytest.mark.req("MAS-10", "INF-07")
+def test_the_demo(site: OneServer) -> None:
+    """The demo runs through it: a real CT in, a segmentation out, a signed notification to a job handler."""
+    told = done(
+        sh(
+            "scripts/demo",
+            GURNEY_URL=site.url,
+            GURNEY_TOKEN=site.token,
+            SSL_CERT_FILE=str(site.data / "tls.crt"),
+            GURNEY_DEMO=str(site.folder / "demo"),
+            GURNEY_DEMO_LISTEN=site.address,
+        )
+    )
+    assert "signature valid: job.succeeded" in told
+    assert {file.name for file in (site.folder / "demo" / "results").iterdir()} == {
+        "segmentation.dcm",
+        "overlay.png",
+        "metadata.json",
+    }
+
+
+def test_what_watches_sees_all(site: OneServer) -> None:
+    """Prometheus reaches every service, and Jaeger has traces of each that has done something."""
+
+    def scraped() -> bool:
+        answer = site.tells("SITE_PROMETHEUS_PORT", "/api/v1/targets")
+        return all(target["health"] == "up" for target in answer["data"]["activeTargets"])
+
+    def traced() -> bool:
+        return {"gurney-edge", "gurney-job", "gurney-payload"} <= set(
+            site.tells("SITE_JAEGER_PORT", "/api/services")["data"]
+        )
+
+    site.ask("POST", "/v1/payloads", {})
+    site.ask("GET", "/v1/jobs")
+    until(scraped)
+    until(traced)
+
+
+@pytest.mark.req("INF-08")
+def test_restart_keeps_everything(site: OneServer) -> None:
+    """A restart of all containers leaves a run going: it is adopted, and ends in its first attempt."""
+    job = submit(site)
+    running(site, job)
+    done(site.compose("restart", "--timeout", "20"))
+    site.up()
+    running(site, job)
+    ended = finish(site, job)
+    assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
+    assert site.ask("GET", f"/v1/jobs/{job}/results/result") == b"done\n"
+
+
+@pytest.mark.req("INF-08")
+def test_scratch_data_can_be_dropped(site: OneServer) -> None:
+    """Without messages and runs' folders, documents and results are there, and a job that lived is run again."""
+    ended, live = submit(site), submit(site)
+    running(site, ended)
+    finish(site, ended)
+    running(site, live)
+    assert site.runs()
+    site.reset("scratch")
+    assert site.runs() == []
+    assert not list((site.data / "nats").iterdir())
+    assert list((site.data / "mongo").iterdir())
+    site.up()
+    assert site.ask("GET", f"/v1/jobs/{ended}/results/result") == b"done\n"
+    running(site, live, attempt=2)
+    assert finish(site, live, attempt=2)["state"] == "succeeded"
+
+
+@pytest.mark.req("INF-08")
+def test_all_can_begin_anew(site: OneServer) -> None:
+    """Afterwards nothing is left but settings and secrets, and the first job runs."""
+    submit(site)
+    before = digests(site)
+    site.reset("all")
+    assert digests(site) == before
+    site.up()
+    assert site.ask("GET", "/v1/jobs")["items"] == []
+    assert site.ask("GET", "/v1/maps")["items"] == []
+    job = submit(site)
+    running(site, job)
+    assert finish(site, job)["state"] == "succeeded"

@@ -1,0 +1,40 @@
+"""What `compose/` says agrees with itself and with the rest."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose"
+VARIABLE = re.compile(r"\bSITE_[A-Z_]+\b")
+
+
+def variables(*files: Path) -> set[str]:
+    """Return the settings of the site that files name."""
+    return {name for file in files for name in VARIABLE.findall(file.read_text("utf-8"))}
+
+
+def test_the_image_is_made_from_what_is_locked() -> None:
+    """The locks of the image are the parts of requirements.lock that it needs."""
+    command = [sys.executable, "-m", "scripts.image_lock", "--check"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stderr == ""
+
+
+def test_every_setting_of_the_site_is_known() -> None:
+    """Settings that the compose file or a script names are in .env.example, and no other is."""
+    known = variables(COMPOSE / ".env.example")
+    used = variables(COMPOSE / "compose.yaml", COMPOSE / "setup", COMPOSE / "reset")
+    assert used - {"SITE_ENV"} == known  # which names the file itself
+
+
+def test_every_image_can_be_made_here() -> None:
+    """scripts/images has a recipe for each image of the compose file."""
+    named = subprocess.run(
+        [sys.executable, "-c", "from scripts.build_images import RECIPES, images; print(*images().keys() - RECIPES)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert named.stdout.strip() == ""
