@@ -1,5 +1,6 @@
 """What every test has: profiles, the two reports, servers, and a loop in which nothing may block."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,13 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from gurney import telemetry
 from gurney.settings import Settings
+from gurney.testing.docker import DockerDaemon
+from gurney.testing.minio import minio
+from gurney.testing.mongo import MongoServer
 from gurney.testing.nats import NatsServer
+from gurney.testing.registry import Registry
+from gurney.testing.s3 import S3Server
+from gurney.testing.versitygw import versitygw
 
 pytest_plugins = [
     "tests.plugins.profiles",
@@ -58,5 +65,59 @@ def nats_server(session_nats: NatsServer) -> Iterator[NatsServer]:
 def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A running nats-server for one test, which may pause, kill, wipe and start it again."""
     server = NatsServer(tmp_path / "nats").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The MinIO of the whole run, for tests that `needs("minio")`: take a bucket of your own, leave it running."""
+    server = minio(tmp_path_factory.mktemp("minio")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The versitygw of the whole run, for tests that `needs("versitygw")`; as `minio_server`."""
+    server = versitygw(tmp_path_factory.mktemp("versitygw")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """The mongod of the whole run, for tests that `needs("mongo")`: take a database of your own, let it run."""
+    server = MongoServer(tmp_path_factory.mktemp("mongo")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def docker_daemon() -> Iterator[DockerDaemon]:
+    """The dockerd of the whole run, for tests that `needs("docker")`: they may kill and start it, one at a time."""
+    with DockerDaemon(Path(tempfile.mkdtemp(prefix="gurney-docker-"))) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """The image registry of the whole run, for tests that `needs("registry")`: names are to be of your own."""
+    with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[MongoServer]:
+    """A running mongod for one test, which may pause, kill and start it again."""
+    server = MongoServer(tmp_path / "mongo").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_minio(tmp_path: Path) -> Iterator[S3Server]:
+    """A running MinIO for one test, which may pause, kill and start it again."""
+    server = minio(tmp_path / "minio").start()
     yield server
     server.stop()

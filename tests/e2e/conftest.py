@@ -1,4 +1,7 @@
-"""The embedded server of the end-to-end tests, as a process of its own, and clients in a project of each test."""
+"""The servers of the end-to-end tests, as processes of their own, and clients in a project of each test.
+
+Each test of the API runs twice: against the embedded server, and against the stack of services over MongoDB and MinIO.
+"""
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -9,12 +12,19 @@ from typing import Any
 import pytest
 
 from gurney.testing.embedded import EmbeddedProcess
+from gurney.testing.stack import Stack
 from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
+from tests.e2e.servers import Server
 
 #: Short waits, a small limit of uploads, and a machine of two cores whatever this one has.
-ENVIRONMENT = {"GURNEY_STOP_GRACE": "0.4", "GURNEY_MAX_UPLOAD": str(64 * 1024**2), "GURNEY_CPU": "2"}
+ENVIRONMENT = {
+    "GURNEY_STOP_GRACE": "0.4",
+    "GURNEY_MAX_UPLOAD": str(64 * 1024**2),
+    "GURNEY_CPU": "2",
+    "GURNEY_DOCKER_URL": "none",
+}
 
 _projects = itertools.count(1)
 
@@ -27,10 +37,21 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_maps(tmp_path_factory.mktemp("maps"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test against both kinds of servers, unless it is about one."""
+    if "server" in metafunc.fixturenames:
+        kinds: list[Any] = ["embedded"]
+        if metafunc.definition.get_closest_marker("embedded") is None:
+            kinds.append(pytest.param("stack", marks=[pytest.mark.slow, pytest.mark.needs("mongo", "minio")]))
+        metafunc.parametrize("server", kinds, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, maps: Path) -> Iterator[EmbeddedProcess]:
-    """The server that most tests share; it is not to be stopped, nor its nats-server."""
-    with EmbeddedProcess(tmp_path_factory.mktemp("server") / "data", maps, ENVIRONMENT) as running:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, maps: Path) -> Iterator[Server]:
+    """The server that most tests share; nothing of it is to be stopped."""
+    kind = Stack if request.param == "stack" else EmbeddedProcess
+    options = {"agents": 1} if request.param == "stack" else {}
+    with kind(tmp_path_factory.mktemp(request.param) / "data", maps, ENVIRONMENT, **options) as running:
         yield running
 
 
@@ -42,14 +63,14 @@ def own_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
 
 
 @pytest.fixture
-async def admin(server: EmbeddedProcess) -> AsyncIterator[Api]:
+async def admin(server: Server) -> AsyncIterator[Api]:
     """The administrator of the shared server, who sees all projects."""
     async with Api(server.url, server.token) as client:
         yield client
 
 
 @pytest.fixture
-async def anybody(server: EmbeddedProcess) -> AsyncIterator[Api]:
+async def anybody(server: Server) -> AsyncIterator[Api]:
     """A client without a token."""
     async with Api(server.url, None) as client:
         yield client

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.kill_load import ENDS, EXIT_CODE, TERMINAL, Listener, Load
-from tests.e2e.kill_server import MortalServer, nats_servers, supervisors
+from tests.e2e.kill_server import Insistent, nats_servers, supervisors
 
 Faults = list[str]
 
@@ -29,7 +29,7 @@ async def eventually(check: Callable[[], Awaitable[Faults]], within_s: float = M
     return faults
 
 
-async def all_items(server: MortalServer, path: str) -> list[dict[str, Any]]:
+async def all_items(server: Insistent, path: str) -> list[dict[str, Any]]:
     """Return the items of a list, through all pages."""
     items: list[dict[str, Any]] = []
     cursor = ""
@@ -44,7 +44,7 @@ async def all_items(server: MortalServer, path: str) -> list[dict[str, Any]]:
 # --- jobs ---
 
 
-async def stuck(server: MortalServer, load: Load) -> Faults:
+async def stuck(server: Insistent, load: Load) -> Faults:
     """Return the jobs that have not ended; note how the others did."""
     jobs = await all_items(server, "/v1/jobs")
     states = {job["id"]: job["state"] for job in jobs}
@@ -53,7 +53,7 @@ async def stuck(server: MortalServer, load: Load) -> Faults:
     return [f"{job['id']} is {job['state']} {job['phase']}" for job in jobs if job["state"] not in TERMINAL]
 
 
-async def jobs_are_right(server: MortalServer, load: Load, starts: Path, *, lossy: bool) -> Faults:
+async def jobs_are_right(server: Insistent, load: Load, starts: Path, *, lossy: bool) -> Faults:
     """No job is lost or twice, no attempt is started twice, each job ended as its MAP does, and at its first attempt.
 
     `lossy`: attempts were lost with the supervisor, so a job may need more, or fail because it had no more.
@@ -84,7 +84,7 @@ async def jobs_are_right(server: MortalServer, load: Load, starts: Path, *, loss
     return faults
 
 
-async def results_are_right(server: MortalServer, load: Load) -> Faults:
+async def results_are_right(server: Insistent, load: Load) -> Faults:
     """What a run wrote is there."""
     faults: Faults = []
     for job in load.jobs.values():
@@ -131,7 +131,7 @@ def told_once(load: Load, listener: Listener) -> Faults:
 # --- files ---
 
 
-async def files_are_right(server: MortalServer, load: Load) -> Faults:
+async def files_are_right(server: Insistent, load: Load) -> Faults:
     """What is listed was sent, whole; what was acknowledged is there, to the byte."""
     faults: Faults = []
     for payload in {payload for payload, _ in load.files}:
@@ -166,7 +166,7 @@ def _unsettled(data: Path) -> Faults:
 
 def _documents(database: sqlite3.Connection) -> Iterable[str]:
     questions = {
-        "event not published": "SELECT event FROM outbox",
+        "event not published": "SELECT id || ' ' || subject FROM outbox",
         "payload that should be gone": "SELECT body FROM payloads WHERE body ->> 'state' != 'open'",
         "file with something to do": "SELECT body FROM files WHERE body ->> 'unsettled' IS NOT NULL",
         "claim of an ended job": "SELECT body FROM claims WHERE body ->> 'state' = 'holding'",

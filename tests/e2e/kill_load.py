@@ -14,12 +14,14 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from gurney.testing.folder_maps import make_map
-from tests.e2e.kill_server import LostError, MortalServer
+from tests.e2e.kill_server import Insistent, LostError
 
 KIB, MIB = 1024, 1024**2
 #: Kind of job -> the state that it ends in.
 ENDS = {"quick": "succeeded", "slow": "succeeded", "failing": "failed"}
 EXIT_CODE = 7
+#: More than the reading of a manifest may take.
+READY_WITHIN_S = 150
 SIZES = (0, 1, 1000, 64 * KIB, 300 * KIB, MIB + 1, 3 * MIB)
 TERMINAL = ("succeeded", "failed", "canceled")
 
@@ -67,7 +69,7 @@ class SentJob:
 class Load:
     """All clients, and what they know."""
 
-    def __init__(self, server: MortalServer, seed: int) -> None:
+    def __init__(self, server: Insistent, seed: int) -> None:
         self.server = server
         self.files: dict[tuple[str, str], SentFile] = {}
         self.jobs: dict[str, SentJob] = {}
@@ -252,3 +254,15 @@ class Listener:
             yield f"http://{host}:{port}/"
         finally:
             await runner.cleanup()
+
+
+async def prepare(server: Insistent, listener: Listener, url: str) -> None:
+    """Register the MAPs, and the handler that listens at `url`."""
+    for kind in ENDS:
+        asked = {"urn": f"urn:gurney:dir:{kind}", "name": kind}
+        made = await server.insist("POST", "/v1/maps", json=asked, headers={"Idempotency-Key": kind})
+        async with asyncio.timeout(READY_WITHIN_S):
+            while (await server.insist("GET", f"/v1/maps/{made.json['id']}")).json["state"] != "ready":
+                await asyncio.sleep(0.05)
+    handler = await server.insist("POST", "/v1/handlers", json={"url": url})
+    listener.secret = handler.json["secret"]

@@ -30,72 +30,27 @@ class Answer:
     json: Any
 
 
-class MortalServer:
-    """One data folder; `up` is set while a server serves it."""
+class Insistent:
+    """Clients who go on asking whatever happens; `up` is set while there is somebody to ask."""
 
-    def __init__(self, process: EmbeddedProcess) -> None:
-        self.process = process
-        self.data = process.data
+    def __init__(self) -> None:
         self.up = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
 
-    async def start(self) -> None:
-        await asyncio.to_thread(self.process.start)
+    def meet(self, url: str, token: str) -> None:
+        """Begin to ask the server at this address."""
         self._session = aiohttp.ClientSession(
-            self.process.url,
-            headers={"Authorization": f"Bearer {self.process.token}"},
+            url,
+            headers={"Authorization": f"Bearer {token}"},
             timeout=aiohttp.ClientTimeout(total=ANSWERS_WITHIN_S),
             connector=aiohttp.TCPConnector(limit=0),
         )
         self.up.set()
 
-    async def start_and_kill(self, after_s: float) -> bool:
-        """Kill a server while it starts; tells whether it was not ready yet."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self.process.start))
-        await asyncio.sleep(after_s)
-        early = not starting.done()
-        await asyncio.to_thread(self.process.kill)
-        with suppress(RuntimeError):
-            await starting
-        await asyncio.to_thread(self.process.kill)
-        return early
-
-    def strike(self) -> None:
-        """Kill the server in this very moment."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.up.clear()
-
-    async def bury(self) -> None:
-        """Wait until a killed server is gone."""
-        self.up.clear()
-        await asyncio.to_thread(self.process.kill)
-
     async def leave(self) -> None:
         """Drop the clients' connections."""
         if self._session:
             await self._session.close()
-
-    async def stop(self) -> int:
-        self.up.clear()
-        await self.leave()
-        return await asyncio.to_thread(self.process.stop)
-
-    async def wipe(self) -> None:
-        """Remove the JetStream folder, its nats-server with it."""
-        with suppress(FileNotFoundError, ProcessLookupError):
-            os.kill(nats_pid(self.data), signal.SIGKILL)
-        jetstream = self.data / "nats" / "jetstream"
-        async with asyncio.timeout(ANSWERS_WITHIN_S):
-            while jetstream.exists():
-                await asyncio.to_thread(shutil.rmtree, jetstream, ignore_errors=True)
-
-    def strike_supervisor(self) -> None:
-        """Kill the process that watches the runs."""
-        _kill(supervisors(self.data))
-
-    def strike_rest(self) -> None:
-        """Kill whatever the server left."""
-        _kill([*nats_servers(self.data), *supervisors(self.data)])
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request; raises `LostError` where no answer comes, or one that says to try again."""
@@ -118,6 +73,62 @@ class MortalServer:
             with suppress(LostError):
                 return await self.ask(method, path, **options)
             await asyncio.sleep(0.01)
+
+
+class MortalServer(Insistent):
+    """One data folder; `up` is set while a server serves it."""
+
+    def __init__(self, process: EmbeddedProcess) -> None:
+        super().__init__()
+        self.process = process
+        self.data = process.data
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.process.start)
+        self.meet(self.process.url, self.process.token)
+
+    async def start_and_kill(self, after_s: float) -> bool:
+        """Kill a server while it starts; tells whether it was not ready yet."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self.process.start))
+        await asyncio.sleep(after_s)
+        early = not starting.done()
+        await asyncio.to_thread(self.process.kill)
+        with suppress(RuntimeError):
+            await starting
+        await asyncio.to_thread(self.process.kill)
+        return early
+
+    def strike(self) -> None:
+        """Kill the server in this very moment."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.up.clear()
+
+    async def bury(self) -> None:
+        """Wait until a killed server is gone."""
+        self.up.clear()
+        await asyncio.to_thread(self.process.kill)
+
+    async def stop(self) -> int:
+        self.up.clear()
+        await self.leave()
+        return await asyncio.to_thread(self.process.stop)
+
+    async def wipe(self) -> None:
+        """Remove the JetStream folder, its nats-server with it."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(nats_pid(self.data), signal.SIGKILL)
+        jetstream = self.data / "nats" / "jetstream"
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            while jetstream.exists():
+                await asyncio.to_thread(shutil.rmtree, jetstream, ignore_errors=True)
+
+    def strike_supervisor(self) -> None:
+        """Kill the process that watches the runs."""
+        _kill(supervisors(self.data))
+
+    def strike_rest(self) -> None:
+        """Kill whatever the server left."""
+        _kill([*nats_servers(self.data), *supervisors(self.data)])
 
 
 def _kill(pids: list[int]) -> None:

@@ -77,6 +77,7 @@ async def test_another_project(api: Api, client_of: ClientOf) -> None:
     assert handler["id"] not in {each["id"] for each in await other.all("/v1/handlers")}
 
 
+@pytest.mark.embedded
 async def test_administrator(api: Api, admin: Api, server: EmbeddedProcess) -> None:
     """The administrator's token lies in a file that only its owner can read, and sees all projects."""
     assert (server.data / "token").stat().st_mode & 0o777 == 0o600
@@ -85,6 +86,7 @@ async def test_administrator(api: Api, admin: Api, server: EmbeddedProcess) -> N
     assert (await admin.get("/v1/whoami")).json["role"] == "administrator"
 
 
+@pytest.mark.embedded
 async def test_secrets_are_not_kept(admin: Api, server: EmbeddedProcess, project: str) -> None:
     """No secret of a token lies in the data folder but the administrator's own."""
     asked = {"subject": "x", "role": "clinician", "project": project}

@@ -13,14 +13,15 @@ from blockbuster import BlockBuster
 
 from gurney.client import Client
 from gurney.errors import JobLive, NotFound
-from gurney.testing.embedded import GURNEY, EmbeddedProcess
+from gurney.testing.embedded import GURNEY
 from tests.e2e import work
 from tests.e2e.api import Api
+from tests.e2e.servers import Server
 
 Done = subprocess.CompletedProcess[str]
 
 
-def environment(server: EmbeddedProcess, token: str | None) -> dict[str, str]:
+def environment(server: Server, token: str | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GURNEY_")}
     return clean | {"GURNEY_URL": server.url, "COLUMNS": "200"} | ({"GURNEY_TOKEN": token} if token else {})
 
@@ -28,7 +29,7 @@ def environment(server: EmbeddedProcess, token: str | None) -> dict[str, str]:
 class CommandLine:
     """`gurney` with the token of one client."""
 
-    def __init__(self, server: EmbeddedProcess, token: str | None) -> None:
+    def __init__(self, server: Server, token: str | None) -> None:
         self.environment = environment(server, token)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
@@ -58,7 +59,7 @@ class CommandLine:
 
 
 @pytest.fixture
-def gurney(server: EmbeddedProcess, api: Api) -> CommandLine:
+def gurney(server: Server, api: Api) -> CommandLine:
     """The command line of a developer."""
     return CommandLine(server, api.token)
 
@@ -210,7 +211,8 @@ async def test_nothing_is_left_out(gurney: CommandLine, tmp_path: Path) -> None:
     assert (await gurney("payload", "ls", "--json")).stdout == ""
 
 
-async def test_data_folder_of_the_environment(server: EmbeddedProcess) -> None:
+@pytest.mark.embedded
+async def test_data_folder_of_the_environment(server: Server) -> None:
     """`gurney up` keeps its data where GURNEY_DATA says, as the other commands look for it there."""
     here = CommandLine(server, None)
     here.environment["GURNEY_DATA"] = str(server.data)
@@ -219,7 +221,7 @@ async def test_data_folder_of_the_environment(server: EmbeddedProcess) -> None:
 
 
 @pytest.mark.slow
-async def test_no_server(server: EmbeddedProcess, tmp_path: Path) -> None:
+async def test_no_server(server: Server, tmp_path: Path) -> None:
     """Without a server, or without a token, one line says what helps."""
     nobody = CommandLine(server, None)
     del nobody.environment["GURNEY_URL"]
@@ -232,7 +234,8 @@ async def test_no_server(server: EmbeddedProcess, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-async def test_data_folder(server: EmbeddedProcess) -> None:
+@pytest.mark.embedded
+async def test_data_folder(server: Server) -> None:
     """The data folder alone tells where the server is and lets its owner in."""
     here = CommandLine(server, None)
     del here.environment["GURNEY_URL"]
@@ -307,7 +310,7 @@ async def test_jobs(gurney: CommandLine, api: Api) -> None:
 
 @pytest.mark.req("INF-07")
 @pytest.mark.slow
-async def test_administration(gurney: CommandLine, server: EmbeddedProcess, project: str) -> None:
+async def test_administration(gurney: CommandLine, server: Server, project: str) -> None:
     """Handlers, nodes, tokens and one's own name are there, too."""
     made = await gurney.json("handler", "create", "http://127.0.0.1:9/", "--event", "job.failed")
     assert made["secret"].startswith("whsec_")

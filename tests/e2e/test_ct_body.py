@@ -27,6 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedProcess
 
 
 @pytest.mark.slow
+@pytest.mark.embedded
 async def test_ct_body(server: EmbeddedProcess) -> None:
     """A CT slice goes in; a DICOM segmentation of its geometry, a picture and figures come out."""
     source = Path(importlib.import_module("pydicom.data").get_testdata_file("CT_small.dcm"))

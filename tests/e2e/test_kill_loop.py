@@ -15,7 +15,7 @@ import pytest
 
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import kill_checks as checks
-from tests.e2e.kill_load import ENDS, Listener, Load, make_maps
+from tests.e2e.kill_load import Listener, Load, make_maps, prepare
 from tests.e2e.kill_reaper import Reaper
 from tests.e2e.kill_server import MortalServer
 from tests.e2e.kill_watch import PHASES
@@ -53,17 +53,6 @@ async def mortal(tmp_path: Path, starts: Path) -> AsyncIterator[MortalServer]:
     await asyncio.to_thread(server.strike_rest)
 
 
-async def _prepare(server: MortalServer, listener: Listener, url: str) -> None:
-    for kind in ENDS:
-        asked = {"urn": f"urn:gurney:dir:{kind}", "name": kind}
-        made = await server.insist("POST", "/v1/maps", json=asked, headers={"Idempotency-Key": kind})
-        async with asyncio.timeout(checks.MADE_UP_WITHIN_S):
-            while (await server.insist("GET", f"/v1/maps/{made.json['id']}")).json["state"] != "ready":
-                await asyncio.sleep(0.05)
-    handler = await server.insist("POST", "/v1/handlers", json={"url": url})
-    listener.secret = handler.json["secret"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -87,7 +76,7 @@ async def test_kills(
     began = time.monotonic()
     async with listener.listening() as url:
         await reaper.begin()
-        await _prepare(mortal, listener, url)
+        await prepare(mortal, listener, url)
         async with load.running():
             for number in range(count):
                 await reaper.once(**VARIANTS[variant] if number % 2 else {})

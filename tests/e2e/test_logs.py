@@ -30,6 +30,7 @@ def verbose_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
 
 
 @pytest.mark.req("MAS-03")
+@pytest.mark.embedded
 async def test_two_levels(server: EmbeddedProcess, verbose_server: EmbeddedProcess, api: Api) -> None:
     """By default each service logs alike what matters; at the verbose level each logs alike what it does, too."""
     job = await worked(api)
@@ -58,6 +59,7 @@ def lines_of(server: EmbeddedProcess) -> list[Line]:
 
 
 @pytest.mark.parametrize("log_format", ["auto", "json"])
+@pytest.mark.embedded
 async def test_terminal(server: EmbeddedProcess, tmp_path: Path, log_format: str) -> None:
     """On a terminal the log has short lines for people, and JSON all the same where the setting says so."""
     port = server.url.rpartition(":")[2]

@@ -45,6 +45,7 @@ def paused(server: EmbeddedProcess) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.embedded
 async def test_503(server: EmbeddedProcess, api: Api) -> None:
     """Every route that asks another service says that it is away and when to come again; the others still answer."""
     asking = examples(status=503)
@@ -62,6 +63,7 @@ async def test_503(server: EmbeddedProcess, api: Api) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.embedded
 async def test_no_job_advances(server: EmbeddedProcess, api: Api, tmp_path: Path) -> None:
     """While the nats-server is frozen a run may end, but no job advances; afterwards all end, each started once."""
     made = await work.register(api, "half")
@@ -83,6 +85,7 @@ async def test_no_job_advances(server: EmbeddedProcess, api: Api, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.embedded
 async def test_killed_nats_server(server: EmbeddedProcess, api: Api) -> None:
     """A nats-server that dies is started again, and a job that ran meanwhile ends as if nothing had been."""
     job = await work.begin(api, "sleep 0.5; echo done")

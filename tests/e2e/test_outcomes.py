@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Api, Json
+from tests.e2e.servers import Server
 
 OUT = "$HOLOSCAN_OUTPUT_PATH"
 MIB = 1024**2
@@ -26,7 +26,7 @@ time.sleep(60)
 """
 
 
-async def outcome(api: Api, server: EmbeddedProcess, folder: str, files: dict[str, str], **options: Any) -> Json:
+async def outcome(api: Api, server: Server, folder: str, files: dict[str, str], **options: Any) -> Json:
     """Run a MAP to its end, and hold the host against what it may not have any more."""
     made = await work.register(api, folder)
     job = await work.ended(api, (await work.submit(api, made["id"], files, **options))["id"])
@@ -35,13 +35,13 @@ async def outcome(api: Api, server: EmbeddedProcess, folder: str, files: dict[st
 
 
 @pytest.mark.parametrize(("folder", "code"), [("nowhere", 127), ("not-executable", 126)])
-async def test_no_program(api: Api, server: EmbeddedProcess, folder: str, code: int) -> None:
+async def test_no_program(api: Api, server: Server, folder: str, code: int) -> None:
     """A command that is not found ends with 127, one that cannot be executed with 126, as in a shell."""
     job = await outcome(api, server, folder, {})
     assert (job["state"], job["reason"]["code"], job["exit_code"]) == ("failed", "exit_nonzero", code)
 
 
-async def test_exit_code(api: Api, server: EmbeddedProcess) -> None:
+async def test_exit_code(api: Api, server: Server) -> None:
     """An exit code that is not 0 fails the job, and what was written is kept as partial results."""
     job = await outcome(api, server, "shell", {"run.sh": f"echo half > {OUT}/half; exit 7"})
     assert (job["state"], job["reason"]["code"], job["exit_code"]) == ("failed", "exit_nonzero", 7)
@@ -49,7 +49,7 @@ async def test_exit_code(api: Api, server: EmbeddedProcess) -> None:
     assert await work.result(api, job, "half") == b"half\n"
 
 
-async def test_ignored_stop(api: Api, server: EmbeddedProcess) -> None:
+async def test_ignored_stop(api: Api, server: Server) -> None:
     """A run that ignores SIGTERM is ended by SIGKILL, with all that it has started."""
     job = await work.begin(api, "trap '' TERM; echo ready; (trap '' TERM; sleep 60) & while :; do sleep 0.05; done")
     await _logged(api, job, "ready")
@@ -59,7 +59,7 @@ async def test_ignored_stop(api: Api, server: EmbeddedProcess) -> None:
     await work.nothing_left(server, job["id"])
 
 
-async def test_obeyed_stop(api: Api, server: EmbeddedProcess) -> None:
+async def test_obeyed_stop(api: Api, server: Server) -> None:
     """A run that heeds SIGTERM gets the time to say goodbye."""
     job = await work.begin(api, "trap 'echo goodbye; exit 0' TERM; sleep 60 & echo ready; wait")
     await _logged(api, job, "ready")
@@ -70,7 +70,7 @@ async def test_obeyed_stop(api: Api, server: EmbeddedProcess) -> None:
 
 
 @pytest.mark.parametrize("first", ["true", "trap '' TERM"], ids=["obeys", "ignores"])
-async def test_timeout(api: Api, server: EmbeddedProcess, first: str) -> None:
+async def test_timeout(api: Api, server: Server, first: str) -> None:
     """A run past its time is ended, also when it ignores SIGTERM."""
     script = f"{first}; echo begun; while :; do sleep 0.05; done"
     job = await outcome(api, server, "shell", {"run.sh": script}, timeout_s=0.4)
@@ -78,13 +78,13 @@ async def test_timeout(api: Api, server: EmbeddedProcess, first: str) -> None:
     assert await work.log(api, job) == "begun\n"
 
 
-async def test_timeout_of_the_manifest(api: Api, server: EmbeddedProcess) -> None:
+async def test_timeout_of_the_manifest(api: Api, server: Server) -> None:
     """The manifest's timeout holds where the job says none."""
     job = await outcome(api, server, "brief", {"run.sh": "sleep 30"})
     assert (job["state"], job["reason"]["code"], job["timeout_s"]) == ("failed", "timeout", 0.3)
 
 
-async def test_nothing_written(api: Api, server: EmbeddedProcess) -> None:
+async def test_nothing_written(api: Api, server: Server) -> None:
     """A run that writes nothing succeeds; its results are an empty archive."""
     job = await outcome(api, server, "shell", {"run.sh": "true"})
     assert (job["state"], await work.results(api, job)) == ("succeeded", {})
@@ -94,7 +94,7 @@ async def test_nothing_written(api: Api, server: EmbeddedProcess) -> None:
 
 
 @pytest.mark.slow
-async def test_many_files(api: Api, server: EmbeddedProcess) -> None:
+async def test_many_files(api: Api, server: Server) -> None:
     """5,000 files in folders all come home, each with its content."""
     job = await outcome(api, server, "python", {"run.py": MANY_FILES})
     assert job["state"] == "succeeded"
@@ -119,7 +119,7 @@ async def test_many_files(api: Api, server: EmbeddedProcess) -> None:
     ],
     ids=["link-out", "link-up", "link-to-nothing", "fifo", "socket", "device"],
 )
-async def test_rejected_output(api: Api, server: EmbeddedProcess, making: str) -> None:
+async def test_rejected_output(api: Api, server: Server, making: str) -> None:
     """What is neither file nor folder, or leads out of the output, fails the job; regular files are kept as partial."""
     script = f"set -e; echo good > {OUT}/good; {making}"
     options = {"resources": {"memory": 64 * MIB}}
@@ -130,7 +130,7 @@ async def test_rejected_output(api: Api, server: EmbeddedProcess, making: str) -
     assert (await api.get(f"/v1/payloads/{job['results']}")).json["partial"] is True
 
 
-async def test_link_inside(api: Api, server: EmbeddedProcess) -> None:
+async def test_link_inside(api: Api, server: Server) -> None:
     """A link that stays inside the output is stored as a copy of what it leads to."""
     script = f"cd {OUT}; mkdir d; echo one > d/f; ln -s d/f link; ln -s d also"
     job = await outcome(api, server, "shell", {"run.sh": script})
@@ -141,7 +141,7 @@ async def test_link_inside(api: Api, server: EmbeddedProcess) -> None:
 
 
 @pytest.mark.slow
-async def test_long_log(api: Api, server: EmbeddedProcess) -> None:
+async def test_long_log(api: Api, server: Server) -> None:
     """50 MB of log are kept whole, and a job's list of last lines stays small."""
     job = await outcome(api, server, "shell", {"run.sh": "yes 'a line of the log' | head -c 50000000"})
     assert (job["state"], job["logs"][0]["bytes"]) == ("succeeded", 50_000_000)
@@ -151,20 +151,20 @@ async def test_long_log(api: Api, server: EmbeddedProcess) -> None:
     assert len(job["log_tail"]) <= 100
 
 
-async def test_log_that_is_no_text(api: Api, server: EmbeddedProcess) -> None:
+async def test_log_that_is_no_text(api: Api, server: Server) -> None:
     """Bytes that are no UTF-8 neither break the job nor what is told of it."""
     job = await outcome(api, server, "shell", {"run.sh": "printf 'a\\377\\000b\\n'"})
     assert job["state"] == "succeeded"
     assert (await api.get(f"/v1/jobs/{job['id']}/logs")).must(200).body == b"a\xff\0b\n"
 
 
-async def test_out_of_memory(api: Api, server: EmbeddedProcess) -> None:
+async def test_out_of_memory(api: Api, server: Server) -> None:
     """A run past its memory is killed and told as `oom_killed`, the memory of its children counted in."""
     job = await outcome(api, server, "python", {"run.py": CHILD_OF_400_MIB})
     assert (job["state"], job["reason"]["code"]) == ("failed", "oom_killed")
 
 
-async def test_children_end_with_their_run(api: Api, server: EmbeddedProcess) -> None:
+async def test_children_end_with_their_run(api: Api, server: Server) -> None:
     """Processes that a run leaves behind end with it, also those in a session of their own."""
     job = await outcome(api, server, "shell", {"run.sh": "sleep 300 & setsid sleep 300 & exit 0"})
     assert job["state"] == "succeeded"

@@ -3,19 +3,23 @@
 import json
 import re
 
-from gurney.testing.embedded import EmbeddedProcess
+import pytest
+
+from gurney.subjects import HEALTH
 from services.edge.routes import ROUTES
 from tests.e2e import work
 from tests.e2e.api import Api
+from tests.e2e.servers import Server
 
 
 async def test_health(anybody: Api) -> None:
     """Whoever watches over the server needs no token to see that it is alive and ready."""
     assert (await anybody.get("/livez")).must(200).json["status"] == "alive"
     ready = (await anybody.get("/readyz")).must(200).json
-    assert ready["parts"] == {"nats": "ready", "documents": "ready"}
+    assert ready["parts"] == dict.fromkeys(("nats", "documents", "objects", *HEALTH), "ready")
 
 
+@pytest.mark.embedded
 async def test_metrics(api: Api, anybody: Api) -> None:
     """Requests and jobs are counted for Prometheus, by route and state and never by id."""
     job = await work.shell(api, "true")
@@ -44,16 +48,16 @@ async def test_asyncapi(anybody: Api) -> None:
         assert subject in text
 
 
-async def test_trace(api: Api, server: EmbeddedProcess) -> None:
+async def test_trace(api: Api, server: Server) -> None:
     """Answers name their trace, and so do the problem document and the log line of a refusal."""
     answer = (await api.get("/v1/jobs/job_nothing", case="no id")).must(404)
     trace = answer.json["trace_id"]
     assert trace in answer.headers["Traceparent"]
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if trace in line]
+    lines = [json.loads(line) for line in server.logs.splitlines() if trace in line]
     assert any(line["event"] == "request" and line["status"] == 404 for line in lines)
 
 
-async def test_log_has_no_names_of_patients(api: Api, server: EmbeddedProcess) -> None:
+async def test_log_has_no_names_of_patients(api: Api, server: Server) -> None:
     """Paths, names, labels and what applications print are not in the server's log at the default level."""
     secret = "NOMEN-NESCIO-4711"
     made = await work.register(api, "shell", name=secret)
@@ -61,7 +65,7 @@ async def test_log_has_no_names_of_patients(api: Api, server: EmbeddedProcess) -
     job = await work.submit(api, made["id"], files, name=secret, labels={"patient": secret})
     await work.ended(api, job["id"])
     (await api.get(f"/v1/jobs/{job['id']}/results/{secret}", case="unknown path")).must(404)
-    log = server.log.read_text()
+    log = server.logs
     assert job["id"] in log or "request" in log
     assert secret not in log
     assert all(json.loads(line)["level"] for line in log.splitlines())

@@ -13,7 +13,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from gurney import subjects as table
-from gurney.subjects import OPERATIONS, SUBJECTS, Operation, Subject
+from gurney.model.common import Empty
+from gurney.subjects import AGENT, NOTICES, OPERATIONS, SUBJECTS, Notice, Operation, Subject
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Api
@@ -62,17 +63,26 @@ TOUCHED: set[Operation | Subject] = {  # type: ignore[type-arg]
 class Row:
     """A row of the table, and what matches it."""
 
-    entry: Operation | Subject  # type: ignore[type-arg]
+    entry: Operation | Subject | Notice  # type: ignore[type-arg]
     pattern: re.Pattern[str]
 
     def decode(self, data: bytes) -> None:
         """Hold a message against the row's type."""
-        kind = self.entry.request if isinstance(self.entry, Operation) else self.entry.payload
-        kind.decode(data)
+        match self.entry:
+            case Operation():
+                self.entry.request.decode(data)
+            case Subject():
+                self.entry.payload.decode(data)
+            case Notice():
+                Empty.decode(data)
 
 
 def rows() -> list[Row]:
-    found = [Row(each, re.compile(re.escape(each.subject))) for each in OPERATIONS]
+    found = []
+    for operation in OPERATIONS:
+        by_node = r"(\.[a-z0-9-]+)?" if AGENT in operation.askers else ""
+        found.append(Row(operation, re.compile(re.escape(operation.subject) + by_node)))
+    found += [Row(notice, re.compile(re.escape(notice.subject))) for notice in NOTICES]
     for subject in SUBJECTS:
         parts = re.split(r"\{\w+\}", subject.template)
         found.append(Row(subject, re.compile(r"[^.]+".join(map(re.escape, parts)))))
@@ -127,10 +137,11 @@ def _is_published(message: Msg) -> bool:
     return not message.subject.startswith(OF_NATS) and not message.reply.startswith("$JS.ACK.")
 
 
+@pytest.mark.embedded
 async def test_every_subject_is_in_the_table(recorded: tuple[list[Msg], str]) -> None:
     """Nothing is sent on a subject that is not in the table, and every message is of the type that the table says."""
     messages, _ = recorded
-    seen: defaultdict[Operation | Subject, int] = defaultdict(int)  # type: ignore[type-arg]
+    seen: defaultdict[Operation | Subject | Notice, int] = defaultdict(int)  # type: ignore[type-arg]
     known = rows()
     for message in messages:
         found = [row for row in known if row.pattern.fullmatch(message.subject)]
@@ -142,6 +153,7 @@ async def test_every_subject_is_in_the_table(recorded: tuple[list[Msg], str]) ->
     assert not missed & TOUCHED, f"not seen: {missed & TOUCHED}"
 
 
+@pytest.mark.embedded
 async def test_events_are_cloud_events(recorded: tuple[list[Msg], str]) -> None:
     """Every message of EVENTS carries the attributes of CloudEvents, the trace and an id of its own."""
     messages, job = recorded
@@ -155,10 +167,11 @@ async def test_events_are_cloud_events(recorded: tuple[list[Msg], str]) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.embedded
 async def test_every_hop_in_its_order(recorded: tuple[list[Msg], str]) -> None:
     """A job goes over the wire from hop to hop, and the world is told of an end after it was written."""
     messages, job = recorded
-    subjects = [re.sub(r"\.[a-z0-9-]+\.(?=(start|running)\.)", ".NODE.", m.subject) for m in messages if _is_of(m, job)]
+    subjects = [_named(message.subject) for message in messages if _is_of(message, job)]
     wanted = [
         "svc.job.create",
         "svc.payload.claim",
@@ -179,6 +192,12 @@ async def test_every_hop_in_its_order(recorded: tuple[list[Msg], str]) -> None:
     for before, after in pairwise(wanted[3:]):
         if "job.started" not in before:  # a short run may end before the world knows that it began
             assert order[before] < order[after], found
+
+
+def _named(subject: str) -> str:
+    """Return a subject without the name of this node."""
+    asked = re.sub(r"^(svc\.\w+\.\w+)\.[a-z0-9-]+$", r"\1", subject)
+    return re.sub(r"\.[a-z0-9-]+\.(?=(start|running)\.)", ".NODE.", asked)
 
 
 def _is_of(message: Msg, job: str) -> bool:

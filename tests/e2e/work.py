@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e.api import Api, Json
+from tests.e2e.servers import Server
 
 #: More than any wait of a test may take, less than the limit of a test.
 PATIENCE_S = 60
@@ -99,12 +99,14 @@ def leftovers(data: Path, job: str) -> list[Path]:
         data / "agent" / "journal",
         data / "runtime" / "runs",
         data / "runtime" / "trash",
+        data / "docker" / "runs",
+        data / "docker" / "trash",
     )
     left = [path for place in places if place.is_dir() for path in place.iterdir() if path.name.startswith(job)]
-    return left + _processes(job)
+    return left + processes(job)
 
 
-def _processes(job: str) -> list[Path]:
+def processes(job: str) -> list[Path]:
     """Return processes that carry the job's id in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -117,11 +119,12 @@ def _processes(job: str) -> list[Path]:
     return found
 
 
-async def nothing_left(server: EmbeddedProcess, job: str) -> None:
-    """Wait until nothing of a job's runs is left on the host: that comes right after the end was told."""
+async def nothing_left(server: Server, job: str) -> None:
+    """Wait until nothing of a job's runs is left on any host: that comes right after the end was told."""
     async with asyncio.timeout(PATIENCE_S):
-        while await asyncio.to_thread(leftovers, server.data, job):
-            await asyncio.sleep(0.02)
+        for host in server.hosts:
+            while await asyncio.to_thread(leftovers, host, job):
+                await asyncio.sleep(0.02)
 
 
 def nats_pid(data: Path) -> int:

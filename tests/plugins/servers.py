@@ -55,6 +55,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "registry": no_program("registry"),
     "jaeger": no_program("jaeger"),
     "prometheus": no_program("prometheus"),
+    "caddy": no_program("caddy"),
+    "compose": no_program("compose"),
 }
 
 

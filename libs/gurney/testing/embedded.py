@@ -37,6 +37,16 @@ class EmbeddedProcess:
         return self._process.pid
 
     @property
+    def hosts(self) -> list[Path]:
+        """The data folder of each agent: there is one."""
+        return [self.data]
+
+    @property
+    def logs(self) -> str:
+        """What every service has logged."""
+        return self.log.read_text()
+
+    @property
     def log(self) -> Path:
         return self.data.with_name(f"{self.data.name}.log")
 

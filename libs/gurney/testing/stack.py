@@ -1,0 +1,243 @@
+"""Every service as a process of its own, several of each, over real servers: the topology of a site on one machine.
+
+    python -m gurney.testing.stack --data DIR [--maps DIR] [--agents 2] [--replicas 2]
+
+nats-server with a user for each service, MongoDB and MinIO keep their data in the folder; the edges share one port, a
+second scheduler stands by, and each agent stands for a host. Methods block: call them off the loop.
+"""
+
+import argparse
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from gurney.credentials import USERS, generate
+from gurney.testing.child import Child, free_port
+from gurney.testing.minio import minio
+from gurney.testing.mongo import MongoServer
+from gurney.testing.nats import NatsServer
+
+GURNEY = Path(sys.executable).parent / "gurney"
+READY_WITHIN_S = 60.0
+REPLICATED = ("edge", "map", "payload", "job", "notifier", "scheduler")
+
+
+class Part(Protocol):
+    """What of the stack may be stopped, killed, paused and started again."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def start(self) -> object: ...
+
+    def stop(self) -> object: ...
+
+    def kill(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Process:
+    """One `gurney serve`."""
+
+    def __init__(self, service: str, log: Path, environment: Mapping[str, str]) -> None:
+        self.service = service
+        self.health = free_port()
+        environment = {**environment, "GURNEY_METRICS_PORT": str(self.health)}
+        self._child = Child([GURNEY, "serve", service], log, environment)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def log(self) -> Path:
+        return self._child.log
+
+    def begin(self) -> None:
+        """Start; returns before the service serves."""
+        self._child.start()
+
+    def start(self) -> Self:
+        """Start and return when the service serves."""
+        self._child.start()
+        return self.wait()
+
+    def wait(self) -> Self:
+        """Return when the service serves; raises `TimeoutError` with the end of its log."""
+        self._child.until(lambda: answers(f"http://127.0.0.1:{self.health}/readyz"), READY_WITHIN_S)
+        return self
+
+    def stop(self) -> int:
+        return self._child.stop()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def pause(self) -> None:
+        self._child.pause()
+
+    def resume(self) -> None:
+        self._child.resume()
+
+
+def answers(url: str) -> bool:
+    """Tell whether a page is there and well."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own, of http
+            return True
+    except OSError:  # a status that is no success is one too
+        return False
+
+
+class Stack:
+    """The whole, over one folder; it keeps its ports and all that it knows from start to start."""
+
+    def __init__(
+        self,
+        data: Path,
+        maps: Path | None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        replicas: int = 2,
+        agents: int = 2,
+    ) -> None:
+        self.data = data
+        self._maps = maps
+        self._environment = dict(environment or {})
+        self._secrets = data / "secrets"
+        self._nodes = [f"node-{number}" for number in range(1, agents + 1)]
+        self._port = free_port()
+        self._replicas = replicas
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        generate(self._secrets, self._nodes, with_operator=True)
+        self.nats = NatsServer(data / "nats", settings=f'include "../{self._secrets.name}/{USERS}"')
+        self.mongo = MongoServer(data / "mongo")
+        self.minio = minio(data / "minio")
+        self.processes: dict[str, Process] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def token(self) -> str:
+        return (self._secrets / "gurney_admin_token").read_text().strip()
+
+    @property
+    def hosts(self) -> list[Path]:
+        """The data folder of each agent."""
+        return [self.data / node for node in self._nodes]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Everything that may fail, by name."""
+        return {"nats": self.nats, "mongo": self.mongo, "minio": self.minio, **self.processes}
+
+    @property
+    def logs(self) -> str:
+        """What every service has logged."""
+        lines = "".join(path.read_text() for path in sorted((self.data / "logs").glob("*.log"))).splitlines()
+        return "\n".join(line for line in lines if not line.startswith("Gurney "))  # that is for people
+
+    def start(self) -> Self:
+        """Start everything and return when everything serves."""
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda part: part.start(), (self.nats, self.mongo, self.minio)))
+            if not self.processes:
+                self.processes = dict(self._made())
+            for process in self.processes.values():
+                process.begin()
+            for process in self.processes.values():
+                process.wait()
+            undo.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """End everything in order: those first who speak to the others."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda process: process.stop(), self.processes.values()))
+            list(pool.map(lambda part: part.stop(), (self.nats, self.mongo, self.minio)))
+
+    def of(self, service: str) -> list[str]:
+        """Return the names of a service's processes."""
+        return [name for name, process in self.processes.items() if process.service == service]
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Kill a part for the time of the context, and start it again."""
+        self.parts[name].kill()
+        try:
+            yield
+        finally:
+            self.parts[name].start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _made(self) -> Iterator[tuple[str, Process]]:
+        logs = self.data / "logs"
+        logs.mkdir(exist_ok=True)
+        for service in REPLICATED:
+            for number in range(1, self._replicas + 1):
+                name = f"{service}-{number}"
+                yield name, Process(service, logs / f"{name}.log", self._settings(name))
+        for node in self._nodes:
+            own = {"GURNEY_NODE": node} | ({"GURNEY_MAPS": str(self._maps)} if self._maps else {})
+            yield node, Process("agent", logs / f"{node}.log", self._settings(node) | own)
+
+    def _settings(self, name: str) -> dict[str, str]:
+        return {
+            "GURNEY_SECRETS_DIR": str(self._secrets),
+            "GURNEY_NATS_URL": self.nats.url,
+            "GURNEY_MONGO_URL": self.mongo.url,
+            **{f"GURNEY_{name.upper()}": value for name, value in self.minio.settings().items()},
+            "GURNEY_DATA": str(self.data / name),
+            "GURNEY_PORT": str(self._port),
+            "GURNEY_REUSE_PORT": "1",
+            **self._environment,
+        }
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None, wait: Callable[[], object] = signal.pause) -> None:
+    """Run the stack until a signal."""
+    parser = argparse.ArgumentParser(prog="scripts/stack", description="Run every service as a process of its own.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of everything that is kept")
+    parser.add_argument("--maps", type=Path, help="folder of folder MAPs")
+    parser.add_argument("--agents", type=int, default=2, help="how many hosts the agents stand for")
+    parser.add_argument("--replicas", type=int, default=2, help="how many there are of every other service")
+    chosen = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    maps = chosen.maps.absolute() if chosen.maps else None
+    began = time.monotonic()
+    with Stack(chosen.data.absolute(), maps, replicas=chosen.replicas, agents=chosen.agents) as stack:
+        say(f"Gurney is ready at {stack.url} after {time.monotonic() - began:.1f} s\ntoken: {stack.token}")
+        try:
+            wait()
+        except KeyboardInterrupt:
+            say("Gurney stops; runs go on until the next start")
+
+
+if __name__ == "__main__":
+    main()
