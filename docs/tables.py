@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from gurney.errors import GurneyError
 from gurney.settings import Settings
 from gurney.streams import STREAMS
-from gurney.subjects import OPERATIONS, SUBJECTS
+from gurney.subjects import NOTICES, OPERATIONS, SUBJECTS
 from services.edge.routes import ROUTES
 from services.job.machine import TRANSITIONS
 
@@ -24,6 +24,11 @@ def operations() -> str:
         (f"`{o.subject}`", ", ".join(o.askers), f"`{o.request.__name__}`", f"`{o.reply.__name__}`") for o in OPERATIONS
     ]
     return table(("subject", "asked by", "question", "answer"), rows)
+
+
+def notices() -> str:
+    """What a service tells its own replicas."""
+    return table(("subject", "between"), [(f"`{each.subject}`", f"replicas of {each.service}") for each in NOTICES])
 
 
 def streams() -> str:
@@ -62,7 +67,8 @@ def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default_factory else f"`{getattr(field.default, 'value', field.default)}`"
-        rows.append((f"`GURNEY_{name.upper()}`", "" if "secret" in name else default, field.description or ""))
+        meaning = " ".join((field.description or "").split())
+        rows.append((f"`GURNEY_{name.upper()}`", "" if "secret" in name else default, meaning))
     return table(("variable", "default", "meaning"), rows)
 
 

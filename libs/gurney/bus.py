@@ -1,12 +1,14 @@
 """NATS as services see it: questions, answers, events and durable consumers, with trace context and errors translated.
 
-Nothing above this module knows nats-py, except `streams` (declarations are data of its types).
+Nothing above this module and those beside it (`connection`, `consume`, `feed`, `heartbeats`) knows nats-py, except
+`streams`, whose declarations are data of its types.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import nats
 import nats.errors
@@ -22,12 +24,13 @@ from nats.micro.service import Service as NatsService
 from pydantic import ValidationError
 
 from gurney import telemetry
-from gurney.errors import ErrorBody, GurneyError, Internal, Invalid, NatsUnavailable, from_body
+from gurney.connection import AWAY, Connection
+from gurney.errors import ErrorBody, Forbidden, GurneyError, Internal, Invalid, NatsUnavailable, from_body
 from gurney.model.base import Message
 from gurney.model.event import SCHEMA, Event
 from gurney.settings import Settings
 from gurney.streams import STREAMS, Stream
-from gurney.subjects import Operation
+from gurney.subjects import AGENT, Notice, Operation
 from gurney.tasks import checkpoint
 
 Q = TypeVar("Q", bound=Message)
@@ -36,86 +39,11 @@ R = TypeVar("R", bound=Message)
 Answer = Callable[[Any], Awaitable[Message]]
 
 ERROR_CODE = "Nats-Service-Error-Code"
-OLDEST_SERVER = (2, 12)
-CONNECTS_WITHIN_S = 5.0
 DECLARE_AGAIN_S = 0.1
-#: Faults of the connection, as opposed to answers.
-AWAY = (
-    nats.errors.TimeoutError,
-    nats.errors.NoRespondersError,
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionDrainingError,
-    nats.errors.OutboundBufferLimitError,
-    nats.errors.NoServersError,
-    nats.errors.StaleConnectionError,
-    nats.js.errors.ServiceUnavailableError,
-    TimeoutError,
-    OSError,
-)
+#: Seconds that open questions get when a service stops.
+DRAIN_S = 10.0
 
 _log = telemetry.log("bus")
-
-
-class Connection:
-    """One connection to nats-server; the client reconnects by itself for ever."""
-
-    def __init__(self, settings: Settings, name: str) -> None:
-        self._settings = settings
-        self._name = name
-        self.nats = Client()
-        self.js: JetStreamContext = self.nats.jetstream(timeout=settings.request_timeout)
-        #: Called after each reconnect.
-        self.on_reconnect: list[Callable[[], None]] = []
-
-    async def __aenter__(self) -> Self:
-        """Connect; raises `NatsUnavailable` with one clear line."""
-        password = self._settings.nats_password
-        try:
-            await self._connect(password.get_secret_value() if password else None)
-        except (*AWAY, nats.errors.Error) as error:
-            raise NatsUnavailable(f"cannot reach NATS at {self._settings.nats_url}: {error!r}") from error
-        version = self.nats.connected_server_version
-        if (version.major, version.minor) < OLDEST_SERVER:
-            await self.nats.close()
-            raise NatsUnavailable(f"nats-server {version} is too old: 2.12 or later is needed")
-        return self
-
-    async def _connect(self, password: str | None) -> None:
-        async with asyncio.timeout(CONNECTS_WITHIN_S):  # the client itself would try for ever
-            await self.nats.connect(
-                self._settings.nats_url,
-                name=f"gurney-{self._name}",
-                user=self._settings.nats_user,
-                password=password,
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                connect_timeout=2,
-                ping_interval=5,
-                max_outstanding_pings=2,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnect,
-                reconnected_cb=self._on_reconnect,
-            )
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Send what is buffered and disconnect."""
-        with contextlib.suppress(*AWAY, nats.errors.Error):
-            await asyncio.wait_for(self.nats.flush(), 1)
-        # The server may be gone: asyncio of Python 3.12 and later answers a write to a closed socket by TypeError.
-        with contextlib.suppress(*AWAY, nats.errors.Error, TypeError):
-            await self.nats.close()
-
-    async def _on_error(self, error: Exception) -> None:
-        _log.warning("nats error", connection=self._name, error=repr(error))
-
-    async def _on_disconnect(self) -> None:
-        _log.info("nats disconnected", connection=self._name)
-
-    async def _on_reconnect(self) -> None:
-        _log.info("nats reconnected", connection=self._name)
-        for call in self.on_reconnect:
-            call()
 
 
 class Bus:
@@ -127,6 +55,10 @@ class Bus:
         self._connection = Connection(settings, service)
         self._shared = False
         self._answering: set[asyncio.Task[None]] = set()
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
 
     def share(self, connection: Connection) -> None:
         """Go over a connection that somebody else opens and closes; before `connect`."""
@@ -168,10 +100,13 @@ class Bus:
         if not self._shared:
             await self._connection.__aenter__()
 
-    async def close(self) -> None:
-        """Finish the answers that were begun, and disconnect what `connect` connected."""
+    async def drained(self) -> None:
+        """Return when the answers that were begun are given, or have had their time."""
         if self._answering:
-            await asyncio.wait(self._answering, timeout=5)
+            await asyncio.wait(self._answering, timeout=DRAIN_S)
+
+    async def close(self) -> None:
+        """Disconnect what `connect` connected."""
         if not self._shared:
             await self._connection.__aexit__()
 
@@ -181,28 +116,44 @@ class Bus:
         """Ask and return the answer; raises the error that the owner raised, or `NatsUnavailable`."""
         if not self.raw.is_connected:
             raise NatsUnavailable("the message server is away", retry_after_s=1)
-        subject = operation.subject
-        with telemetry.span(subject, telemetry.CLIENT):
-            headers = _trace_headers()
+        subject = operation.asked_by(self._settings.node) if self.service == AGENT else operation.subject
+        about, asking = telemetry.about_of(question), _messaging(operation.subject, "send", "request")
+        with telemetry.span(
+            operation.subject, telemetry.CLIENT, service=self.service, about=about, attributes=asking
+        ) as span:
+            headers = {"traceparent": span.traceparent}
             timeout = within or self._settings.request_timeout
             try:
                 reply = await self.raw.request(subject, question.encode(), timeout=timeout, headers=headers)
             except AWAY as error:
                 raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
-        checkpoint()
-        if reply.headers and ERROR_CODE in reply.headers:
-            raise from_body(ErrorBody.model_validate_json(reply.data))
-        return operation.reply.decode(reply.data)
+            checkpoint()
+            if reply.headers and ERROR_CODE in reply.headers:
+                raise from_body(ErrorBody.model_validate_json(reply.data))
+            answer = operation.reply.decode(reply.data)
+            span.about(telemetry.about_of(answer))
+            return answer
 
-    async def serve(self, answers: Mapping[Operation[Any, Any], Answer]) -> NatsService:
+    async def serve(
+        self, answers: Mapping[Operation[Any, Any], Answer], group: str | None = None
+    ) -> NatsService | None:
         """Answer questions, each in a task of its own, as a NATS service (`$SRV` discovery, queue group)."""
+        if not answers:
+            await self.answers(self._settings.request_timeout)  # the server has what we hear
+            return None
         service = await add_service(
-            self.raw, name=f"gurney-{self.service}", version="1.0.0", description=f"Gurney's {self.service} service"
+            self.raw,
+            name=f"gurney-{self.service}",
+            version="1.0.0",
+            description=f"Gurney's {self.service} service",
+            queue_group=group,
         )
         for operation, answer in answers.items():
-            await service.add_endpoint(
-                name=operation.name, subject=operation.subject, handler=self._answering_task(operation, answer)
-            )
+            call = self._answering_task(operation, answer)
+            await service.add_endpoint(name=operation.name, subject=operation.subject, handler=call)
+            if AGENT in operation.askers:
+                name, subject = f"{operation.name}-node", operation.asked_by("*")
+                await service.add_endpoint(name=name, subject=subject, handler=call)
         # Whoever asks from now on finds somebody: this comes after the subscriptions, which a flush's ping may not.
         await self.raw.request(f"$SRV.PING.gurney-{self.service}", timeout=self._settings.request_timeout)
         return service
@@ -218,22 +169,32 @@ class Bus:
     async def _answer(self, operation: Operation[Any, Any], answer: Answer, request: Request) -> None:
         parent = (request.headers or {}).get("traceparent")
         code = "ok"
-        with telemetry.span(operation.subject, telemetry.SERVER, parent):
+        asked = _messaging(operation.subject, "process", "answer")
+        with telemetry.span(
+            operation.subject, telemetry.SERVER, parent, service=operation.service, attributes=asked
+        ) as span:
             try:
                 try:
                     question = operation.request.decode(request.data)
                 except ValidationError as error:
                     raise Invalid(f"{operation.subject}: {error}") from error
-                reply = (await answer(question)).encode()
-                await request.respond(reply)
+                if request.subject != operation.subject:
+                    check_node(question, node=request.subject.rpartition(".")[2])
+                span.about(telemetry.about_of(question))
+                reply = await answer(question)
+                span.about(telemetry.about_of(reply))
+                await request.respond(reply.encode())
             except GurneyError as error:
                 code = error.code
+                span.failed(error)
                 await self._respond_error(request, error)
             except AWAY as error:
                 code = "unavailable"
+                span.failed(error)
                 await self._respond_error(request, NatsUnavailable(f"{operation.subject}: {error!r}", retry_after_s=1))
-            except Exception:  # the asker must hear of a defect at once
+            except Exception as error:  # the asker must hear of a defect at once
                 code = "internal"
+                span.failed(error)
                 _log.exception("handler failed", operation=operation.subject)
                 await self._respond_error(request, Internal(f"{operation.subject} failed"))
             _log.debug("answered", service=operation.service, operation=operation.name, code=code)
@@ -256,24 +217,20 @@ class Bus:
         checkpoint()
 
     async def _publish_event(self, event: Event) -> "asyncio.Future[Any]":
-        headers = {
-            "Nats-Msg-Id": event.id,
-            "ce-specversion": "1.0",
-            "ce-id": event.id,
-            "ce-type": event.type,
-            "ce-source": event.source,
-            "ce-time": event.model_dump(mode="json", include={"at"})["at"],
-            "ce-subject": event.subject.rpartition(".")[2],
-            "gurney-schema": SCHEMA,
-        }
-        if event.traceparent:
-            headers["traceparent"] = event.traceparent
+        headers = {"Nats-Msg-Id": event.id, **event_headers(event)}
         return await self.js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=5)
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send without waiting for anybody (core NATS): for what may be lost, as live logs and heartbeats."""
         with contextlib.suppress(nats.errors.Error):
             await self.raw.publish(subject, data, headers=dict(headers or {}) | _trace_headers())
+
+    async def tell_peers(self, notice: Notice) -> None:
+        """Tell the other replicas of this service; once this returns the server has it. It may be lost."""
+        with contextlib.suppress(*AWAY, nats.errors.Error):
+            await self.raw.publish(notice.subject, b"{}")
+            # The server takes one after the other: what answers this has the notice behind it.
+            await self.raw.request(f"$SRV.PING.gurney-{self.service}", timeout=1)
 
     async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Hear a subject as it happens (core NATS)."""
@@ -287,7 +244,7 @@ class Bus:
             try:
                 await handle(message.subject, message.data)
             except Exception as error:
-                _log.warning("not handled", service=self.service, subject=message.subject, error=repr(error))
+                _log.warning("not handled", service=self.service, subject=message.subject, error=error)
 
         subscription = await self.subscribe(subject, call)
         try:
@@ -333,6 +290,42 @@ class Bus:
         return found
 
 
+def event_headers(event: Event) -> dict[str, str]:
+    """Return the CloudEvents attributes and the trace context of an event."""
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": event.id,
+        "ce-type": event.type,
+        "ce-source": event.source,
+        "ce-time": event.model_dump(mode="json", include={"at"})["at"],
+        "ce-subject": event.subject.rpartition(".")[2],
+        "gurney-schema": SCHEMA,
+    }
+    if event.traceparent:
+        headers["traceparent"] = event.traceparent
+    return headers
+
+
+@cache
+def _messaging(subject: str, kind: str, name: str) -> Mapping[str, str]:
+    """Return the attributes of a span of request-reply (OpenTelemetry, semantic conventions for messaging)."""
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.type": kind,
+        "messaging.operation.name": name,
+        "messaging.destination.name": subject,
+    }
+
+
 def _trace_headers() -> dict[str, str]:
     parent = telemetry.traceparent()
     return {"traceparent": parent} if parent else {}
+
+
+def check_node(question: Message, node: str) -> None:
+    """Refuse what an agent may not ask: in another node's name, or for a client, without the token of a run."""
+    fields = type(question).model_fields
+    if "node" in fields and getattr(question, "node") != node:  # noqa: B009  # not every question has it
+        raise Forbidden(f"node {node} asks in the name of another")
+    if "token" in fields and (not getattr(question, "token") or getattr(question, "caller", None)):  # noqa: B009
+        raise Forbidden(f"node {node} asks without the token of a run")

@@ -11,6 +11,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def unix_ns() -> int:
+    """Return nanoseconds since 1970, for spans."""
+    return time.time_ns()
+
+
 def monotonic() -> float:
     """Return seconds of a clock that never goes back, for durations."""
     return time.monotonic()

@@ -16,10 +16,14 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from pydantic import ValidationError
 
 from gurney import telemetry
-from gurney.bus import AWAY, Bus
+from gurney.bus import Bus
+from gurney.connection import AWAY
 from gurney.errors import NatsUnavailable
 from gurney.streams import Consumer
+from gurney.subjects import shape_of
 from gurney.tasks import checkpoint
+from gurney.traceparent import is_traceparent, link_to
+from gurney.tracing import Span
 
 #: Takes subject and data.
 Handle = Callable[[str, bytes], Awaitable[None]]
@@ -27,6 +31,9 @@ Handle = Callable[[str, bytes], Awaitable[None]]
 PULL_S = 30.0
 IDLE_HEARTBEAT_S = 5.0
 RETRY_S = 0.5
+FIRST_RETRY_S = 0.03
+#: Tokens of `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`.
+_TOKENS = 9
 
 _log = telemetry.log("consume")
 
@@ -36,10 +43,14 @@ class Reject(Exception):
 
 
 async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
-    """Make a consumer where it is missing; raises `NatsUnavailable`."""
+    """Make a consumer where it is missing; raises `NatsUnavailable`.
+
+    Its filter stands in the subject of the request, so that permissions can tell who may consume what.
+    """
     wanted = ConsumerConfig(
+        name=consumer.durable,
         durable_name=consumer.durable,
-        filter_subjects=list(consumer.filters),
+        filter_subject=consumer.filter,
         deliver_policy=DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=consumer.ack_wait,
@@ -54,8 +65,32 @@ async def ensure(bus: Bus, consumer: Consumer) -> ConsumerInfo:
     return info
 
 
+async def look(bus: Bus, consumer: Consumer) -> ConsumerInfo:
+    """Return what another service has made; raises `NatsUnavailable`, too, while it is not there."""
+    try:
+        info: ConsumerInfo = await bus.js.consumer_info(consumer.stream, consumer.durable)
+    except (*AWAY, nats.errors.Error) as error:
+        raise NatsUnavailable(f"the consumer {consumer.durable} is not there: {error!r}") from error
+    checkpoint()
+    return info
+
+
+async def remove(bus: Bus, consumer: Consumer) -> None:
+    """Remove a consumer, if it is there; raises `NatsUnavailable`."""
+    try:
+        await bus.js.delete_consumer(consumer.stream, consumer.durable)
+    except nats.js.errors.NotFoundError:
+        return
+    except (*AWAY, nats.errors.Error) as error:
+        raise NatsUnavailable(f"cannot remove the consumer {consumer.durable}: {error!r}") from error
+    checkpoint()
+
+
 class Puller:
-    """Runs one consumer until cancelled; makes it again when it is gone and then calls `renewed`."""
+    """Runs one consumer until cancelled; makes it again when it is gone and then calls `renewed`.
+
+    A consumer that another service makes is waited for.
+    """
 
     def __init__(self, bus: Bus, consumer: Consumer, handle: Handle, renewed: Callable[[], None]) -> None:
         self._bus = bus
@@ -74,23 +109,28 @@ class Puller:
         inbox = self._bus.raw.new_inbox()
         subscription = await self._bus.raw.subscribe(inbox, cb=self._on_message)
         self._bus.on_reconnect.append(self._break)
+        pause = FIRST_RETRY_S
         try:
             while True:
                 try:
                     await self.ensure()
+                    pause = FIRST_RETRY_S
                     await self._pull(inbox)
                 except (*AWAY, nats.errors.Error, NatsUnavailable) as error:
-                    _log.debug("consumer waits", consumer=self._consumer.durable, error=repr(error))
-                    await asyncio.sleep(RETRY_S)
+                    _log.debug("consumer waits", consumer=self._consumer.durable, error=error)
+                    await asyncio.sleep(pause)
+                    pause = min(RETRY_S, 2 * pause)
         finally:
+            self._bus.on_reconnect.remove(self._break)
             with contextlib.suppress(*AWAY, nats.errors.Error):
                 await subscription.unsubscribe()
             if self._working:
                 await asyncio.wait(self._working, timeout=10)
 
     async def ensure(self) -> None:
-        """Make the consumer where it is missing."""
-        info = await ensure(self._bus, self._consumer)
+        """Make the consumer where it is missing, or find it."""
+        find = ensure if self._consumer.maker == self._consumer.service else look
+        info = await find(self._bus, self._consumer)
         if info.created != self._created:
             self._created = info.created
             self._renewed()
@@ -155,34 +195,67 @@ class Puller:
     async def _work(self, message: Msg, before: asyncio.Task[None] | None) -> None:
         if before:
             await asyncio.wait([before])
-        parent = (message.headers or {}).get("traceparent")
-        name = f"{self._consumer.durable} {'.'.join(message.subject.split('.')[:2])}"
-        with telemetry.span(name, telemetry.CONSUMER, parent), contextlib.suppress(nats.errors.Error, OSError):
-            result = await self._handled(message)
+        with self._span_of(message) as span, contextlib.suppress(nats.errors.Error, OSError):
+            result = await self._handled(message, span)
             telemetry.MESSAGES.labels(self._consumer.durable, result).inc()
             _log.debug("consumed", service=self._bus.service, subject=message.subject, result=result)
 
-    async def _handled(self, message: Msg) -> str:
+    def _span_of(self, message: Msg) -> Span:
+        """Return the span of a delivery. A repeated one links to the one before: its id follows from the message."""
+        headers, consumer = message.headers or {}, self._consumer
+        parent = headers.get("traceparent")
+        sequence, delivery = _delivery(message.reply)
+        key = f"{consumer.stream}/{consumer.durable}/{sequence}/"
+        repeated = delivery > 1 and is_traceparent(parent)
+        kind, template = shape_of(message.subject)
+        return telemetry.span(
+            f"process {kind}",
+            telemetry.CONSUMER,
+            parent,
+            service=self._bus.service,
+            about=message.subject.rpartition(".")[2],
+            attributes={
+                "messaging.system": "nats",
+                "messaging.operation.type": "process",
+                "messaging.operation.name": "consume",
+                "messaging.destination.name": message.subject,
+                "messaging.destination.template": template,
+                "messaging.message.id": headers.get("Nats-Msg-Id", ""),
+                "gurney.delivery": delivery,
+            },
+            links=[link_to(parent, f"{key}{delivery - 1}")] if parent and repeated else (),
+            key=f"{key}{delivery}",
+        )
+
+    async def _handled(self, message: Msg, span: Span) -> str:
         try:
             await self._handle(message.subject, message.data)
         except (Reject, ValidationError) as error:
-            await self._bury(message, str(error))
+            span.failed(error)
+            await self._bury(message, error)
             return "dead"
         except Exception as error:
+            span.failed(error)
             delivered = message.metadata.num_delivered or 1
-            _log.warning(
-                "message comes again", consumer=self._consumer.durable, subject=message.subject, error=repr(error)
-            )
+            _log.warning("message comes again", consumer=self._consumer.durable, subject=message.subject, error=error)
             await message.nak(delay=min(30.0, 0.05 * 2 ** min(delivered, 12)))
             return "again"
         await message.ack()
         return "done"
 
-    async def _bury(self, message: Msg, reason: str) -> None:
+    async def _bury(self, message: Msg, error: Exception) -> None:
         """Keep a dead letter, then end the message: the server publishes its advisory."""
-        _log.error("dead letter", consumer=self._consumer.durable, subject=message.subject, reason=reason)
+        reason = str(error)
+        _log.error("dead letter", consumer=self._consumer.durable, subject=message.subject, error=error)
         headers = {key: value for key, value in (message.headers or {}).items() if not key.startswith("Nats-")}
         headers |= {"gurney-subject": message.subject, "gurney-reason": reason.replace("\n", " ")[:512]}
         subject = f"dead.{self._consumer.stream}.{self._consumer.durable}"
         await self._bus.js.publish(subject, message.data, headers=headers)
         await self._bus.raw.publish(message.reply, b"+TERM " + headers["gurney-reason"].encode())
+
+
+def _delivery(reply: str) -> tuple[str, int]:
+    """Return a message's sequence in its stream and how often it was delivered, from its reply subject (ADR-15)."""
+    tokens = reply.split(".")
+    at = 4 if len(tokens) == _TOKENS else 6  # the longer form begins with domain and account
+    return tokens[at + 1], int(tokens[at])

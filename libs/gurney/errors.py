@@ -11,7 +11,7 @@ GurneyError
 ├── UnsupportedType 415
 ├── RangeNotSatisfiable 416
 ├── Unavailable 503 (retry)     NoRoom · NoNodes · NatsUnavailable · StoreUnavailable
-├── ImageUnavailable 503 (retry)
+├── ImageUnavailable 503 (retry)  ImageChanged (no retry)
 ├── MapUnreadable 422           (its code says which: manifest_missing, manifest_broken, no_command, no_runtime, ...)
 ├── IntegrityError 500          bytes that are not what was stored
 └── Internal 500
@@ -47,6 +47,8 @@ class GurneyError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    #: Something is wrongly set up: no waiting helps, whatever the code says.
+    lasting: ClassVar[bool] = False
     title: ClassVar[str] = "Internal error"
 
     message: str = ""
@@ -200,6 +202,12 @@ class StoreUnavailable(Unavailable):
 
 class ImageUnavailable(Unavailable):
     code, title = "image_unavailable", "The MAP's image cannot be had on this node"
+
+
+class ImageChanged(ImageUnavailable):
+    """What this host would run is not what was registered: waiting does not help, another host may."""
+
+    code, title, retryable = "image_changed", "The MAP is another one on this node", False
 
 
 class IntegrityError(GurneyError):

@@ -18,8 +18,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from gurney.bus import AWAY, Bus
+from gurney.bus import Bus
 from gurney.clock import EPOCH, monotonic
+from gurney.connection import AWAY
 from gurney.errors import NatsUnavailable
 from gurney.tasks import checkpoint
 

@@ -51,6 +51,12 @@ def job_event_id(job_id: str, attempt: int, event: str) -> str:
     return f"evt_{job_id.removeprefix('job_')}-{attempt}-{event}"
 
 
+def job_of_event(event_id: str) -> str | None:
+    """Return the job of whose event this is the id, as `job_event_id` makes it."""
+    ulid, dash, _ = event_id.removeprefix("evt_").partition("-")
+    return f"job_{ulid}" if dash else None
+
+
 def new_secret() -> str:
     """Return 256 bits of chance, URL-safe."""
     return secrets.token_urlsafe(32)

@@ -14,6 +14,7 @@ from gurney.clock import now
 from gurney.documents.port import Collection, Documents
 from gurney.errors import GurneyError
 from gurney.model.event import Event
+from gurney.subjects import shape_of
 
 _log = telemetry.log("outbox")
 
@@ -21,6 +22,8 @@ RETRY_S = 0.5
 BATCH = 256
 #: A published event stays this long in the documents before the sweep believes that it was lost.
 SWEEP_AGE_S = 10.0
+#: Seconds for which the last events of a service that ends are tried.
+FINISH_S = 2.0
 
 Queued = tuple[Collection[Any], Event]
 
@@ -32,7 +35,8 @@ class Outbox:
         self._bus = bus
         self._documents = documents
         self._collections = collections
-        self._queue: asyncio.Queue[Queued] = asyncio.Queue()
+        #: None only wakes `run` up.
+        self._queue: asyncio.Queue[Queued | None] = asyncio.Queue()
         self._behind = True
 
     def push(self, collection: Collection[Any], events: Sequence[Event]) -> None:
@@ -50,9 +54,19 @@ class Outbox:
                 else:
                     await self._send(await self._next())
             except GurneyError as error:
-                _log.warning("events wait", service=self._bus.service, error=repr(error))
+                _log.warning("events wait", service=self._bus.service, error=error)
                 self._fall_behind()
                 await asyncio.sleep(RETRY_S)
+
+    async def finish(self) -> None:
+        """Publish what is left when `run` has ended, so that it need not wait for somebody's sweep."""
+        if not self._bus.raw.is_connected:
+            return
+        try:
+            async with asyncio.timeout(FINISH_S):
+                await self._catch_up()
+        except (GurneyError, TimeoutError) as error:
+            _log.info("events are left to a sweep", service=self._bus.service, error=error)
 
     async def sweep(self) -> None:
         """Publish what has stayed unpublished although it was sent."""
@@ -62,10 +76,15 @@ class Outbox:
         if late:
             self._fall_behind()
 
+    def catch_up_soon(self) -> None:
+        """Publish what is unpublished now, whoever wrote it: a replica that is gone may have left it."""
+        self._fall_behind()
+
     def _fall_behind(self) -> None:
         self._behind = True
         while not self._queue.empty():
             self._queue.get_nowait()
+        self._queue.put_nowait(None)
 
     async def _catch_up(self) -> None:
         self._behind = False  # what is written from now on comes through the queue, or is found here, or both
@@ -77,13 +96,13 @@ class Outbox:
         batch = [await self._queue.get()]
         while len(batch) < BATCH and not self._queue.empty():
             batch.append(self._queue.get_nowait())
-        return batch
+        return [queued for queued in batch if queued is not None]
 
     async def _send(self, batch: Sequence[Queued]) -> None:
         await self._bus.publish_events([event for _, event in batch])
         by_collection: dict[str, tuple[Collection[Any], list[str]]] = {}
         for collection, event in batch:
             by_collection.setdefault(collection.name, (collection, []))[1].append(event.id)
-            telemetry.PUBLISHED.labels(event.type).inc()
+            telemetry.PUBLISHED.labels(shape_of(event.subject)[0]).inc()
         for collection, ids in by_collection.values():
             await self._documents.settle(collection, ids)

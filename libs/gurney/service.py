@@ -5,25 +5,31 @@ What a service is made of stands in its `build`; when things happen stands here.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from gurney import telemetry
 from gurney.bus import Answer, Bus
 from gurney.consume import Handle, Puller
-from gurney.documents.port import Collection, Documents
-from gurney.errors import GurneyError
+from gurney.documents.port import Collection, Documents, Query
+from gurney.errors import GurneyError, NatsUnavailable
+from gurney.model.common import AWAY, READY, Empty, Health
 from gurney.outbox import Outbox
 from gurney.settings import Settings
 from gurney.store import Store
 from gurney.streams import Consumer
-from gurney.subjects import Operation
+from gurney.subjects import HEALTH, Operation
 
 _log = telemetry.log("service")
 
+Task = Callable[[], Awaitable[None]]
+
 #: Seconds between two looks at whether this service's streams are still there.
 DECLARE_INTERVAL_S = 5.0
+#: Seconds after which a part that has not answered counts as away.
+ANSWERS_WITHIN_S = 2.0
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Parts:
     tasks: Sequence[Callable[[], Awaitable[None]]] = ()
     #: Entered after the connection stands, left before it goes.
     resources: Sequence[contextlib.AbstractAsyncContextManager[Any]] = ()
+    #: What the service stands on beside NATS and documents: each raises where it is away.
+    checks: Mapping[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
 
 
 class Service:
@@ -56,7 +64,8 @@ class Service:
         self._documents = documents
         self._collections = tuple(collections)
         self._outbox = Outbox(self.bus, documents, self._collections) if documents and collections else None
-        self._wake = asyncio.Event()
+        #: One for each reconciler that runs.
+        self._wakes: set[asyncio.Event] = set()
         self._reconnected = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._parts = Parts()
@@ -76,7 +85,13 @@ class Service:
 
     def reconcile_soon(self) -> None:
         """Ask for a round of the reconciler now."""
-        self._wake.set()
+        for wake in self._wakes:
+            wake.set()
+
+    def publish_left(self) -> None:
+        """Publish now what lies unpublished in the documents: another process may have left it."""
+        if self._outbox:
+            self._outbox.catch_up_soon()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -86,11 +101,12 @@ class Service:
             stack.push_async_callback(self.bus.close)
             await self.bus.declare()
             self.bus.on_reconnect.extend((self._reconnected.set, self.reconcile_soon))
-            for resource in self._parts.resources:
-                await stack.enter_async_context(resource)
-            await self._start_tasks(stack)
-            nats_service = await self.bus.serve(self._parts.answers)
-            stack.push_async_callback(nats_service.stop)
+            self._run(stack, [("declare", self._keep_declared)])
+            if self._outbox:
+                stack.push_async_callback(self._outbox.finish)
+                self._run(stack, [("outbox", self._outbox.run)])
+            await stack.enter_async_context(self.serving(self._parts))
+            await stack.enter_async_context(self.answering(self._parts.answers))
             self.ready = True
             self._stack = stack.pop_all()
         _log.info("serving", service=self.name)
@@ -101,20 +117,67 @@ class Service:
         await self._stack.aclose()
         _log.info("stopped", service=self.name)
 
-    async def _start_tasks(self, stack: contextlib.AsyncExitStack) -> None:
-        tasks: list[tuple[str, Awaitable[None]]] = [("declare", self._keep_declared())]
-        if self._outbox:
-            tasks.append(("outbox", self._outbox.run()))
-        tasks += [(task.__name__, task()) for task in self._parts.tasks]
-        for consumer, handle in self._parts.consumers.items():
-            tasks.append((consumer.durable, Puller(self.bus, consumer, handle, self.reconcile_soon).run()))
-        tasks.append(("reconcile", self._keep_reconciled()))
+    @contextlib.asynccontextmanager
+    async def serving(self, parts: Parts) -> AsyncIterator[None]:
+        """Do these parts, but for their answers, for as long as the context is open."""
+        async with contextlib.AsyncExitStack() as stack:
+            for resource in parts.resources:
+                await stack.enter_async_context(resource)
+            tasks: list[tuple[str, Task]] = [(task.__name__, task) for task in parts.tasks]
+            pullers: list[tuple[str, Task]] = [
+                (consumer.durable, Puller(self.bus, consumer, handle, self.reconcile_soon).run)
+                for consumer, handle in parts.consumers.items()
+            ]
+            tasks.append(("reconcile", partial(self._keep_reconciled, parts)))
+            self._run(stack, tasks)
+            self._run(stack, pullers)  # what they have begun needs the tasks
+            yield
+
+    @contextlib.asynccontextmanager
+    async def answering(
+        self, answers: Mapping[Operation[Any, Any], Answer], group: str | None = None
+    ) -> AsyncIterator[None]:
+        """Answer questions for as long as the context is open; each goes to one of a queue `group`.
+
+        Leaving it takes no more, and waits for the answers that were begun.
+        """
+        nats_service = await self.bus.serve(self._with_health(answers), group)
+        try:
+            yield
+        finally:
+            if nats_service:
+                await nats_service.stop()
+            await self.bus.drained()
+
+    def _with_health(self, answers: Mapping[Operation[Any, Any], Answer]) -> Mapping[Operation[Any, Any], Answer]:
+        async def health(_: Empty) -> Health:
+            return await self.health()
+
+        known = answers and self._collections and HEALTH.get(self.name)
+        return {**answers, known: health} if known else answers
+
+    async def health(self) -> Health:
+        """Tell which of the parts that this service stands on are there."""
+        checks: dict[str, Callable[[], Awaitable[object]]] = {"nats": self._nats_answers}
+        if self._documents and self._collections:
+            checks["documents"] = partial(self._documents.find, self._collections[0], Query(sort=("id",), limit=1))
+        checks |= self._parts.checks
+        told = await asyncio.gather(*[_there(check) for check in checks.values()])
+        parts = dict(zip(checks, told, strict=True))
+        return Health(status="ready" if all(each == READY for each in told) else AWAY, parts=parts)
+
+    async def _nats_answers(self) -> None:
+        if not await self.bus.answers(ANSWERS_WITHIN_S):
+            raise NatsUnavailable
+
+    def _run(self, stack: contextlib.AsyncExitStack, tasks: Sequence[tuple[str, Task]]) -> None:
+        """Run tasks until the stack is left."""
         running = [asyncio.create_task(self._guard(name, task), name=f"{self.name}:{name}") for name, task in tasks]
         stack.push_async_callback(_cancel, running)
 
-    async def _guard(self, name: str, task: Awaitable[None]) -> None:
+    async def _guard(self, name: str, task: Task) -> None:
         try:
-            await task
+            await task()
         except Exception:
             _log.exception("task ended", service=self.name, task=name)
             raise
@@ -128,23 +191,34 @@ class Service:
             with contextlib.suppress(GurneyError):
                 await self.bus.declare()
 
-    async def _keep_reconciled(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                if self._outbox:
-                    await self._outbox.sweep()
-                if self._parts.reconcile:
-                    await self._parts.reconcile()
-            except Exception as error:
-                _log.warning("reconciler will try again", service=self.name, error=repr(error))
-                self._wake_later(1.0)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.reconcile_interval):
-                    await self._wake.wait()
+    async def _keep_reconciled(self, parts: Parts) -> None:
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        try:
+            while True:
+                wake.clear()
+                try:
+                    if self._outbox:
+                        await self._outbox.sweep()
+                    if parts.reconcile:
+                        await parts.reconcile()
+                except Exception as error:
+                    _log.warning("reconciler will try again", service=self.name, error=error)
+                    asyncio.get_running_loop().call_later(1.0, wake.set)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.settings.reconcile_interval):
+                        await wake.wait()
+        finally:
+            self._wakes.discard(wake)
 
-    def _wake_later(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, self._wake.set)
+
+async def _there(check: Callable[[], Awaitable[object]]) -> str:
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            await check()
+    except (GurneyError, TimeoutError):
+        return AWAY
+    return READY
 
 
 async def _cancel(tasks: Sequence["asyncio.Task[None]"]) -> None:

@@ -1,5 +1,6 @@
 """Every setting, in one frozen object: `GURNEY_*` environment variables, or one TOML file named by `GURNEY_CONFIG`.
 
+What is secret may lie in a folder named by `GURNEY_SECRETS_DIR` instead, a file for each value: `gurney_run_secret`.
 Each field documents itself; `docs/settings.md` is generated from here.
 """
 
@@ -9,9 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
+from gurney.errors import Invalid
 from gurney.model.job import Admission
+
+#: The variable that names the folder of secrets; no file names it.
+SECRETS_DIR = "GURNEY_SECRETS_DIR"
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -27,32 +38,62 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GURNEY_", frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    secrets_dir: Path | None = None
+    """Folder of secrets, for example /run/secrets: `gurney_<setting>` has a setting's value, `nats_<user>` the password
+    of a NATS user, as `gurney credentials` makes them. From the environment only."""
     nats_url: str = "nats://127.0.0.1:4222"
-    """Where the NATS server listens."""
+    """Where the NATS server listens; several of one cluster, separated by commas."""
     nats_user: str | None = None
-    """User of this process at the NATS server."""
+    """User of this process at the NATS server; None: the user that `secrets_dir` has for the service, if any."""
     nats_password: SecretStr | None = None
     """Password of that user."""
+    mongo_url: SecretStr | None = None
+    """Where MongoDB listens, mongodb://user:password@host/?replicaSet=rs0; None: `data` keeps the documents."""
+    mongo_database: str = Field(default="gurney", min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the database in MongoDB."""
     data: Path = Path("gurney-data")
     """Folder of everything that this host keeps: documents and objects (embedded), runs, MAP copies."""
+    s3_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
+    """Where the S3 server of the objects listens, for example http://127.0.0.1:9000; None: a folder in `data`."""
+    s3_public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
+    """The S3 server's address as edges and agents reach it, where that is another."""
+    s3_bucket: str = Field(default="gurney", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    """Bucket of the objects; made where it is missing."""
+    s3_region: str = "us-east-1"
+    """Region of the S3 server."""
+    s3_access_key: str = ""
+    """Name of the account at the S3 server; only the payload service needs it."""
+    s3_secret_key: SecretStr = SecretStr("")
+    """Secret of that account."""
+    s3_redirect: bool = False
+    """Clients fetch files from the S3 server itself (307), which they must reach; the edge then verifies no file."""
     host: str = "127.0.0.1"
     """Address on which the edge listens."""
     port: int = Field(default=8350, ge=0, le=65535)
     """Port on which the edge listens; 0 takes a free one."""
+    reuse_port: bool = False
+    """Several edges of this host share the port: the kernel spreads connections over them."""
     node: str = Field(default_factory=default_node, pattern=r"^[a-z0-9-]{1,63}$")
     """Id of this host's node; by default the host name's first label."""
     maps: Path | None = None
     """Folder of folder MAPs, for `urn:gurney:dir:<name>`."""
+    docker_url: str | None = Field(default=None, pattern=r"^(none|unix:///.+|tcp://[^/]+)$")
+    """Where the Docker daemon listens, for example unix:///var/run/docker.sock; None: `DOCKER_HOST` or where it always
+    is, if it answers; `none`: no Docker."""
     admission: Admission = Admission.QUEUE
     """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
     require_approval: bool = False
     """Only approved MAPs may run."""
+    admin_token: SecretStr | None = None
+    """Is an administrator's token at the edge from its first request on."""
     run_secret: SecretStr = SecretStr("")
     """Signs the tokens that let a run's agent read its input and write its results. Shared by scheduler and payload."""
     sync: Literal["full", "normal"] = "full"
     """`full`: a document counts when it is synced to disk; `normal`: a power cut may lose the last moments."""
     max_upload: int = Field(default=64 * GIB, gt=0)
     """Largest file or archive that a client may upload."""
+    upload_timeout: float = Field(default=86_400.0, gt=0)
+    """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
     events_max_messages: int = Field(default=20_000, gt=0)
@@ -63,6 +104,14 @@ class Settings(BaseSettings):
     """Bound of the stream EVENTS, in seconds."""
     heartbeat_interval: float = Field(default=5.0, gt=0)
     """Seconds between two heartbeats of an agent."""
+    node_lost_after: float = Field(default=30.0, gt=0)
+    """Seconds without a heartbeat after which a node is lost; several heartbeats must fit in. The same everywhere."""
+    run_lease: float = Field(default=300.0, ge=0)
+    """Seconds for which a run lives on after the last heartbeat that named it; a host that is cut off for longer ends
+    its runs. 0: no lease, where there is one host only, as embedded: its runs wait for it."""
+    leader_term: float = Field(default=10.0, gt=0)
+    """Seconds after which a standby scheduler takes over from a leader that renews its lease no more. The same for
+    all schedulers."""
     reconcile_interval: float = Field(default=30.0, gt=0)
     """Seconds between two rounds in which a service makes up what is missing."""
     request_timeout: float = Field(default=5.0, gt=0)
@@ -85,18 +134,24 @@ class Settings(BaseSettings):
     """Memory that is given to jobs; by default the host's less `reserve_memory`."""
     webhook_private: Literal["none", "loopback", "all"] = "loopback"
     """Which private addresses job handlers may have: none, this host only, all."""
-    webhook_timeout: float = Field(default=10.0, gt=0)
+    webhook_timeout: float = Field(default=10.0, gt=0, le=20)
     """Seconds that a job handler may take to answer."""
     webhook_patience: float = Field(default=86_400.0, gt=0)
     """Seconds over which a delivery is retried before it is kept as failed."""
+    start_timeout: float = Field(default=60.0, ge=0)
+    """Seconds for which `gurney serve` waits at its start for what its services stand on, before it gives up."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of `/livez`, `/readyz` and `/metrics` of a process of `gurney serve`; None: none."""
     metrics_public: bool = True
     """`/metrics` needs no token."""
     log_level: Literal["info", "debug"] = "info"
     """`debug` is the verbose level."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """JSON lines with all there is, or short lines of text for people; `auto`: text on a terminal, else JSON."""
-    otlp_endpoint: str | None = None
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")
     """Where traces go (OTLP over HTTP), for example http://127.0.0.1:4318; None: nowhere."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the traces begun here that are recorded. Those of a caller who says himself follow what he says."""
 
     @classmethod
     def settings_customise_sources(
@@ -108,6 +163,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
+        folder = os.environ.get(SECRETS_DIR)
+        if folder and not Path(folder).is_dir():
+            raise Invalid(f"{SECRETS_DIR}: there is no folder {folder}")
+        secrets = (SecretsSettingsSource(settings_cls, Path(folder)),) if folder else ()
         file = os.environ.get("GURNEY_CONFIG")
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
-        return (init_settings, env_settings, *toml)
+        return (init_settings, env_settings, *secrets, *toml)

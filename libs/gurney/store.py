@@ -17,9 +17,14 @@ Change = Callable[[D], tuple[D, Sequence[Event]] | None]
 class Store:
     """One per service."""
 
-    def __init__(self, documents: Documents, outbox: Outbox) -> None:
+    def __init__(self, documents: Documents, outbox: Outbox, guard: Callable[[], None] = lambda: None) -> None:
         self.documents = documents
         self._outbox = outbox
+        self._guard = guard
+
+    def guarded(self, guard: Callable[[], None]) -> "Store":
+        """Return the same store for somebody who may write only as long as `guard` does not raise."""
+        return Store(self.documents, self._outbox, guard)
 
     async def get(self, collection: Collection[D], id: str) -> D:  # noqa: A002
         """Return the document; raises `NotFound`."""
@@ -41,6 +46,7 @@ class Store:
 
     async def write(self, *writes: Write) -> list[GurneyError | None]:
         """Try writes, each on its own; hand the events of those that held to the outbox."""
+        self._guard()
         results = await self.documents.cas(writes)
         for write, fault in zip(writes, results, strict=True):
             if fault is None and write.events:

@@ -24,12 +24,30 @@ class Consumer:
 
     stream: str
     durable: str
-    filters: tuple[str, ...]
+    filter: str
     service: str
     #: Seconds after which an unacknowledged message comes again.
     ack_wait: float = 30.0
     #: Messages in work at once.
     in_flight: int = 256
+    #: Who makes it, where that is not who consumes.
+    made_by: str | None = None
+
+    @property
+    def maker(self) -> str:
+        return self.made_by or self.service
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A service that looks into a stream and takes nothing out of it."""
+
+    stream: str
+    service: str
+    #: Reads on as the stream grows, by consumers of its own that nobody names.
+    follows: bool = False
+    #: An agent: reads the last message on its own node's subjects, and nothing else.
+    own: bool = False
 
 
 def _events(settings: Settings) -> StreamConfig:
@@ -81,8 +99,8 @@ def _heartbeats(settings: Settings) -> StreamConfig:
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.MEMORY,
         max_msgs_per_subject=1,
-        max_age=max(10.0, 6 * settings.heartbeat_interval),
-        duplicate_window=1,
+        max_age=settings.node_lost_after,
+        duplicate_window=min(1, settings.node_lost_after),
         allow_direct=True,
     )
 
@@ -103,14 +121,23 @@ STREAMS: tuple[Stream, ...] = (
     Stream("DEAD", "job", _dead),
 )
 
-JOB_LIFECYCLE = Consumer("LIFECYCLE", "job", ("lifecycle.*.*",), "job")
-SCHEDULER_CANCEL = Consumer("LIFECYCLE", "scheduler", ("cancel.*",), "scheduler")
-SCHEDULER_REQUESTED = Consumer("EVENTS", "scheduler", ("job.requested.*",), "scheduler", in_flight=1024)
-SCHEDULER_REPORTS = Consumer("REPORTS", "scheduler", ("report.run.*.*.*",), "scheduler")
-MAP_INSPECTIONS = Consumer("REPORTS", "map", ("report.inspect.*.*.*",), "map")
-NOTIFIER_JOBS = Consumer("EVENTS", "notifier", ("job.*.*",), "notifier", in_flight=1024)
+JOB_LIFECYCLE = Consumer("LIFECYCLE", "job", "lifecycle.*.*", "job")
+SCHEDULER_CANCEL = Consumer("LIFECYCLE", "scheduler", "cancel.*", "scheduler")
+SCHEDULER_REQUESTED = Consumer("EVENTS", "scheduler", "job.requested.*", "scheduler", in_flight=1024)
+SCHEDULER_REPORTS = Consumer("REPORTS", "scheduler", "report.run.*.*.*", "scheduler")
+MAP_INSPECTIONS = Consumer("REPORTS", "map", "report.inspect.*.*.*", "map")
+NOTIFIER_JOBS = Consumer("EVENTS", "notifier", "job.*.*", "notifier", in_flight=1024)
+
+CONSUMERS: tuple[Consumer, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Consumer))
+
+READERS: tuple[Reader, ...] = (
+    Reader("EVENTS", "edge", follows=True),
+    Reader("LOGS", "edge", follows=True),
+    Reader("KV_heartbeats", "scheduler"),
+    Reader("KV_heartbeats", "agent", own=True),
+)
 
 
 def agent_runs(node: str) -> Consumer:
     """Return the consumer of one node's commands. The scheduler creates it before the node is ready."""
-    return Consumer("RUNS", f"agent-{node}", (f"run.{node}.*.*",), "agent")
+    return Consumer("RUNS", f"agent-{node}", f"run.{node}.*.*", "agent", made_by="scheduler")

@@ -5,6 +5,7 @@ Operations are request-reply on `svc.<service>.<name>` (NATS services protocol);
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from gurney.model import handler as h
@@ -13,7 +14,10 @@ from gurney.model import map as m
 from gurney.model import payload as p
 from gurney.model import run as r
 from gurney.model.base import Message
-from gurney.model.common import Empty, Page, Ref, Rename
+from gurney.model.common import Empty, Health, Page, Ref, Rename
+
+#: The one service of which each host has its own, with a name of its own: its node.
+AGENT = "agent"
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -34,6 +38,10 @@ class Operation(Generic[Q, R]):
     def subject(self) -> str:
         return f"svc.{self.service}.{self.name}"
 
+    def asked_by(self, node: str) -> str:
+        """Return the subject on which the agent of a node asks: its own, so that it cannot ask as another."""
+        return f"{self.subject}.{node}"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -44,12 +52,32 @@ class Subject:
     stream: str
     publisher: str
     consumers: tuple[str, ...]
+    #: Services that hear it as it happens, beside or without a consumer.
+    live: tuple[str, ...] = ()
 
     def of(self, **tokens: str) -> str:
         return self.template.format(**tokens)
 
 
+@dataclass(frozen=True)
+class Notice:
+    """What a service tells its own replicas: that something which they remember has changed. No stream keeps it."""
+
+    service: str
+    name: str
+
+    @property
+    def subject(self) -> str:
+        return f"peer.{self.service}.{self.name}"
+
+
 # --- operations ---------------------------------------------------------------------------------------------------
+
+MAP_HEALTH = Operation("map", "health", Empty, Health, ("edge",))
+PAYLOAD_HEALTH = Operation("payload", "health", Empty, Health, ("edge",))
+JOB_HEALTH = Operation("job", "health", Empty, Health, ("edge",))
+SCHEDULER_HEALTH = Operation("scheduler", "health", Empty, Health, ("edge",))
+NOTIFIER_HEALTH = Operation("notifier", "health", Empty, Health, ("edge",))
 
 MAP_REGISTER = Operation("map", "register", m.MapRegister, m.Map, ("edge",))
 MAP_GET = Operation("map", "get", Ref, m.Map, ("edge", "job", "notifier"))
@@ -67,6 +95,7 @@ PAYLOAD_DELETE = Operation("payload", "delete", Ref, Empty, ("edge",))
 PAYLOAD_FILES = Operation("payload", "files", p.FileList, Page[p.FileView], ("edge", "agent"))
 PAYLOAD_SIGN = Operation("payload", "sign", p.SignFiles, p.SignedFiles, ("edge", "agent"))
 PAYLOAD_BEGIN = Operation("payload", "begin", p.BeginUploads, p.BegunUploads, ("edge", "agent"))
+PAYLOAD_URLS = Operation("payload", "urls", p.SignUpload, p.SignedUpload, ("edge", "agent"))
 PAYLOAD_COMMIT = Operation("payload", "commit", p.CommitUploads, p.Committed, ("edge", "agent"))
 PAYLOAD_ABANDON = Operation("payload", "abandon", p.AbandonUploads, Empty, ("edge", "agent"))
 PAYLOAD_REMOVE = Operation("payload", "remove", p.FileRef, Empty, ("edge",))
@@ -112,9 +141,21 @@ OPERATIONS: tuple[Operation[Message, Message], ...] = tuple(
     value for value in dict(globals()).values() if isinstance(value, Operation)
 )
 
+#: How the edge asks each service for its health.
+HEALTH = {each.service: each for each in (MAP_HEALTH, PAYLOAD_HEALTH, JOB_HEALTH, SCHEDULER_HEALTH, NOTIFIER_HEALTH)}
+
+# --- notices ------------------------------------------------------------------------------------------------------
+
+EDGE_TOKENS = Notice("edge", "tokens")
+NOTIFIER_HANDLERS = Notice("notifier", "handlers")
+
+NOTICES: tuple[Notice, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Notice))
+
 # --- streams ------------------------------------------------------------------------------------------------------
 
-JOB_EVENT = Subject("job.{event}.{job_id}", j.JobEvent, "EVENTS", "job", ("scheduler", "notifier", "edge"))
+JOB_EVENT = Subject(
+    "job.{event}.{job_id}", j.JobEvent, "EVENTS", "job", ("scheduler", "notifier", "edge"), live=("edge",)
+)
 MAP_EVENT = Subject("map.{event}.{map_id}", m.MapEvent, "EVENTS", "map", ("edge",))
 PAYLOAD_EVENT = Subject("payload.{event}.{payload_id}", p.PayloadEvent, "EVENTS", "payload", ("edge",))
 NODE_EVENT = Subject("node.{event}.{node_id}", r.NodeEvent, "EVENTS", "scheduler", ("edge",))
@@ -128,7 +169,9 @@ INSPECT_REPORT = Subject(
     "report.inspect.{node_id}.{phase}.{inspection_id}", m.InspectReport, "REPORTS", "agent", ("map",)
 )
 LOG_CHUNK = Subject("log.{node_id}.{run_id}", r.LogChunk, "LOGS", "agent", ("edge",))
-HEARTBEAT = Subject("$KV.heartbeats.{node_id}", r.Heartbeat, "KV_heartbeats", "agent", ("scheduler",))
+HEARTBEAT = Subject(
+    "$KV.heartbeats.{node_id}", r.Heartbeat, "KV_heartbeats", "agent", ("scheduler",), live=("scheduler",)
+)
 
 SUBJECTS: tuple[Subject, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Subject))
 
@@ -149,3 +192,20 @@ JOB_EVENTS = (
 MAP_EVENTS = ("registered", "ready", "invalid", "named", "unregistered")
 PAYLOAD_EVENTS = ("created", "changed", "deleted")
 NODE_EVENTS = ("joined", "lost", "left")
+
+
+def shape_of(subject: str) -> tuple[str, str]:
+    """Return what kind of message a subject is for, and its template: `job.requested`, `job.{event}.{job_id}`."""
+    return _shape_of(subject.rpartition(".")[0])
+
+
+@lru_cache(1024)
+def _shape_of(before_id: str) -> tuple[str, str]:
+    """Ids of nodes are no part of a kind; what stands last is an id always."""
+    given = [*before_id.split("."), "*"]
+    for each in SUBJECTS:
+        tokens = each.template.split(".")
+        if len(tokens) == len(given) and all(a == b or a[0] == "{" for a, b in zip(tokens, given, strict=True)):
+            named = [b for a, b in zip(tokens, given, strict=True) if not a.endswith("_id}")]
+            return ".".join(named), each.template
+    return given[0], f"{given[0]}.>"

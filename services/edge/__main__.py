@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from gurney.documents.port import Documents
 from gurney.service import Parts
 from gurney.settings import Settings
+from gurney.subjects import EDGE_TOKENS
+from gurney.transfer import pooled
 from services.edge.auth import Authenticator, ensure_admin_token
 from services.edge.call import Edge
 from services.edge.routes import ROUTES
@@ -32,5 +34,10 @@ def build(settings: Settings, *, documents: Documents, admin_token: str | None =
             await ensure_admin_token(documents, admin_token)
         yield
 
-    service.does(Parts(resources=[administrator(), edge.waiters, service.http]))
+    async def tokens_changed(_: str, __: bytes) -> None:
+        edge.authenticator.forget_all()
+
+    peers = service.bus.hearing(EDGE_TOKENS.subject, tokens_changed)
+    service.does(Parts(resources=[administrator(), pooled(), peers, edge.waiters, service.http]))
+    service.bus.on_reconnect.append(edge.authenticator.forget_all)  # a notice may have been lost
     return service

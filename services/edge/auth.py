@@ -10,7 +10,7 @@ from gurney.errors import Forbidden, KeyTaken, Unauthorized
 from gurney.model.access import Caller, Role, Token
 from services.edge.repository import TOKENS, secret_key
 
-#: How long another edge's deletion may go unnoticed.
+#: How long another edge's deletion may go unnoticed, where its notice is lost.
 CACHE_S = 5.0
 CACHED = 4096
 
@@ -62,6 +62,11 @@ class Authenticator:
         """Let a deletion take effect at once."""
         self._forgotten += 1
         self._known.pop(token.secret_sha256, None)
+
+    def forget_all(self) -> None:
+        """Look every token up again: another edge has deleted one."""
+        self._forgotten += 1
+        self._known.clear()
 
 
 def caller_of(token: Token) -> Caller:

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from mimetypes import MimeTypes
-from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
 from gurney import telemetry
 from gurney.errors import Forbidden, NotFound
 from gurney.model.payload import FileView, SignedFile
+from gurney.objects.disposition import BINARY, disposition
 from gurney.paths import is_folder
 from gurney.transfer import Digest, Get, open_get
 from services.edge import ranges
@@ -22,7 +22,6 @@ Sign = Callable[[], Awaitable[SignedFile]]
 _TYPES = MimeTypes(filenames=())
 _TYPES.add_type("application/dicom", ".dcm")
 
-BINARY = "application/octet-stream"
 #: What a browser must not do with a file of a payload: guess what it is, or run it.
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 
@@ -41,6 +40,8 @@ async def _send(call: Call, signed: SignedFile) -> web.StreamResponse:
     tag = ranges.etag(file.sha256)
     if ranges.not_modified(headers.get(hdrs.IF_NONE_MATCH), tag):
         return web.Response(status=304, headers={hdrs.ETAG: tag})
+    if _redirected(call, signed):
+        return web.Response(status=307, headers={hdrs.LOCATION: signed.url, hdrs.CACHE_CONTROL: "no-store"})
     part = _span(headers, tag, file.size)
     response = web.StreamResponse(status=206 if part else 200, headers=_describing(file, tag))
     response.content_length = part.length if part else file.size
@@ -50,6 +51,12 @@ async def _send(call: Call, signed: SignedFile) -> web.StreamResponse:
         return response
     async with opened(signed, part) as chunks:
         return await stream(call, response, chunks)
+
+
+def _redirected(call: Call, signed: SignedFile) -> bool:
+    """Tell whether the client shall fetch the bytes itself; HEAD and empty folders have none."""
+    wanted = call.edge.settings.s3_redirect and call.request.method == hdrs.METH_GET
+    return wanted and signed.url.startswith("http") and not is_folder(signed.file.path)
 
 
 def opened(signed: SignedFile, part: ranges.Span | None = None) -> AbstractAsyncContextManager[Get]:
@@ -75,14 +82,6 @@ def _describing(file: FileView, tag: str) -> dict[str, str]:
         hdrs.CONTENT_DISPOSITION: disposition(name),
         **SAFE,
     }
-
-
-def disposition(name: str) -> str:
-    """Return a Content-Disposition (RFC 6266) that saves under this name, with a plain one for old clients."""
-    plain = "".join(c if " " <= c <= "~" and c not in '"\\%/' else "_" for c in name)
-    if plain == name:
-        return f'attachment; filename="{name}"'
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 async def stream(call: Call, response: web.StreamResponse, chunks: AsyncIterable[bytes]) -> web.StreamResponse:

@@ -16,6 +16,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 UNKNOWN = "unknown"
 #: From here on an answer is a refusal, which the default level of the log shows, too.
 BAD = 400
+FAULT = 500
 STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
 
 _log = telemetry.log("edge")
@@ -44,8 +45,18 @@ async def observed(request: web.Request, handler: Handler) -> web.StreamResponse
     template = resource.canonical if resource else UNKNOWN
     method = request.method if request.method in hdrs.METH_ALL else UNKNOWN
     began = monotonic()
-    with telemetry.span(f"{method} {template}", telemetry.SERVER, request.headers.get("traceparent")):
+    with telemetry.span(
+        f"{method} {template}",
+        telemetry.SERVER,
+        request.headers.get("traceparent"),
+        service="edge",
+        about=request.match_info.get("job"),
+        attributes={"http.request.method": method, "http.route": template},
+    ) as span:
         response = await _answer(request, handler)
+        span.note("http.response.status_code", response.status)
+        if response.status >= FAULT:
+            span.fail(str(response.status))
         _note(method, template, response.status, monotonic() - began)
         if not response.prepared:
             _tell_trace(response)
@@ -56,7 +67,7 @@ async def observed(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def refused(error: Exception) -> web.Response:
     """Answer what is not even a request."""
-    with telemetry.span(UNKNOWN, telemetry.SERVER):
+    with telemetry.span(UNKNOWN, telemetry.SERVER, service="edge"):
         response = problem_of(error)
         _note(UNKNOWN, UNKNOWN, response.status, 0.0)
         return response
@@ -81,7 +92,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         started: web.StreamResponse | None = request.get(STARTED)
         if started is None:
             return problem_of(error)
-        _log.warning("answer broke off", route=request.match_info.route.resource.canonical, error=repr(error))  # type: ignore[union-attr]
+        _log.warning("answer broke off", route=request.match_info.route.resource.canonical, error=error)  # type: ignore[union-attr]
         if request.transport is not None:  # the status is out: only a broken connection tells the client
             request.transport.abort()
         return started

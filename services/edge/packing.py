@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 from gurney.archive import Entry, tar_stream, zip_stream
 from gurney.errors import Forbidden, NotFound
 from gurney.model.payload import FileList, FileView, SignedFile, SignFiles
+from gurney.objects.disposition import disposition
 from gurney.paths import is_folder
 from gurney.subjects import PAYLOAD_FILES, PAYLOAD_SIGN
 from gurney.transfer import Get
@@ -27,7 +28,7 @@ async def send_archive(call: Call, payload: str | None, name: str) -> web.Stream
     saved_as = f"{name}.tar" if media == TAR else f"{name}.zip"
     headers = {
         hdrs.CONTENT_TYPE: media,
-        hdrs.CONTENT_DISPOSITION: download.disposition(saved_as),
+        hdrs.CONTENT_DISPOSITION: disposition(saved_as),
         hdrs.VARY: hdrs.ACCEPT,
         **download.SAFE,
     }

@@ -11,9 +11,9 @@ from gurney.model.job import CreateJob, Job, Story
 from gurney.model.map import Map, RegisterMap
 from gurney.model.payload import CreatePayload, FileView, Payload
 from gurney.model.run import Node
+from gurney.objects.disposition import BINARY
 from services.edge import sse, unpacking
 from services.edge.call import ANYTHING, JSON, Route
-from services.edge.download import BINARY
 from services.edge.packing import ZIP
 from services.edge.parse import DryRun, Paged
 from services.edge.views import (
@@ -194,7 +194,7 @@ FILES = (
         ALL,
         "Download a file, or a range of it",
         media=BINARY,
-        also=(206, 304, 416),
+        also=(206, 304, 307, 416),
     ),
     Route(
         "HEAD",
@@ -244,7 +244,7 @@ RESULTS = (
         ALL,
         "One file of an ended job's results, or a range of it",
         media=BINARY,
-        also=(206, 304, 409, 416),
+        also=(206, 304, 307, 409, 416),
     ),
 )
 

@@ -34,7 +34,8 @@ class HttpServer:
         runner = Runner(application(self._edge), shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+            reuse = settings.reuse_port or None
+            await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=reuse).start()
         except OSError as error:
             await runner.cleanup()
             why = "another program does, give another --port" if error.errno == errno.EADDRINUSE else error.strerror

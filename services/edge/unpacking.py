@@ -108,7 +108,7 @@ async def _fill(call: Call, payload: str, archive: Unpacked) -> None:
     members = aiter(archive)
     for batch in batches(archive.members):
         async with upload.begun(call, payload, [member.path for member in batch]) as uploads:
-            await upload.commit(call, uploads, await _move(uploads, members))
+            await upload.commit(call, uploads, await _move(call, uploads, members))
 
 
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
@@ -125,7 +125,7 @@ def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
         yield batch
 
 
-async def _move(uploads: BegunUploads, members: Members) -> list[Uploaded]:
+async def _move(call: Call, uploads: BegunUploads, members: Members) -> list[Uploaded]:
     """Move a batch; the archive is read in its order, small files are written side by side."""
     gate = asyncio.Semaphore(WIDTH)
     begun = {item.path: item for item in uploads.items}
@@ -133,7 +133,7 @@ async def _move(uploads: BegunUploads, members: Members) -> list[Uploaded]:
 
     async def one(path: str, chunks: AsyncIterable[bytes]) -> None:
         try:
-            moved.append(await upload.move(begun[path], chunks))
+            moved.append(await upload.move(call, uploads.owner, begun[path], chunks))
         finally:
             gate.release()
 

@@ -17,10 +17,13 @@ from gurney.model.payload import (
     BegunUploads,
     Committed,
     CommitUploads,
+    SignedUpload,
+    SignUpload,
     Uploaded,
+    WantedParts,
 )
 from gurney.paths import check_path, is_folder
-from gurney.subjects import PAYLOAD_ABANDON, PAYLOAD_BEGIN, PAYLOAD_COMMIT
+from gurney.subjects import PAYLOAD_ABANDON, PAYLOAD_BEGIN, PAYLOAD_COMMIT, PAYLOAD_URLS
 from gurney.transfer import open_put
 from services.edge.call import Call
 from services.edge.parse import BROKEN
@@ -66,7 +69,9 @@ def refuse_large(size: int, most: int) -> None:
 async def put(call: Call, payload: str, path: str, chunks: AsyncIterable[bytes]) -> Committed:
     """Store one file and make it visible."""
     async with begun(call, payload, [path]) as uploads:
-        return await commit(call, uploads, [await move(uploads.items[0], chunks)])
+        return await commit(
+            call, uploads, [await move(call, uploads.owner, uploads.items[0], chunks, call.request.content_length)]
+        )
 
 
 @contextlib.asynccontextmanager
@@ -81,14 +86,21 @@ async def begun(call: Call, payload: str, paths: Sequence[str]) -> AsyncIterator
         raise
 
 
-async def move(upload: BegunUpload, chunks: AsyncIterable[bytes]) -> Uploaded:
+async def move(
+    call: Call, owner: str, upload: BegunUpload, chunks: AsyncIterable[bytes], size: int | None = None
+) -> Uploaded:
     """Move the bytes of one file; an empty folder has none."""
     if is_folder(upload.path):
         async for chunk in chunks:
             if chunk:
                 raise Invalid.field("body", "a path that ends in / is an empty folder and has no bytes")
         return Uploaded(path=upload.path, key=upload.key, size=0, sha256=_NOTHING)
-    async with open_put(upload.url) as target:
+
+    async def ask(parts: WantedParts | None = None) -> SignedUpload:
+        question = SignUpload(caller=call.caller, owner=owner, path=upload.path, key=upload.key, parts=parts)
+        return await call.ask(PAYLOAD_URLS, question)
+
+    async with open_put(upload.url, ask, size) as target:
         async for chunk in chunks:
             await target.write(chunk)
         digest = await target.commit()

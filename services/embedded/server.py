@@ -1,15 +1,16 @@
 """Composition of the embedded server: which services, over which adapters, in which order."""
 
+import asyncio
 import contextlib
 from types import TracebackType
 from typing import Self
 
 from pydantic import SecretStr
 
-from gurney.bus import Connection
+from gurney.connection import Connection
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.objects.folder import FolderObjects
-from gurney.runtime.process import ProcessRuntime
+from gurney.runtime.choice import runtimes
 from gurney.service import Service
 from gurney.settings import Settings
 from services.agent.__main__ import build as build_agent
@@ -41,14 +42,14 @@ class EmbeddedServer:
             documents = SqliteDocuments(self.folder.documents, sync=settings.sync)
             stack.push_async_callback(documents.close)
             objects = FolderObjects(self.folder.objects)
-            runtime = ProcessRuntime(settings.data, settings.maps, grace_s=settings.stop_grace)
+            found = await asyncio.to_thread(runtimes, settings)
             services: list[Service] = [
                 build_job(settings, documents=documents),
-                build_scheduler(settings, documents=documents),
+                build_scheduler(settings, documents=documents, alone=True),
                 build_payload(settings, documents=documents, objects=objects, alone=True),
                 build_map(settings, documents=documents),
                 build_notifier(settings, documents=documents, alone=True),
-                build_agent(settings, runtimes=[runtime]),
+                build_agent(settings, runtimes=found, alone=True),
             ]
             edge = build_edge(settings, documents=documents, admin_token=token)
             connection = await stack.enter_async_context(Connection(settings, "embedded"))

@@ -118,7 +118,7 @@ class Handlers:
         try:
             node = await effects.ask_inspection(self._bus, document)
         except Unavailable as error:
-            _log.info("inspection waits", map=document.id, reason=str(error))
+            _log.info("inspection waits", map=document.id, error=error)
             return
         except GurneyError as error:
             await self._refuse(document, Reason.of(error.code, str(error)))

@@ -52,6 +52,8 @@ def asked(document: Map, inspection_id: str, node: str) -> Map | None:
     if document.inspecting is None or document.inspecting.id != inspection_id:
         return None
     inspecting = document.inspecting
+    if len(inspecting.nodes) >= inspecting.attempt:  # another replica has asked, too: JetStream has dropped one of both
+        return None
     return document.next(inspecting=inspecting.but(nodes=(*inspecting.nodes, node)))
 
 

@@ -10,7 +10,10 @@ from gurney.paging import given, label_where, newest_first
 from gurney.store import Store
 
 MAPS = Collection(
-    "maps", Map, (("created_at",), ("project", "created_at"), ("state", "created_at"), ("urn", "created_at"))
+    "maps",
+    Map,
+    (("created_at",), ("project", "created_at"), ("state", "created_at"), ("urn", "created_at")),
+    filters=(("name", "created_at"), ("labels", "created_at")),
 )
 
 

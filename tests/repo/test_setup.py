@@ -137,7 +137,7 @@ def test_ci_installs_what_is_missing_and_no_more(machine: Machine) -> None:
     assert update == "apt-get update"
     assert {"git", "python3", "python3-venv", "docker.io", "busybox-static", "prometheus"} <= set(install.split())
     assert done == ["tools  ", f"test ci {required}"]
-    for program in ("git", "dockerd", "busybox", "prometheus", "caddy", "ip"):
+    for program in ("git", "dockerd", "busybox", "prometheus", "caddy", "openssl", "ip"):
         machine.program(program, "exit 0")
     machine.program("python3", f'exec "{sys.executable}" "$@"')
     machine.program("apt-get", "exit 9")

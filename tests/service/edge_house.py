@@ -17,7 +17,7 @@ from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import NameTaken, NotFound
 from gurney.model.access import Caller, Role
 from gurney.model.base import Message
-from gurney.model.common import Empty, Page, Ref
+from gurney.model.common import Empty, Health, Page, Ref
 from gurney.model.event import event_of
 from gurney.model.job import Admission, Job, JobEvent, JobGet, JobState, MapRef, RunRequest
 from gurney.model.payload import (
@@ -44,6 +44,7 @@ from gurney.objects.folder import FolderObjects
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.subjects import (
+    HEALTH,
     JOB_EVENT,
     JOB_GET,
     LOG_CHUNK,
@@ -372,10 +373,14 @@ async def house(nats_url: str, folder: Path, **settings: Any) -> AsyncIterator[H
     await objects.open()
     owners = Service("job", told)  # by this name it declares the stream EVENTS
     payloads, jobs = Payloads(objects), Jobs(owners)
-    owners.does(Parts(answers={**payloads.answers(), JOB_GET: jobs.get}))
+    owners.does(Parts(answers={**payloads.answers(), JOB_GET: jobs.get, **dict.fromkeys(HEALTH.values(), _healthy)}))
     edge = build(told, documents=documents, admin_token=SECRET)
     try:
         async with owners, edge, ClientSession() as session:
             yield House(edge, payloads, jobs, documents, session, told)
     finally:
         await documents.close()
+
+
+async def _healthy(_: Empty) -> Health:
+    return Health(status="ready")

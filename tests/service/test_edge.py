@@ -18,9 +18,9 @@ from gurney import clock, ids
 from gurney.bus import Bus
 from gurney.documents.port import Collection, D, Query, Write
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import FieldError, GurneyError, Invalid, NameTaken, NoRoom, NotFound, Unauthorized
+from gurney.errors import FieldError, GurneyError, Internal, Invalid, NameTaken, NoRoom, NotFound, Unauthorized
 from gurney.model.base import Idempotency, Message
-from gurney.model.common import Empty, Page
+from gurney.model.common import Empty, Health, Page
 from gurney.model.handler import Delivery, DeliveryState, Handler
 from gurney.model.job import Admission, Job, JobState, MapRef, RunRequest, StoryItem, Waiting, WaitReason
 from gurney.model.map import Map, MapState
@@ -37,6 +37,7 @@ from gurney.subjects import (
     HANDLER_LIST,
     HANDLER_PATCH,
     HANDLER_TEST,
+    HEALTH,
     JOB_CANCEL,
     JOB_CREATE,
     JOB_DELETE,
@@ -53,9 +54,11 @@ from gurney.subjects import (
     PAYLOAD_CREATE,
     PAYLOAD_DELETE,
     PAYLOAD_GET,
+    PAYLOAD_HEALTH,
     PAYLOAD_LIST,
     PAYLOAD_RENAME,
     SCHEDULER_EXPLAIN,
+    SCHEDULER_HEALTH,
     SCHEDULER_NODE,
     SCHEDULER_NODES,
     Operation,
@@ -695,20 +698,44 @@ async def test_without_nats_it_says_so(own_nats_server: NatsServer, tmp_path: Pa
     documents = SqliteDocuments(tmp_path / "documents.db", sync="normal")
     async with build(settings, documents=documents, admin_token=SECRET) as edge, ClientSession() as session:
         client = Client(session, edge.url)
-        assert (await client("GET", "/readyz")).json == {
-            "status": "ready",
-            "parts": {"nats": "ready", "documents": "ready"},
-        }
+        ready = await client("GET", "/readyz")
+        assert (ready.status, ready.fields) == (503, list(HEALTH))
         nobody = await client("GET", "/v1/maps")
         assert (nobody.status, nobody.json["code"]) == (503, "nats_unavailable")
         own_nats_server.kill()
-        while (ready := await client("GET", "/readyz")).status == 200:
+        while "nats" not in (ready := await client("GET", "/readyz")).fields:
             pass
         assert (ready.status, ready.fields) == (503, ["nats"])
         assert (await client("GET", "/livez")).status == 200
         away = await client("GET", "/v1/maps")
         assert (away.status, away.headers["Retry-After"]) == (503, "1")
         assert (await client("GET", "/v1/whoami")).status == 200
+    await documents.close()
+
+
+async def test_readiness_names_each_part_that_is_away(client: Client, owners: Owners) -> None:
+    """The edge is ready when every service and what it stands on is there; else it says which part is not."""
+    for operation in HEALTH.values():
+        owners.says(operation, Health(status="ready", parts={"nats": "ready", "documents": "ready"}))
+    owners.says(PAYLOAD_HEALTH, Health(status="ready", parts={"objects": "ready"}))
+    parts = dict.fromkeys(("nats", "documents", "objects", *HEALTH), "ready")
+    assert (await client("GET", "/readyz")).json == {"status": "ready", "parts": parts}
+    owners.says(PAYLOAD_HEALTH, Health(status="away", parts={"documents": "ready", "objects": "away"}))
+    owners.says(SCHEDULER_HEALTH, Internal("a defect"))
+    away = await client("GET", "/readyz")
+    assert (away.status, set(away.fields)) == (503, {"objects", "scheduler"})
+
+
+async def test_a_token_that_one_edge_deletes_is_refused_by_the_others(settings: Settings, client: Client) -> None:
+    """Edges remember tokens; a deletion through one of them takes effect at all of them at once."""
+    documents = SqliteDocuments(settings.data / "documents.db", sync="normal")
+    async with build(settings, documents=documents) as second, ClientSession() as session:
+        other = Client(session, second.url)
+        made = (await client("POST", "/v1/tokens", {"subject": "ann", "role": "clinician"})).json
+        ann = other.with_token(made["token"])
+        assert (await ann("GET", "/v1/whoami")).status == 200
+        assert (await client("DELETE", f"/v1/tokens/{made['id']}")).status == 204
+        assert (await ann("GET", "/v1/handlers")).status == 401
     await documents.close()
 
 

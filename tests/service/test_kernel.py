@@ -13,20 +13,22 @@ from gurney.bus import Bus
 from gurney.consume import Reject
 from gurney.documents.port import Collection, Write
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import Internal, Invalid, NameTaken, NatsUnavailable, NoRoom
+from gurney.errors import Forbidden, Internal, Invalid, NameTaken, NatsUnavailable, NoRoom
+from gurney.model.access import Caller, Role
 from gurney.model.base import Message
 from gurney.model.common import Ref
 from gurney.model.event import Event
-from gurney.model.payload import Payload, PayloadState
+from gurney.model.payload import Payload, PayloadState, SignedFiles, SignFiles
+from gurney.model.run import Confirm, Confirmed
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.streams import Consumer
-from gurney.subjects import PAYLOAD_DELETE, PAYLOAD_GET
+from gurney.subjects import EDGE_TOKENS, PAYLOAD_DELETE, PAYLOAD_GET, PAYLOAD_SIGN, SCHEDULER_CONFIRM
 from gurney.testing.nats import NatsServer
 
 PAYLOADS = Collection("payloads", Payload)
-WORK = Consumer("LIFECYCLE", "job", ("lifecycle.*.*",), "job")
-HEARD = Consumer("EVENTS", "test", ("payload.*.*",), "job")
+WORK = Consumer("LIFECYCLE", "job", "lifecycle.*.*", "job")
+HEARD = Consumer("EVENTS", "test", "payload.*.*", "job")
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -296,3 +298,110 @@ async def _until_empty(bus: Bus, stream: str) -> None:
     async with asyncio.timeout(20):
         while (await bus.js.stream_info(stream)).state.messages:
             await asyncio.sleep(0.01)
+
+
+async def test_a_service_that_stops_finishes_what_it_was_asked_and_takes_no_more(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """An open question gets its answer; one that comes meanwhile finds nobody; what is written goes out."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def get(_: Ref) -> Payload:
+        asked.set()
+        await answer.wait()
+        return payload()
+
+    settings = settings_of(nats_server, tmp_path)
+    stopping = Service("payload", settings).does(Parts(answers={PAYLOAD_GET: get}))
+    async with Service("edge", settings) as asker:
+        await stopping.__aenter__()
+        open_one = asyncio.create_task(asker.bus.request(PAYLOAD_GET, Ref(ref="x")))
+        await asked.wait()
+        stop = asyncio.create_task(stopping.__aexit__(None, None, None))
+        async with asyncio.timeout(20):
+            while await _is_answered(asker.bus):
+                pass
+        assert not stop.done()
+        answer.set()
+        assert (await open_one).state is PayloadState.OPEN
+        await stop
+
+
+async def _is_answered(bus: Bus) -> bool:
+    """Tell whether anybody takes this question; who does not answer in time still took it."""
+    try:
+        await bus.request(PAYLOAD_GET, Ref(ref="y"), within=0.05)
+    except NatsUnavailable as error:
+        return "NoResponders" not in str(error)
+    return True
+
+
+async def test_what_a_service_leaves_unpublished_goes_out_when_it_stops(
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """Events that lie in the documents are published before the service ends: no other replica must look for them."""
+    settings = settings_of(nats_server, tmp_path)
+    async with Service("job", settings) as reader:
+        document = payload()
+        async with Service("payload", settings, documents, [PAYLOADS]):
+            await documents.unpublished(PAYLOADS, 0)  # what was left at the start is out
+            await documents.cas([Write(PAYLOADS, document.id, 0, document, (told(document),))])
+        assert (await reader.bus.js.get_last_msg("EVENTS", told(document).subject)).data
+
+
+async def test_replicas_hear_what_has_changed(nats_server: NatsServer, tmp_path: Path) -> None:
+    """A notice reaches the other replicas of a service, and nothing is lost to whoever has none."""
+    settings, heard = settings_of(nats_server, tmp_path), asyncio.Event()
+    one, other = Service("edge", settings), Service("edge", settings)
+
+    async def changed(subject: str, _: bytes) -> None:
+        assert subject == "peer.edge.tokens"
+        heard.set()
+
+    other.does(Parts(resources=[other.bus.hearing(EDGE_TOKENS.subject, changed)]))
+    async with one:
+        await one.bus.tell_peers(EDGE_TOKENS)
+        async with other:
+            await one.bus.tell_peers(EDGE_TOKENS)
+            await asyncio.wait_for(heard.wait(), 20)
+
+
+async def test_an_agent_asks_for_its_own_node_and_by_the_token_of_a_run(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """What an agent asks in another node's name, or for a client, is forbidden whoever it says that it is."""
+
+    async def confirm(_: Confirm) -> Confirmed:
+        return Confirmed(start=True)
+
+    async def sign(_: SignFiles) -> SignedFiles:
+        return SignedFiles(items=())
+
+    settings = settings_of(nats_server, tmp_path).model_copy(update={"node": "n1"})
+    owner = Service("owner", settings).does(Parts(answers={SCHEDULER_CONFIRM: confirm, PAYLOAD_SIGN: sign}))
+    async with owner, Service("agent", settings) as agent:
+        ask = agent.bus.request
+        assert (await ask(SCHEDULER_CONFIRM, Confirm(run_id="r", node="n1", epoch=1))).start
+        with pytest.raises(Forbidden, match="in the name of another"):
+            await ask(SCHEDULER_CONFIRM, Confirm(run_id="r", node="n2", epoch=1))
+        await ask(PAYLOAD_SIGN, SignFiles(token="t", payload="p", paths=("a",)))
+        admin = Caller(token="tok", subject="me", role=Role.ADMINISTRATOR)
+        for forged in (SignFiles(caller=admin, payload="p", paths=("a",)), SignFiles(payload="p", paths=("a",))):
+            with pytest.raises(Forbidden, match="without the token of a run"):
+                await ask(PAYLOAD_SIGN, forged)
+
+
+async def test_events_of_another_replica_are_published_and_so_is_what_comes_after(
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """What lies unpublished is found when somebody asks for it, and the outbox goes on with what it is given then."""
+    heard = Heard()
+    service = Service("job", settings_of(nats_server, tmp_path), documents, [PAYLOADS])
+    async with service.does(Parts(consumers={HEARD: heard})):
+        for number in range(3):
+            left, new = payload(), payload()
+            await documents.cas([Write(PAYLOADS, left.id, 0, left, (told(left),))])
+            service.publish_left()
+            await heard.count(2 * number + 1)
+            await service.store.insert(PAYLOADS, new, told(new))
+            await heard.count(2 * number + 2)

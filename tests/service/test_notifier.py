@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from gurney.testing.nats import NatsServer
 from gurney.testing.samples import sample
 from services.notifier import policy
 from services.notifier.__main__ import build
+from services.notifier.known import KnownHandlers
+from services.notifier.lanes import Lanes
 from services.notifier.repository import DELIVERIES
+from services.notifier.sender import Sender
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -92,12 +96,12 @@ class Jobs:
         return Empty()
 
 
-def ended(**changes: Any) -> JobEvent:
+def ended(event: str = "succeeded", **changes: Any) -> JobEvent:
     job = ids.new_id("job")
-    event = sample(JobEvent).but(
-        id=job, event="succeeded", event_id=ids.job_event_id(job, 1, "succeeded"), at=clock.now(), project="default"
+    made = sample(JobEvent).but(
+        id=job, event=event, event_id=ids.job_event_id(job, 1, event), at=clock.now(), project="default"
     )
-    return event.but(handlers=None, labels={}, placement=None, **changes)
+    return made.but(handlers=None, labels={}, placement=None, **changes)
 
 
 class World:
@@ -113,8 +117,9 @@ class World:
         async with self.jobs.service, self.notifier, self.client:
             yield self
 
-    async def register(self, url: str, **options: Any) -> Handler:
-        question = HandlerCreate(caller=CALLER, body=CreateHandler(url=url), **options)
+    async def register(self, url: str, events: tuple[str, ...] | None = None, **options: Any) -> Handler:
+        body = CreateHandler(url=url) if events is None else CreateHandler(url=url, events=events)
+        question = HandlerCreate(caller=CALLER, body=body, **options)
         return await self.client.bus.request(HANDLER_CREATE, question)
 
     async def publish(self, event: JobEvent) -> None:
@@ -313,3 +318,45 @@ async def test_a_handler_that_cannot_be_is_refused(world: World) -> None:
     question = HandlerCreate(caller=CALLER, body=CreateHandler(url="http://127.0.0.1/", events=("job.nonsense",)))
     with pytest.raises(Invalid, match=r"job\.nonsense"):
         await world.client.bus.request(HANDLER_CREATE, question)
+
+
+async def test_every_replica_knows_a_handler_once_it_is_registered(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Events that come right after the registration are told, whichever of two notifiers hears them."""
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    second = build(settings, documents=documents)
+    async with World(settings, documents).running() as world, second, Target().serving() as target:
+        other = await world.register(target.url, events=("job.scheduled",))
+        for _ in range(20):  # both have a list now
+            await world.publish(ended(event="scheduled"))
+        handler = await world.register(target.url, events=("job.started",))
+        for _ in range(20):
+            await world.publish(ended(event="started"))
+        assert len(await world.settled(handler, 20)) == 20
+        assert len(await world.settled(other, 20)) == 20
+    await documents.close()
+
+
+async def test_a_delivery_that_waited_too_long_here_is_left_to_whoever_took_it(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """A lane takes a delivery anew before it sends, where its time is nearly over, and only if it can."""
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    async with World(settings, documents).running() as world, Target().serving() as target:
+        handler = await world.register(target.url)
+        store, late = world.notifier.store, clock.now() - timedelta(seconds=policy.TAKEN_S)
+        first, second = [policy.first_delivery(ids.new_id("dlv"), handler, ended(), late) for _ in range(2)]
+        due = clock.now() + timedelta(hours=1)  # the notifier's own lanes leave it alone
+        for delivery in (first, second):
+            await store.insert(DELIVERIES, delivery.but(next_attempt_at=due))
+        await store.replace(DELIVERIES, first.next(next_attempt_at=due, taken_until=due))
+        async with Sender(settings) as sender:
+            lanes = Lanes(store, sender, KnownHandlers(store, alone=False), settings, alone=False)
+            lanes.hand([first, second])
+            assert await asyncio.wait_for(target.reached.get(), 20) == second.event
+            async with asyncio.timeout(20):
+                while all(each.state != "delivered" for each in await world.deliveries(handler)):
+                    await asyncio.sleep(0.01)
+        assert target.reached.empty()
+    await documents.close()

@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, TextIO
@@ -9,6 +11,7 @@ from typing import Annotated, Any, TextIO
 from cyclopts import Parameter
 from pydantic import ValidationError
 
+from gurney import tracing
 from gurney.cli.connect import HERE, Server
 from gurney.cli.jobs import exit_code
 from gurney.cli.maps import not_ready
@@ -53,7 +56,7 @@ async def run(
     count, total = await asyncio.to_thread(to_upload, paths)
     if output:
         await asyncio.to_thread(_check_output, output)
-    async with server.client() as gurney:
+    async with server.client() as gurney, _root():
         ready = await _ready(gurney, map)
         payload = await _upload(gurney, paths, total, quiet=server.json)
         if not server.json:
@@ -65,6 +68,13 @@ async def run(
     if server.json:
         print_json(ended)
     return exit_code(ended)
+
+
+@asynccontextmanager
+async def _root() -> AsyncIterator[None]:
+    """Make one trace of all that follows."""
+    with tracing.span("gurney run", tracing.INTERNAL, service="client"):
+        yield
 
 
 def _options(timeout: float | None, name: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from gurney import recording, tracing
 from gurney.errors import ErrorBody, GurneyError, Invalid, Unavailable, from_body
 
 Json = dict[str, Any]
@@ -19,6 +20,9 @@ Json = dict[str, Any]
 Moved = Callable[[int], None]
 
 CHUNK = 1 << 20
+#: What of a path a span's name shows.
+_NOUNS = frozenset({"maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results"})
+_JOB_AT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Http:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        recording.record_as_configured("client")
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=None)
         connector = aiohttp.TCPConnector(limit=256)
         self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector)
@@ -59,6 +64,8 @@ class Http:
     ) -> None:
         if self._session:
             await self._session.close()
+        if recording.is_recording():
+            await asyncio.to_thread(recording.flush)
 
     @asynccontextmanager
     async def stream(
@@ -68,17 +75,28 @@ class Http:
         if self._session is None:
             raise RuntimeError("the client is not open: use it as a context")
         url = URL(self.base + path, encoded=True)
+        span = _span(method, url).begin()
+        fault: BaseException | None = None
         try:
+            headers = {**(headers or {}), "traceparent": span.traceparent}
             async with self._session.request(method, url, headers=headers, **options) as response:
+                span.note("http.response.status_code", response.status)
+                span.about(response.headers.get("Location", "").rpartition("/")[2])
                 if response.status >= 400:  # noqa: PLR2004  # HTTP's border between success and error
                     raise _error(response, await response.read())
                 yield response
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise Invalid(f"{self.base} is no URL of a server, such as http://127.0.0.1:8350") from None
         except aiohttp.ClientConnectionError as error:
+            fault = error
             if isinstance(error.__cause__, OSError) and error.__cause__.filename:
                 raise error.__cause__ from None  # a local file that could not be read, not the server
             raise Unavailable(f"cannot reach {self.base}: {error}") from error
+        except GurneyError as error:
+            fault = error
+            raise
+        finally:
+            span.end(fault)
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return its JSON, None where there is no body."""
@@ -111,6 +129,16 @@ class Http:
                 elif "data" in fields:
                     yield ServerEvent(fields.get("id", ""), fields.get("event", "message"), _loaded(fields["data"]))
                     fields = {}
+
+
+def _span(method: str, url: URL) -> tracing.Span:
+    """Return the span of a request. Of its path only nouns are told: what else stands there may be a patient's."""
+    nouns = [part for part in url.raw_parts[1:] if part in _NOUNS]
+    job = url.raw_parts[3] if url.raw_parts[1:3] == ("v1", "jobs") and len(url.raw_parts) > _JOB_AT else None
+    attributes = {"http.request.method": method, "server.address": url.host or ""}
+    return tracing.span(
+        f"{method} /v1/{'/'.join(nouns)}", tracing.CLIENT, service="client", about=job, attributes=attributes
+    )
 
 
 def query(params: list[tuple[str, str]]) -> str:

@@ -58,6 +58,10 @@ class SetName(Input):
     name: str
 
 
+#: What is said of a part.
+READY, AWAY = "ready", "away"
+
+
 class Health(Message):
     """Whether the server is there, and its parts."""
 

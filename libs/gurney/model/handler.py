@@ -46,7 +46,7 @@ class DeliveryAttempt(Message):
 class Delivery(Dated):
     """One event for one handler; unique on the two."""
 
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"body", "taken_until", "revision", "created_at"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"body", "taken_until", "revision", "created_at", "traceparent"})
 
     #: Event id, also the `webhook-id`.
     event: str
@@ -58,6 +58,8 @@ class Delivery(Dated):
     body: str
     #: While set and not past, somebody is delivering it.
     taken_until: Timestamp | None = None
+    #: Trace context of the event.
+    traceparent: str | None = None
 
     def unique_keys(self) -> tuple[str, ...]:
         return (f"delivery:{self.event}:{self.handler}",)

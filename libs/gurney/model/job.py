@@ -145,6 +145,7 @@ class Job(Owned):
             "requested_at",
             "avoid",
             "owes",
+            "traceparent",
         }
     )
     LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"log_tail", "waiting", "metadata", "usage", "timings"})
@@ -197,6 +198,8 @@ class Job(Owned):
     #: What the payload service has yet to be told: that the input claim goes, or that the whole job does.
     owes: Literal["finalize", "drop"] | None = None
     deleting: bool = False
+    #: Trace context of the request that made it: what happens to the job is in this trace.
+    traceparent: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -287,6 +290,8 @@ class PlacementRequest(Message):
     #: Nodes on which an attempt was lost: tried last.
     avoid: tuple[str, ...] = ()
     request: RunRequest
+    #: W3C trace context of the job.
+    traceparent: str | None = None
 
 
 class OwedJobs(Message):
@@ -324,6 +329,8 @@ class JobEvent(Message):
     handlers: tuple[str, ...] | None = None
     #: With `requested` only.
     placement: PlacementRequest | None = None
+    #: W3C trace context of the job, where an answer carries the event: a message has its own in its headers.
+    traceparent: str | None = None
 
 
 class CancelJob(Message):

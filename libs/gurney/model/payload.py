@@ -172,6 +172,8 @@ class SignFiles(Message):
     token: str | None = None
     payload: str
     paths: tuple[str, ...] = Field(max_length=256)
+    #: The URLs are for browsers, which save files under their names.
+    named: bool = False
 
 
 class SignedFiles(Message):
@@ -201,6 +203,40 @@ class BegunUploads(Message):
     #: The owner's id, which the commit names.
     owner: str
     items: tuple[BegunUpload, ...]
+
+
+class WantedParts(Message):
+    """Which URLs are wanted of an upload in parts, by the numbers of the parts; `upload` None: it is to begin."""
+
+    upload: str | None = None
+    first: int = Field(default=1, ge=1, le=10_000)
+    count: int = Field(ge=1, le=256)
+
+
+class SignUpload(Message):
+    """Asks for fresh URLs of an upload that has begun; with `parts` for those that move it in parts."""
+
+    caller: Caller | None = None
+    token: str | None = None
+    owner: str
+    path: str
+    key: str
+    parts: WantedParts | None = None
+
+
+class SignedUpload(Message):
+    #: Creates the object whole.
+    put: str
+    #: Reads it: who got no answer to his PUT sees whether it has made the object.
+    get: str
+    #: The upload in parts that all below are of.
+    upload: str | None = None
+    #: Each PUTs one part, from the first that was wanted on; fewer than wanted where 10,000 is passed.
+    parts: tuple[str, ...] = ()
+    #: POST of the list of parts: makes the object of them, if there is none yet.
+    complete: str | None = None
+    #: DELETE gives the parts up.
+    abort: str | None = None
 
 
 class Uploaded(Message):

@@ -65,6 +65,8 @@ class Placement(Document):
     outcome: Outcome | None = None
     #: Lifecycle event -> the revision that told of it.
     told: dict[str, int] = {}
+    #: Trace context of the decision: what becomes of the run is in this trace.
+    traceparent: str | None = None
 
     @property
     def live(self) -> bool:
@@ -72,9 +74,15 @@ class Placement(Document):
 
 
 class Leadership(Document):
-    """Who decides: `epoch` grows with each scheduler that takes over; placements and run messages carry it."""
+    """The scheduler's lease. `epoch` grows with each take-over; a renewal changes the revision and nothing else."""
 
     epoch: int
+    #: Who took it: new at each take-over.
+    holder: str = ""
+    #: The holder's process, by which one of the same host can see that it has ended; empty: not known.
+    process: str = ""
+    #: The holder has let go.
+    released: bool = False
 
 
 class NodeState(StrEnum):
@@ -89,6 +97,12 @@ class Heartbeat(Message):
     node: str
     #: New at each start of the agent.
     incarnation: str
+    #: The agent's data folder: the same after a restart, another on another host.
+    home: str = ""
+    #: The newest leadership of a scheduler that the agent has heard of.
+    epoch: int = 0
+    #: Seconds for which a run lives on after the last heartbeat that named it; None: its runs have no lease.
+    lease: float | None = None
     at: Timestamp
     labels: Labels = {}
     simulated: bool = False
@@ -96,6 +110,8 @@ class Heartbeat(Message):
     gpus: tuple[Gpu, ...] = ()
     #: URN prefixes that the node's runtimes run.
     kinds: tuple[str, ...]
+    #: What the node lacks now, for people: such as the Docker daemon that should answer.
+    faults: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     #: Runs that the agent has in its journal.
     runs: tuple[str, ...] = ()
@@ -104,7 +120,7 @@ class Heartbeat(Message):
 class Node(Document):
     """A host with an agent. `used` and `free` are derived when asked for."""
 
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"incarnation", "revision"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"incarnation", "home", "lease", "revision"})
 
     state: NodeState
     labels: Labels = {}
@@ -115,7 +131,10 @@ class Node(Document):
     gpus: tuple[Gpu, ...] = ()
     images: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     incarnation: str = ""
+    home: str = ""
+    lease: float | None = None
     last_seen_at: Timestamp
 
 
@@ -166,6 +185,7 @@ class StartRun(Message):
     epoch: int
     gpus: tuple[str, ...] = ()
     request: RunRequest
+    project: str = "default"
     #: Lets the run's agent read its input and write its results and log, nothing else.
     token: str
 

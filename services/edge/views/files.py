@@ -52,5 +52,7 @@ async def delete(call: Call) -> web.Response:
 
 async def sign_one(call: Call, payload: str, path: str) -> SignedFile:
     """Return a file of a payload with the URL of its bytes."""
-    signed = await call.ask(PAYLOAD_SIGN, SignFiles(caller=call.caller, payload=payload, paths=(path,)))
+    named = call.edge.settings.s3_redirect
+    question = SignFiles(caller=call.caller, payload=payload, paths=(path,), named=named)
+    signed = await call.ask(PAYLOAD_SIGN, question)
     return signed.items[0]

@@ -5,6 +5,7 @@ from aiohttp import web
 from gurney import clock, ids
 from gurney.errors import Invalid, NotFound, RevisionConflict, Unauthorized
 from gurney.model.access import CreateToken, IssuedToken
+from gurney.subjects import EDGE_TOKENS
 from services.edge import repository, respond
 from services.edge.auth import new_token
 from services.edge.call import Call
@@ -36,6 +37,7 @@ async def delete(call: Call) -> web.Response:
     except RevisionConflict as error:  # tokens never change: another request removed it
         raise NotFound(f"there is no {token.id}") from error
     call.edge.authenticator.forget(token)
+    await call.edge.bus.tell_peers(EDGE_TOKENS)
     return respond.nothing()
 
 
