@@ -33,6 +33,9 @@ class Answer:
 class Insistent:
     """Clients who go on asking whatever happens; `up` is set while there is somebody to ask."""
 
+    #: What was asked for may still be done after no answer came: who was to do it rests, and goes on later.
+    is_late = False
+
     def __init__(self) -> None:
         self.up = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None

@@ -56,6 +56,8 @@ OWED: dict[str, tuple[Collection[Any], Where]] = {
 class MortalStack(Insistent):
     """The stack, as clients know it who go on asking while its parts come and go."""
 
+    is_late = True
+
     def __init__(self, stack: Stack) -> None:
         super().__init__()
         self.stack = stack
