@@ -49,9 +49,8 @@ def telemetry_is_set_up() -> None:
 @pytest.fixture(scope="session")
 def session_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """The nats-server of the whole run; tests ask for `nats_server`."""
-    server = NatsServer(tmp_path_factory.mktemp("nats")).start()
-    yield server
-    server.stop()
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -64,33 +63,29 @@ def nats_server(session_nats: NatsServer) -> Iterator[NatsServer]:
 @pytest.fixture
 def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A running nats-server for one test, which may pause, kill, wipe and start it again."""
-    server = NatsServer(tmp_path / "nats").start()
-    yield server
-    server.stop()
+    with NatsServer(tmp_path / "nats") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The MinIO of the whole run, for tests that `needs("minio")`: take a bucket of your own, leave it running."""
-    server = minio(tmp_path_factory.mktemp("minio")).start()
-    yield server
-    server.stop()
+    with minio(tmp_path_factory.mktemp("minio")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The versitygw of the whole run, for tests that `needs("versitygw")`; as `minio_server`."""
-    server = versitygw(tmp_path_factory.mktemp("versitygw")).start()
-    yield server
-    server.stop()
+    with versitygw(tmp_path_factory.mktemp("versitygw")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     """The mongod of the whole run, for tests that `needs("mongo")`: take a database of your own, let it run."""
-    server = MongoServer(tmp_path_factory.mktemp("mongo")).start()
-    yield server
-    server.stop()
+    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -110,14 +105,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 @pytest.fixture
 def own_mongo(tmp_path: Path) -> Iterator[MongoServer]:
     """A running mongod for one test, which may pause, kill and start it again."""
-    server = MongoServer(tmp_path / "mongo").start()
-    yield server
-    server.stop()
+    with MongoServer(tmp_path / "mongo") as server:
+        yield server
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path) -> Iterator[S3Server]:
     """A running MinIO for one test, which may pause, kill and start it again."""
-    server = minio(tmp_path / "minio").start()
-    yield server
-    server.stop()
+    with minio(tmp_path / "minio") as server:
+        yield server

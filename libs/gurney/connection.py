@@ -127,7 +127,8 @@ class Connection:
             self._refused.set()
 
     async def _on_disconnect(self) -> None:
-        _log.info("nats disconnected", connection=self._name)
+        if not self._leaving:
+            _log.info("nats disconnected", connection=self._name)
 
     async def _on_reconnect(self) -> None:
         _log.info("nats reconnected", connection=self._name)

@@ -362,11 +362,11 @@ async def test_a_frozen_server_is_not_waited_for_for_ever(own_minio: S3Server, m
     monkeypatch.setattr(calls, "REQUEST_S", 0.5)
     objects = store_of(**own_minio.settings())
     await objects.open()
-    await asyncio.to_thread(own_minio.child.pause)
+    await asyncio.to_thread(own_minio.pause)
     for what in (objects.stat(KEY), put_bytes(objects.sign_put(KEY), bytes(8 * MIB))):
         with pytest.raises(StoreUnavailable, match="does not answer"):
             await what
-    await asyncio.to_thread(own_minio.child.resume)
+    await asyncio.to_thread(own_minio.resume)
     assert await objects.stat(KEY) is None
     await objects.close()
 

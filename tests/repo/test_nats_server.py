@@ -92,5 +92,5 @@ def test_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.M
     server = NatsServer(tmp_path, settings="nonsense: [")
     with pytest.raises(TimeoutError, match="Parse error"):
         server.start()
-    assert server.pid is None
+    assert not server.runs
     assert psutil.Process().children() == before

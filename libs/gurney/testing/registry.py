@@ -1,12 +1,10 @@
 """A real image registry for tests, on a free loopback port, gone with its owner."""
 
-import contextlib
-import http.client
 from pathlib import Path
 
 from gurney.runtime.docker.daemon import Client
-from gurney.testing.child import Child, free_port
-from gurney.testing.tools import tool
+from gurney.testing.child import Child, answers, free_port
+from gurney.testing.tools import provided
 
 READY_WITHIN_S = 20.0
 
@@ -15,9 +13,6 @@ class Registry(Child):
     """One registry over one folder. Images are pushed to and pulled from `<address>/<name>`, without TLS."""
 
     def __init__(self, folder: Path) -> None:
-        program = tool("registry")
-        if program is None:
-            raise FileNotFoundError("registry: scripts/tools registry provides it")
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         configuration = folder / "config.yml"
@@ -26,7 +21,7 @@ class Registry(Child):
             f"storage: {{filesystem: {{rootdirectory: '{folder}/images'}}, delete: {{enabled: true}}}}\n"
             f"http: {{addr: '{self.address}'}}\n"
         )
-        super().__init__([program, "serve", configuration], folder / "log")
+        super().__init__([provided("registry"), "serve", configuration], folder / "log")
 
     @property
     def address(self) -> str:
@@ -36,7 +31,7 @@ class Registry(Child):
     def start(self) -> "Registry":
         """Start it, and return when it answers."""
         super().start()
-        return self.until(self._answers, READY_WITHIN_S)
+        return self.until(lambda: answers(f"http://{self.address}/v2/"), READY_WITHIN_S)
 
     def push(self, client: Client, image: str, name: str, tag: str = "1") -> str:
         """Put an image that the daemon has into the registry; returns its reference there."""
@@ -46,10 +41,3 @@ class Registry(Child):
             if "error" in line:
                 raise RuntimeError(line["error"])
         return f"{repository}:{tag}"
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
-        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/v2/")
-            return connection.getresponse().status == http.client.OK
-        return False

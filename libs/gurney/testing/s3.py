@@ -1,14 +1,13 @@
 """A real S3 server for tests, whichever: started, paused, killed, started again, and gone with its owner."""
 
-import http.client
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from gurney.ids import new_id
-from gurney.testing.child import Child
-from gurney.testing.tools import tool
+from gurney.testing.child import Child, answers
+from gurney.testing.tools import provided
 
 ACCESS_KEY, SECRET_KEY = "gurney", "a secret for tests"
 READY_WITHIN_S = 30.0
@@ -19,18 +18,16 @@ def a_bucket() -> str:
     return new_id("evt").replace("_", "-").lower()
 
 
-class S3Server:
+class S3Server(Child):
     """One server over one folder; it keeps its port and its objects from start to start. Methods block."""
 
     def __init__(
         self, folder: Path, command: Sequence[str | Path], environment: Mapping[str, str], port: int, health: str
     ) -> None:
-        program = tool(str(command[0]))
-        if program is None:
-            raise FileNotFoundError(f"{command[0]}: scripts/tools {command[0]} provides it")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.child = Child([program, *command[1:]], folder / f"{command[0]}.log", environment)
+        program = provided(str(command[0]))
+        super().__init__([program, *command[1:]], folder / f"{program.name}.log", environment)
         self.port = port
         self._health = health
 
@@ -40,28 +37,7 @@ class S3Server:
 
     def start(self) -> Self:
         """Start the server and return when it answers."""
-        self.child.start().until(self._answers, READY_WITHIN_S)
-        return self
-
-    def stop(self) -> None:
-        """End the server in order."""
-        self.child.stop()
-
-    def kill(self) -> None:
-        """End the server by SIGKILL, as a crash does."""
-        self.child.kill()
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    def pause(self) -> None:
-        """Freeze the server: connections stay open and nothing answers once this returns."""
-        self.child.pause()
-
-    def resume(self) -> None:
-        """Let a paused server go on."""
-        self.child.resume()
+        return super().start().until(lambda: answers(f"{self.url}{self._health}"), READY_WITHIN_S)
 
     def clean(self) -> None:
         """Forget everything; the server must be stopped."""
@@ -76,13 +52,3 @@ class S3Server:
             "s3_access_key": ACCESS_KEY,
             "s3_secret_key": SECRET_KEY,
         }
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
-        try:
-            connection.request("GET", self._health)
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()

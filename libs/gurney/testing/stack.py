@@ -10,16 +10,15 @@ import argparse
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from gurney.credentials import USERS, generate
-from gurney.testing.child import Child, free_port
+from gurney.testing.child import Child, answers, free_port
 from gurney.testing.minio import minio
 from gurney.testing.mongo import MongoServer
 from gurney.testing.nats import NatsServer
@@ -29,74 +28,26 @@ READY_WITHIN_S = 60.0
 REPLICATED = ("edge", "map", "payload", "job", "notifier", "scheduler")
 
 
-class Part(Protocol):
-    """What of the stack may be stopped, killed, paused and started again."""
-
-    @property
-    def pid(self) -> int | None: ...
-
-    def start(self) -> object: ...
-
-    def stop(self) -> object: ...
-
-    def kill(self) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-class Process:
+class Process(Child):
     """One `gurney serve`."""
 
     def __init__(self, service: str, log: Path, environment: Mapping[str, str]) -> None:
         self.service = service
         self.health = free_port()
-        environment = {**environment, "GURNEY_METRICS_PORT": str(self.health)}
-        self._child = Child([GURNEY, "serve", service], log, environment)
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    @property
-    def log(self) -> Path:
-        return self._child.log
+        own = {"GURNEY_METRICS_PORT": str(self.health)}
+        super().__init__([GURNEY, "serve", service], log, {**environment, **own})
 
     def begin(self) -> None:
         """Start; returns before the service serves."""
-        self._child.start()
+        super().start()
 
     def start(self) -> Self:
         """Start and return when the service serves."""
-        self._child.start()
-        return self.wait()
+        return super().start().wait()
 
     def wait(self) -> Self:
         """Return when the service serves; raises `TimeoutError` with the end of its log."""
-        self._child.until(lambda: answers(f"http://127.0.0.1:{self.health}/readyz"), READY_WITHIN_S)
-        return self
-
-    def stop(self) -> int:
-        return self._child.stop()
-
-    def kill(self) -> None:
-        self._child.kill()
-
-    def pause(self) -> None:
-        self._child.pause()
-
-    def resume(self) -> None:
-        self._child.resume()
-
-
-def answers(url: str) -> bool:
-    """Tell whether a page is there and well."""
-    try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own, of http
-            return True
-    except OSError:  # a status that is no success is one too
-        return False
+        return self.until(lambda: answers(f"http://127.0.0.1:{self.health}/readyz"), READY_WITHIN_S)
 
 
 class Stack:
@@ -139,7 +90,7 @@ class Stack:
         return [self.data / node for node in self._nodes]
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Child]:
         """Everything that may fail, by name."""
         return {"nats": self.nats, "mongo": self.mongo, "minio": self.minio, **self.processes}
 
