@@ -25,7 +25,9 @@ from pydantic import ValidationError
 
 from gurney import telemetry
 from gurney.connection import AWAY, Connection
-from gurney.errors import ErrorBody, Forbidden, GurneyError, Internal, Invalid, NatsUnavailable, from_body
+from gurney.errors import ErrorBody, Forbidden, GurneyError, Internal, Invalid, NatsUnavailable, TooLate, from_body
+from gurney.lateness import HEADER as ASKED
+from gurney.lateness import Asker, Askers
 from gurney.model.base import Message
 from gurney.model.event import SCHEMA, Event
 from gurney.settings import Settings
@@ -55,6 +57,8 @@ class Bus:
         self._connection = Connection(settings, service)
         self._shared = False
         self._answering: set[asyncio.Task[None]] = set()
+        self._asker = Asker()
+        self._askers = Askers()
 
     @property
     def connection(self) -> Connection:
@@ -121,18 +125,26 @@ class Bus:
         with telemetry.span(
             operation.subject, telemetry.CLIENT, service=self.service, about=about, attributes=asking
         ) as span:
-            headers = {"traceparent": span.traceparent}
-            timeout = within or self._settings.request_timeout
+            data, patience = question.encode(), within or self._settings.request_timeout
             try:
-                reply = await self.raw.request(subject, question.encode(), timeout=timeout, headers=headers)
-            except AWAY as error:
-                raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
-            checkpoint()
-            if reply.headers and ERROR_CODE in reply.headers:
-                raise from_body(ErrorBody.model_validate_json(reply.data))
-            answer = operation.reply.decode(reply.data)
+                reply = await self._ask(subject, data, patience, span.traceparent)
+            except TooLate:  # we still wait
+                self._asker.rename()
+                reply = await self._ask(subject, data, patience, span.traceparent)
+            answer = operation.reply.decode(reply)
             span.about(telemetry.about_of(answer))
             return answer
+
+    async def _ask(self, subject: str, data: bytes, patience: float, traceparent: str) -> bytes:
+        headers = {"traceparent": traceparent, ASKED: self._asker.header(patience)}
+        try:
+            reply = await self.raw.request(subject, data, timeout=patience, headers=headers)
+        except AWAY as error:
+            raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
+        checkpoint()
+        if reply.headers and ERROR_CODE in reply.headers:
+            raise from_body(ErrorBody.model_validate_json(reply.data))
+        return reply.data
 
     async def serve(
         self, answers: Mapping[Operation[Any, Any], Answer], group: str | None = None
@@ -167,13 +179,16 @@ class Bus:
         return handle
 
     async def _answer(self, operation: Operation[Any, Any], answer: Answer, request: Request) -> None:
-        parent = (request.headers or {}).get("traceparent")
+        headers = request.headers or {}
+        parent = headers.get("traceparent")
         code = "ok"
         asked = _messaging(operation.subject, "process", "answer")
         with telemetry.span(
             operation.subject, telemetry.SERVER, parent, service=operation.service, attributes=asked
         ) as span:
             try:
+                if self._askers.is_late(headers.get(ASKED)):
+                    raise TooLate(f"{operation.subject}: nobody waits for the answer")
                 try:
                     question = operation.request.decode(request.data)
                 except ValidationError as error:
@@ -256,11 +271,16 @@ class Bus:
     # --- streams ---
 
     async def declare(self, streams: Sequence[Stream] | None = None) -> None:
-        """Make this service's streams where they are missing, and bring their settings up to date."""
+        """Make this service's streams where they are missing, and bring their settings up to date.
+
+        Raises `NatsUnavailable`, or `Invalid` where our user may not.
+        """
         for stream in streams if streams is not None else [s for s in STREAMS if s.declarer == self.service]:
             try:
                 await self._declare(stream.config(self._settings))
             except (*AWAY, nats.js.errors.Error) as error:
+                if self._connection.denies(f"$JS.API.STREAM.CREATE.{stream.name}"):
+                    raise Invalid(f"NATS does not let this user make the stream {stream.name}") from error
                 raise NatsUnavailable(f"cannot declare stream {stream.name}: {error}") from error
             checkpoint()
 

@@ -200,6 +200,10 @@ class StoreUnavailable(Unavailable):
     code, title = "store_unavailable", "A store is away"
 
 
+class TooLate(Unavailable):
+    code, title = "too_late", "The question waited for longer than its asker"
+
+
 class ImageUnavailable(Unavailable):
     code, title = "image_unavailable", "The MAP's image cannot be had on this node"
 

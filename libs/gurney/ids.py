@@ -62,6 +62,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_asker() -> str:
+    """Return a name for somebody who asks, that no other process has."""
+    return secrets.token_hex(6)
+
+
 def new_traceparent() -> str:
     """Return a fresh W3C trace context that is not recorded."""
     return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"

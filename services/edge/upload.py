@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import sha256
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
 from gurney import telemetry
-from gurney.errors import GurneyError, Invalid, TooLarge
+from gurney.errors import GurneyError, Invalid, RevisionConflict, TooLarge, Unavailable
 from gurney.model.payload import (
     AbandonUploads,
     BeginUploads,
@@ -31,6 +32,10 @@ from services.edge.parse import BROKEN
 _NOTHING = sha256(b"").hexdigest()
 #: `/v1/<nouns>/<ref>/<part>/`: what stands before a path.
 _BEFORE_PATH = 5
+#: How often a change is tried while others change the same file.
+TRIES = 20
+
+R = TypeVar("R")
 
 _log = telemetry.log("edge")
 
@@ -94,7 +99,7 @@ async def move(
         async for chunk in chunks:
             if chunk:
                 raise Invalid.field("body", "a path that ends in / is an empty folder and has no bytes")
-        return Uploaded(path=upload.path, key=upload.key, size=0, sha256=_NOTHING)
+        return _moved(upload, 0, _NOTHING)
 
     async def ask(parts: WantedParts | None = None) -> SignedUpload:
         question = SignUpload(caller=call.caller, owner=owner, path=upload.path, key=upload.key, parts=parts)
@@ -104,13 +109,38 @@ async def move(
         async for chunk in chunks:
             await target.write(chunk)
         digest = await target.commit()
-    return Uploaded(path=upload.path, key=upload.key, size=digest.size, sha256=digest.sha256)
+    return _moved(upload, digest.size, digest.sha256)
+
+
+def _moved(upload: BegunUpload, size: int, sha256: str) -> Uploaded:
+    return Uploaded(path=upload.path, key=upload.key, size=size, sha256=sha256, after=upload.last_change)
 
 
 async def commit(call: Call, uploads: BegunUploads, moved: Sequence[Uploaded]) -> Committed:
-    """Make files visible."""
-    question = CommitUploads(caller=call.caller, owner=uploads.owner, items=tuple(moved))
-    return await call.ask(PAYLOAD_COMMIT, question, slow=True)
+    """Make files visible; where others have changed them meanwhile, over what these made."""
+    items = tuple(moved)
+
+    async def ask(*, again: bool) -> Committed:
+        nonlocal items
+        if again:
+            items = tuple([await _known_again(call, uploads.owner, each) for each in items])
+        question = CommitUploads(caller=call.caller, owner=uploads.owner, items=items)
+        return await call.ask(PAYLOAD_COMMIT, question, slow=True)
+
+    return await over_what_is(ask)
+
+
+async def _known_again(call: Call, owner: str, item: Uploaded) -> Uploaded:
+    question = SignUpload(caller=call.caller, owner=owner, path=item.path, key=item.key)
+    return item.but(after=(await call.ask(PAYLOAD_URLS, question)).last_change)
+
+
+async def over_what_is(change: Callable[..., Awaitable[R]]) -> R:
+    """Make a change that names what it knows to be the last, `again` where there was another."""
+    for attempt in range(TRIES):
+        with contextlib.suppress(RevisionConflict):
+            return await change(again=attempt > 0)
+    raise Unavailable("others change the same file all the time", retry_after_s=1)
 
 
 async def _abandon(call: Call, uploads: BegunUploads) -> None:

@@ -40,7 +40,7 @@ def furnish(store: Store, objects: Objects, *, secret: str, alive: AskAlive, now
         files=files,
         deletion=Deletion(store, repository, files, now),
         bell=bell,
-        quiet=Quiet(repository, bell),
+        quiet=Quiet(repository, files, bell, now),
         alive=alive,
         now=now,
     )

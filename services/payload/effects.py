@@ -6,7 +6,7 @@ from datetime import datetime
 
 from gurney import clock, telemetry
 from gurney.documents.port import Collection, D, Write
-from gurney.errors import Conflict, GurneyError, RevisionConflict
+from gurney.errors import Conflict, GurneyError, RevisionConflict, Unavailable
 from gurney.ids import new_id
 from gurney.model.event import Event, event_of
 from gurney.model.payload import Claim, File, Payload, PayloadEvent, PayloadState
@@ -85,14 +85,16 @@ class Files:
         self._repository = repository
         self._objects = objects
 
-    async def begin(self, files: Iterable[File]) -> None:
-        """Store fresh files, each with one upload; where a file is known, add the upload to it."""
+    async def begin(self, files: Iterable[File]) -> list[File]:
+        """Store fresh files, each with one upload, or add it to what is known; returns what is stored then."""
         fresh = {file.id: file for file in files}
-        todo, known = set(fresh), dict[str, File]()
+        todo, known, begun = set(fresh), dict[str, File](), dict[str, File]()
         while todo:
-            writes = [_begun(fresh[id_], known.get(id_)) for id_ in todo]
+            begun |= {id_: _begun(fresh[id_], known.get(id_)) for id_ in todo}
+            writes = [Write(FILES, id_, begun[id_].revision - 1, begun[id_]) for id_ in todo]
             todo = set(conflicted(writes, await self._store.write(*writes)))
             known = await self._repository.files_by_id(list(todo)) if todo else {}
+        return list(begun.values())
 
     async def change(
         self, ids: Iterable[str], decide: Decide, tell: Tell = _silent, *, missing_ok: bool = False
@@ -135,9 +137,8 @@ class Files:
             conflicted(writes, await self._store.write(*writes))
 
 
-def _begun(fresh: File, known: File | None) -> Write:
-    after = file_machine.begin(known, fresh.pending[0]) if known else fresh
-    return Write(FILES, after.id, known.revision if known else 0, after)
+def _begun(fresh: File, known: File | None) -> File:
+    return file_machine.begin(known, fresh.pending[0]) if known else fresh
 
 
 class Deletion:
@@ -225,21 +226,30 @@ async def drop_claims(store: Store, claims: Iterable[Claim]) -> None:
 
 
 class Quiet:
-    """Waits until no file of a payload is changing."""
+    """Waits until no file of a payload is changing; marks of those who were stopped end here."""
 
     #: Seconds after which somebody in another process is believed to be stuck.
     PATIENCE_S = 3.0
     #: Seconds between two looks: changes in other processes ring no bell here.
     LOOK_S = 0.05
 
-    def __init__(self, repository: Repository, bell: Bell) -> None:
+    def __init__(self, repository: Repository, files: Files, bell: Bell, now: Callable[[], datetime]) -> None:
         self._repository = repository
+        self._files = files
         self._bell = bell
+        self._now = now
 
     async def wait(self, owner: str) -> None:
-        """Return when nothing is changing; raises `Conflict` where that lasts too long."""
+        """Return when nothing is changing; raises `Unavailable` where that lasts too long."""
         deadline = clock.monotonic() + self.PATIENCE_S
-        while await self._repository.changing(owner):
+        while changing := await self._repository.changing(owner):
             if clock.monotonic() > deadline:
-                raise Conflict(f"files of {owner} are being changed")
+                raise Unavailable(f"files of {owner} are being changed", retry_after_s=1)
+            await self._end_dead(changing)
             await self._bell.wait(owner, self.LOOK_S)
+
+    async def _end_dead(self, changing: Sequence[File]) -> None:
+        dead = self._now() - file_machine.MARK_LASTS
+        ids = [file.id for file in changing if file.changing and file.changing.at < dead]
+        if ids:
+            await self._files.change(ids, lambda file: file_machine.unmark_before(file, dead), missing_ok=True)

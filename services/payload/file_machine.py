@@ -8,11 +8,14 @@ write; the argument itself: nothing to write; None: nothing is left of the file,
 """
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from gurney.errors import Conflict, NotFound
+from gurney.errors import Conflict, NotFound, RevisionConflict, Unavailable
 from gurney.model.payload import Content, File, FileView, Mark, Upload
 from gurney.paths import is_folder
+
+#: A change that was announced is made within milliseconds. Who needs longer was stopped, and may not make it any more.
+MARK_LASTS = timedelta(seconds=10)
 
 
 def fresh(id_: str, owner: str, path: str, upload: Upload) -> File:
@@ -24,10 +27,15 @@ def begin(file: File, upload: Upload) -> File:
     return file.next(pending=(*file.pending, upload), unsettled=file.unsettled or upload.begun_at)
 
 
-def mark(file: File, new: Mark) -> File:
-    """Announce a change; `Busy` while another is announced."""
-    if file.changing is not None:
-        raise Busy(f"another change of {file.path} is under way")
+def mark(file: File, new: Mark, after: str | None = None) -> File:
+    """Announce a change; `Busy` while another is announced, for as long as that lasts.
+
+    Raises `RevisionConflict` where the last change is not `after`: who asked may have asked for something else since.
+    """
+    if after is not None and file.last_change != after:
+        raise RevisionConflict(f"{file.path} has changed")
+    if file.changing is not None and file.changing.at > new.at - MARK_LASTS:
+        raise Busy(f"another change of {file.path} is under way", retry_after_s=1)
     return file.next(changing=new, unsettled=file.unsettled or new.at)
 
 
@@ -38,15 +46,21 @@ def unmark(file: File, mark_id: str) -> File | None:
     return _settled(file.next(changing=None), file.changing.at)
 
 
+def unmark_before(file: File, at: datetime) -> File | None:
+    """Take back a mark that was set before this time."""
+    return unmark(file, file.changing.id) if file.changing is not None and file.changing.at < at else file
+
+
 def committed(file: File, key: str) -> bool:
     """Tell whether this upload is the content already: a repeated commit finds it so."""
     return file.content is not None and file.content.key == key
 
 
-def require_begun(file: File | None, path: str, key: str) -> None:
-    """Refuse an upload that is neither pending nor committed."""
+def require_begun(file: File | None, path: str, key: str) -> File:
+    """Return the file; an upload that is neither pending nor committed is refused."""
     if file is None or not (committed(file, key) or key in {upload.key for upload in file.pending}):
         raise Conflict(f"the upload of {path} was never begun, or was given up")
+    return file
 
 
 def commit(file: File, content: Content, mark_id: str | None) -> File | None:
@@ -60,6 +74,7 @@ def commit(file: File, content: Content, mark_id: str | None) -> File | None:
         pending=_without(file, {content.key}),
         garbage=(*file.garbage, *_key_of(file)),
         changing=None if mark_id else file.changing,
+        last_change=mark_id or file.last_change,
     )
     return _settled(after, content.created_at)
 
@@ -69,7 +84,8 @@ def remove(file: File, mark_id: str, now: datetime) -> File | None:
     if file.content is None:
         raise NotFound(f"there is no file {file.path}")
     _require_mark(file, mark_id)
-    return _settled(file.next(content=None, garbage=(*file.garbage, *_key_of(file)), changing=None), now)
+    garbage = (*file.garbage, *_key_of(file))
+    return _settled(file.next(content=None, garbage=garbage, changing=None, last_change=mark_id), now)
 
 
 def abandon(file: File, keys: Collection[str], now: datetime) -> File | None:
@@ -89,9 +105,7 @@ def forget(file: File, keys: Collection[str]) -> File | None:
 
 def sweep(file: File, marks_before: datetime, uploads_before: datetime) -> File | None:
     """Give up what a crash, or a client that went away, left: marks and uploads that began before these times."""
-    after: File | None = file
-    if file.changing is not None and file.changing.at < marks_before:
-        after = unmark(file, file.changing.id)
+    after = unmark_before(file, marks_before)
     stale = {upload.key for upload in file.pending if upload.begun_at < uploads_before}
     if after is not None and stale:
         after = abandon(after, stale, uploads_before)
@@ -129,13 +143,13 @@ def view(file: File) -> FileView:
     return FileView(path=file.path, size=content.size, sha256=content.sha256, created_at=content.created_at)
 
 
-class Busy(Conflict):
+class Busy(Unavailable):
     """Two changes of one file at once: the second waits a moment."""
 
 
 def _require_mark(file: File, mark_id: str | None) -> None:
     if mark_id is not None and (file.changing is None or file.changing.id != mark_id):
-        raise Conflict(f"the change of {file.path} took too long and was given up")
+        raise Unavailable(f"the change of {file.path} took too long and was given up", retry_after_s=1)
 
 
 def _without(file: File, keys: Collection[str]) -> tuple[Upload, ...]:

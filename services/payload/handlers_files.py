@@ -24,11 +24,11 @@ from gurney.model.payload import (
     Content,
     File,
     FileList,
-    FileRef,
     FileView,
     LogRef,
     Mark,
     Payload,
+    RemoveFile,
     SignedFile,
     SignedFiles,
     SignedUpload,
@@ -69,7 +69,7 @@ class FileHandlers:
         there = policy.require_content(file, path)
         name = path.rpartition("/")[2] if named else None
         url = self._desk.objects.sign_get(file_machine.content_key(there), name)
-        return SignedFile(file=file_machine.view(there), url=url)
+        return SignedFile(file=file_machine.view(there), url=url, last_change=there.last_change)
 
     # --- uploads ---
 
@@ -85,18 +85,19 @@ class FileHandlers:
             file_machine.fresh(policy.file_id(target.owner, path), target.owner, path, Upload(key=key, begun_at=now))
             for path, key in keys.items()
         )
-        await self._desk.files.begin(uploads)
+        begun = {file.path: file.last_change for file in await self._desk.files.begin(uploads)}
         sign = self._desk.objects.sign_put
-        items = tuple(BegunUpload(path=path, key=key, url=sign(key)) for path, key in keys.items())
-        return BegunUploads(owner=target.owner, items=items)
+        items = (BegunUpload(path=path, key=key, url=sign(key), last_change=begun[path]) for path, key in keys.items())
+        return BegunUploads(owner=target.owner, items=tuple(items))
 
     async def urls(self, asked: SignUpload) -> SignedUpload:
         """Sign an upload again, or its parts, for as long as it is wanted."""
         target = await self._desk.access.target(asked, [asked.path])
         id_ = policy.file_id(target.owner, asked.path)
-        known = await self._desk.repository.files_by_id([id_])
-        file_machine.require_begun(known.get(id_), asked.path, asked.key)
-        return await self._desk.objects.sign_upload(asked.key, asked.parts)
+        file = (await self._desk.repository.files_by_id([id_])).get(id_)
+        file = file_machine.require_begun(file, asked.path, asked.key)
+        signed = await self._desk.objects.sign_upload(asked.key, asked.parts)
+        return signed.but(last_change=file.last_change)
 
     async def commit(self, asked: CommitUploads) -> Committed:
         paths = [item.path for item in asked.items]
@@ -140,11 +141,11 @@ class FileHandlers:
         """Commit into a payload that jobs may hold."""
 
         def mark_unless_committed(file: File, mark: Mark) -> File:
-            key = items[file.id].key
-            if file_machine.committed(file, key):
+            item = items[file.id]
+            if file_machine.committed(file, item.key):
                 return file
-            file_machine.require_begun(file, file.path, key)
-            return file_machine.mark(file, mark)
+            file_machine.require_begun(file, file.path, item.key)
+            return file_machine.mark(file, mark, item.after)
 
         async with self._marked(payload.id, list(items), mark_unless_committed) as mark:
             await self._require_free(payload)
@@ -174,10 +175,11 @@ class FileHandlers:
         await self._desk.objects.give_up(keys - known)
         return Empty()
 
-    async def remove(self, asked: FileRef) -> Empty:
+    async def remove(self, asked: RemoveFile) -> Empty:
         payload = await self._desk.access.open_payload(asked.caller, asked.payload)
         file = policy.require_content(await self._desk.repository.file(payload.id, asked.path), asked.path)
-        async with self._marked(payload.id, [file.id], file_machine.mark) as mark:
+        decide: Callable[[File, Mark], File] = lambda file, mark: file_machine.mark(file, mark, asked.after)  # noqa: E731
+        async with self._marked(payload.id, [file.id], decide) as mark:
             await self._require_free(payload)
             now = self._desk.now()
             changes = await self._desk.files.change(

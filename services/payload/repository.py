@@ -15,7 +15,13 @@ from services.payload import file_machine, machine, policy
 PAYLOADS = Collection(
     "payloads",
     Payload,
-    (("created_at",), ("project", "created_at"), ("state", "updated_at"), ("job", "created_at")),
+    (
+        ("created_at",),
+        ("project", "created_at"),
+        ("state", "created_at"),
+        ("state", "updated_at"),
+        ("job", "created_at"),
+    ),
     filters=(("created_by", "created_at"), ("name", "created_at"), ("labels", "created_at")),
     fields=("doomed",),
 )

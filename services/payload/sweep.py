@@ -11,8 +11,6 @@ from services.payload.desk import Desk
 from services.payload.effects import drop_claims, update
 from services.payload.repository import BATCH, CLAIMS
 
-#: A change of a file that was announced takes seconds at most.
-MARK = timedelta(seconds=60)
 #: A payload marked for deletion is decided at once; a draft or a claim outlives its job for a moment.
 MOMENT = timedelta(seconds=60)
 #: A claim comes before its job.
@@ -62,13 +60,13 @@ class Sweep:
     async def files(self) -> None:
         """Give up dead marks and uploads, and delete garbage."""
         after: tuple[str, str] | None = None
-        while files := await self._desk.repository.unsettled(self._before(MARK), after):
+        while files := await self._desk.repository.unsettled(self._before(file_machine.MARK_LASTS), after):
             await self._settle(files)
             last = files[-1]
             after = (str(last.model_dump(mode="json")["unsettled"]), last.id)
 
     async def _settle(self, files: Sequence[File]) -> None:
-        marks, uploads = self._before(MARK), self._before(self._upload)
+        marks, uploads = self._before(file_machine.MARK_LASTS), self._before(self._upload)
 
         def sweep(file: File) -> File | None:
             return file_machine.sweep(file, marks, uploads)

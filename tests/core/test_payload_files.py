@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gurney.errors import Conflict, NotFound
+from gurney.errors import Conflict, NotFound, Unavailable
 from gurney.model.payload import Content, File, Mark, Upload
 from services.payload import file_machine as m
 
@@ -82,13 +82,22 @@ def test_a_change_needs_its_own_mark() -> None:
     with pytest.raises(m.Busy):
         m.mark(marked, Mark(id="other", at=START))
     for late in (file, marked):
-        with pytest.raises(Conflict):
+        with pytest.raises(Unavailable):
             m.commit(late, content(2), "other")
-        with pytest.raises(Conflict):
+        with pytest.raises(Unavailable):
             m.remove(late, "other", START)
     after = m.commit(marked, content(2), "mine")
     assert after
     assert after.changing is None
+
+
+def test_a_mark_lasts_for_some_seconds() -> None:
+    """Whoever comes later takes the place of one who was stopped, and may not make his change any more."""
+    marked = m.mark(m.begin(committed(1), upload(2)), Mark(id="stopped", at=START))
+    after = m.mark(marked, Mark(id="next", at=START + m.MARK_LASTS))
+    with pytest.raises(Unavailable):
+        m.commit(after, content(2), "stopped")
+    assert m.commit(after, content(2), "next")
 
 
 def test_a_mark_is_taken_back_by_its_maker_only() -> None:
@@ -163,5 +172,5 @@ def _step(file: File | None, name: str, number: int) -> File | None:
         return begun(number) if name == "begin" else None
     try:
         return DO[name](file, number)
-    except (Conflict, NotFound):
+    except (Conflict, NotFound, Unavailable):
         return file

@@ -23,8 +23,6 @@ EXIT_CODE = 7
 #: More than the reading of a manifest may take.
 READY_WITHIN_S = 150
 SIZES = (0, 1, 1000, 64 * KIB, 300 * KIB, MIB + 1, 3 * MIB)
-#: Another change of the file is under way; where its owner was killed, for up to a minute.
-_BUSY = 409
 TERMINAL = ("succeeded", "failed", "canceled")
 
 #: SHA-256 of a file; None: there is none.
@@ -134,9 +132,6 @@ class Load:
                 continue
             finally:
                 file.moving = False
-            if self.server.is_late and answer.status == _BUSY:
-                await asyncio.sleep(0.5)
-                continue
             if answer.status not in {200, 201} or answer.json["sha256"] != digest:
                 self.faults.append(f"PUT {payload}/{path}: {answer.status} {answer.body[:300]!r}")
             file.allowed = {digest}
@@ -146,9 +141,6 @@ class Load:
         file = self.files.setdefault((payload, path), SentFile())
         file.allowed.add(None)
         answer = await self.server.insist("DELETE", f"/v1/payloads/{payload}/files/{path}")
-        while self.server.is_late and answer.status == _BUSY:
-            await asyncio.sleep(0.5)
-            answer = await self.server.insist("DELETE", f"/v1/payloads/{payload}/files/{path}")
         if answer.status not in {204, 404}:
             self.faults.append(f"DELETE {payload}/{path}: {answer.status} {answer.body[:300]!r}")
         file.allowed = {None}

@@ -28,12 +28,12 @@ from gurney.model.payload import (
     Committed,
     CommitUploads,
     FileList,
-    FileRef,
     FileView,
     LogRef,
     Payload,
     PayloadCreate,
     PayloadState,
+    RemoveFile,
     SignedFile,
     SignedFiles,
     SignFiles,
@@ -188,7 +188,7 @@ class Payloads:
             self.changed.notify_all()
         return Empty()
 
-    async def remove(self, asked: FileRef) -> Empty:
+    async def remove(self, asked: RemoveFile) -> Empty:
         files = self.files[self._payload(asked.payload, asked.caller).id]
         if files.pop(asked.path, None) is None:
             raise NotFound("there is no such file")

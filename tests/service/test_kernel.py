@@ -14,6 +14,7 @@ from gurney.consume import Reject
 from gurney.documents.port import Collection, Write
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import Forbidden, Internal, Invalid, NameTaken, NatsUnavailable, NoRoom
+from gurney.lateness import Asker
 from gurney.model.access import Caller, Role
 from gurney.model.base import Message
 from gurney.model.common import Ref
@@ -109,6 +110,53 @@ async def test_a_question_gets_its_answer_or_the_owners_error(nats_server: NatsS
             await asker.bus.request(PAYLOAD_GET, Ref(ref="bug"))
         with pytest.raises(NatsUnavailable):
             await asker.bus.request(PAYLOAD_DELETE, Ref(ref="nobody answers this"))
+
+
+async def test_a_question_that_its_asker_gave_up_is_not_carried_out(
+    own_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """What waited in a message server that rested is dropped when it goes on; who asks again is heard."""
+    heard: list[str] = []
+
+    async def get(question: Ref) -> Payload:
+        heard.append(question.ref)
+        return payload()
+
+    settings = settings_of(own_nats_server, tmp_path).model_copy(update={"request_timeout": 0.5})
+    owner = Service("payload", settings).does(Parts(answers={PAYLOAD_GET: get}))
+    asker = Service("edge", settings)
+    async with owner, asker:
+        await asker.bus.request(PAYLOAD_GET, Ref(ref="before"))
+        await asyncio.to_thread(own_nats_server.pause)
+        with pytest.raises(NatsUnavailable):
+            await asker.bus.request(PAYLOAD_GET, Ref(ref="given up"))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(own_nats_server.resume)
+        await asker.bus.request(PAYLOAD_GET, Ref(ref="after"), within=5)
+        assert heard == ["before", "after"]
+
+
+async def test_an_asker_whose_clock_jumped_is_heard(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that was suspended asks as before, though its questions look old."""
+
+    async def get(_: Ref) -> Payload:
+        return payload()
+
+    settings = settings_of(nats_server, tmp_path)
+    owner = Service("payload", settings).does(Parts(answers={PAYLOAD_GET: get}))
+    asker = Service("edge", settings)
+    async with owner, asker:
+        await asker.bus.request(PAYLOAD_GET, Ref(ref="x"))
+        header = Asker.header
+
+        def behind(asker: Asker, patience_s: float) -> str:
+            name, sent, patience = header(asker, patience_s).split()
+            return f"{name} {float(sent) - 3600} {patience}"
+
+        monkeypatch.setattr(Asker, "header", behind)
+        assert await asker.bus.request(PAYLOAD_GET, Ref(ref="x"))
 
 
 async def test_a_question_that_cannot_be_decoded_is_refused(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from gurney.errors import (
     NameTaken,
     NotFound,
     PayloadInUse,
+    RevisionConflict,
+    Unavailable,
 )
 from gurney.ids import new_id
 from gurney.model.access import Caller, Role
@@ -30,7 +32,6 @@ from gurney.model.payload import (
     CreatePayload,
     DropJob,
     FileList,
-    FileRef,
     FinalizeInput,
     LogRef,
     Mark,
@@ -40,6 +41,7 @@ from gurney.model.payload import (
     PayloadList,
     PayloadState,
     ReleaseClaim,
+    RemoveFile,
     RestoreClaims,
     SignFiles,
     SignUpload,
@@ -250,7 +252,7 @@ async def test_a_removed_file_is_gone(house: House) -> None:
     """A removed file is neither listed nor stored; removing it again finds nothing."""
     made = await house.create()
     await house.upload(made.id, {"a": b"1", "b": b"2"})
-    gone = FileRef(caller=ANN, payload=made.id, path="a")
+    gone = RemoveFile(caller=ANN, payload=made.id, path="a")
     await house.ask(s.PAYLOAD_REMOVE, gone)
     assert await house.paths(made.id) == ["b"]
     assert len(await house.keys()) == 1
@@ -395,7 +397,7 @@ async def test_what_is_being_filled_is_found_by_nobody(house: House) -> None:
         lambda: house.ask(s.PAYLOAD_RENAME, Rename(caller=caller, ref=made.id, name="x")),
         lambda: house.ask(s.PAYLOAD_SIGN, SignFiles(caller=caller, payload=made.id, paths=("a",))),
         lambda: house.ask(s.PAYLOAD_SIGN, SignFiles(token=token_of(job, made.id), payload=made.id, paths=("a",))),
-        lambda: house.ask(s.PAYLOAD_REMOVE, FileRef(caller=caller, payload=made.id, path="a")),
+        lambda: house.ask(s.PAYLOAD_REMOVE, RemoveFile(caller=caller, payload=made.id, path="a")),
         lambda: house.paths(made.id),
         lambda: house.claim(made.id, job),
         lambda: house.put(made.id, {"b": b""}, caller=BOB),
@@ -539,7 +541,7 @@ async def test_a_held_payload_stays_as_it_is(house: House) -> None:
     attempts = (
         lambda: house.put(made.id, {"b": b""}),
         lambda: house.commit(made.id, (late,)),
-        lambda: house.ask(s.PAYLOAD_REMOVE, FileRef(caller=ANN, payload=made.id, path="a")),
+        lambda: house.ask(s.PAYLOAD_REMOVE, RemoveFile(caller=ANN, payload=made.id, path="a")),
         lambda: house.ask(s.PAYLOAD_DELETE, Ref(caller=ANN, ref=made.id)),
     )
     for attempt in attempts:
@@ -565,22 +567,48 @@ async def test_a_claim_waits_for_a_change_that_was_announced_first(house: House)
     assert (await claiming).id == made.id
 
 
-async def test_a_claim_gives_up_on_a_change_that_never_ends_until_it_is_swept(
+async def test_a_change_that_comes_late_undoes_nothing_that_came_since(house: House) -> None:
+    """A commit or removal that nobody waits for any more is refused once the file has changed since."""
+    made = await house.create()
+    (first,) = await house.put(made.id, {"a": b"1"})
+    late = first.but(after="")
+    await house.upload(made.id, {"a": b"2"})
+    with pytest.raises(RevisionConflict):
+        await house.commit(made.id, (late,))
+    signed = await house.ask(s.PAYLOAD_SIGN, SignFiles(caller=ANN, payload=made.id, paths=("a",)))
+    removal = RemoveFile(caller=ANN, payload=made.id, path="a", after=signed.items[0].last_change)
+    await house.ask(s.PAYLOAD_REMOVE, removal)
+    with pytest.raises(RevisionConflict):
+        await house.commit(made.id, (late,))
+    await house.upload(made.id, {"a": b"3"})
+    with pytest.raises(RevisionConflict):
+        await house.ask(s.PAYLOAD_REMOVE, removal)
+    assert await read(house, made.id, "a") == b"3"
+    urls = await house.ask(s.PAYLOAD_URLS, SignUpload(caller=ANN, owner=made.id, path="a", key=first.key))
+    await house.commit(made.id, (first.but(after=urls.last_change),))  # who still waits asks again
+    assert await read(house, made.id, "a") == b"1"
+
+
+async def test_what_a_killed_replica_left_marked_stands_in_nobodys_way_for_long(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mark that a crash left refuses claims, which leave nothing behind, until the sweep clears it."""
+    """A mark that a crash left has claims and changes tried again, until its time is over."""
     monkeypatch.setattr(Quiet, "PATIENCE_S", 0.1)
     made = await house.create()
     await house.upload(made.id, {"a": b"1"})
     file = await house.service.store.get(FILES, file_id(made.id, "a"))
     now = house.time()
     await house.service.store.replace(FILES, file.next(changing=Mark(id="m", at=now), unsettled=now))
-    with pytest.raises(Conflict):
+    with pytest.raises(Unavailable):
         await house.claim(made.id, new_id("job"))
     assert (await house.documents.totals(CLAIMS, ())) == (0, 0)
-    house.time.pass_(minutes=2)
-    await house.sweep()
+    with pytest.raises(Unavailable, match="under way"):
+        await house.upload(made.id, {"a": b"2"})
+    house.time.pass_(seconds=11)
+    await house.upload(made.id, {"a": b"2"})
+    await house.service.store.update(FILES, file.id, lambda file: (file.next(changing=Mark(id="m", at=now)), ()))
     assert (await house.claim(made.id, new_id("job"))).id == made.id
+    assert (await house.service.store.get(FILES, file.id)).changing is None
 
 
 async def test_changes_and_claims_at_once_never_change_a_held_payload(house: House) -> None:

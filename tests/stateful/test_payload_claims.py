@@ -35,11 +35,11 @@ from gurney.model.payload import (
     CreatePayload,
     DropJob,
     EndPayloads,
-    FileRef,
     FinalizeInput,
     Payload,
     PayloadCreate,
     PayloadState,
+    RemoveFile,
     SignedUpload,
     Uploaded,
     WantedParts,
@@ -373,7 +373,8 @@ class Payloads(RuleBasedStateMachine):
             return
         known = self.known[payload]
         try:
-            _, done = self.act(crash, lambda life: life.files.remove(FileRef(caller=ANN, payload=payload, path=path)))
+            asked = RemoveFile(caller=ANN, payload=payload, path=path)
+            _, done = self.act(crash, lambda life: life.files.remove(asked))
         except PayloadInUse:
             assert known.held
         except NotFound:

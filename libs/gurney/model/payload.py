@@ -92,6 +92,8 @@ class File(Document):
     garbage: tuple[str, ...] = ()
     #: Set while a commit or removal waits to see whether a job holds the payload.
     changing: Mark | None = None
+    #: Id of the mark under which the content was changed last, empty before.
+    last_change: str = ""
     #: Since when there has been something pending, garbage or changing: where the sweep looks for what a crash left.
     unsettled: Timestamp | None = None
 
@@ -152,10 +154,13 @@ class FileList(Message):
     cursor: str | None = None
 
 
-class FileRef(Message):
+class RemoveFile(Message):
+    """`after`: the last change of the file that the asker knows; where there was another, he is to look again."""
+
     caller: Caller
     payload: str
     path: str
+    after: str | None = None
 
 
 class SignedFile(Message):
@@ -163,6 +168,7 @@ class SignedFile(Message):
 
     file: FileView
     url: str
+    last_change: str = ""
 
 
 class SignFiles(Message):
@@ -197,6 +203,7 @@ class BegunUpload(Message):
     path: str
     key: str
     url: str
+    last_change: str = ""
 
 
 class BegunUploads(Message):
@@ -237,13 +244,17 @@ class SignedUpload(Message):
     complete: str | None = None
     #: DELETE gives the parts up.
     abort: str | None = None
+    last_change: str = ""
 
 
 class Uploaded(Message):
+    """`after` as in the removal of a file: what came too late to be waited for undoes nothing that came since."""
+
     path: str
     key: str
     size: int
     sha256: str
+    after: str | None = None
 
 
 class CommitUploads(Message):

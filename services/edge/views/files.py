@@ -6,7 +6,8 @@ from aiohttp import web
 from aiohttp.hdrs import ETAG
 from pydantic import Field
 
-from gurney.model.payload import FileList, FileRef, SignedFile, SignFiles
+from gurney.model.common import Empty
+from gurney.model.payload import FileList, RemoveFile, SignedFile, SignFiles
 from gurney.paths import MAX_PATH_BYTES
 from gurney.subjects import PAYLOAD_FILES, PAYLOAD_REMOVE, PAYLOAD_SIGN
 from services.edge import ranges, respond, upload
@@ -45,8 +46,15 @@ async def get(call: Call) -> web.StreamResponse:
 
 
 async def delete(call: Call) -> web.Response:
-    path = upload.path_of(call.request)
-    await call.ask(PAYLOAD_REMOVE, FileRef(caller=call.caller, payload=call.text("payload"), path=path), slow=True)
+    """Remove what the file is now: a removal that comes late takes nothing away that came since."""
+    path, payload = upload.path_of(call.request), call.text("payload")
+
+    async def remove(**_: bool) -> Empty:
+        known = (await sign_one(call, payload, path)).last_change
+        question = RemoveFile(caller=call.caller, payload=payload, path=path, after=known)
+        return await call.ask(PAYLOAD_REMOVE, question, slow=True)
+
+    await upload.over_what_is(remove)
     return respond.nothing()
 
 
