@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gurney.errors import ImageUnavailable, Unavailable
@@ -44,7 +45,8 @@ async def app(harness: ProcessHarness) -> AsyncIterator[App]:
 
 def supervisors(data: Path) -> list[int]:
     """Return the processes that were started for a data folder."""
-    return [pid for pid in procfs.pids() if os.fsencode(data) in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = psutil.process_iter(["cmdline"])  # others may end meanwhile
+    return [each.pid for each in found if any(str(data) in word for word in each.info["cmdline"] or ())]
 
 
 def processes_of(data: Path) -> list[int]:
