@@ -1,9 +1,10 @@
 """No-op jobs through the whole embedded server, beside a bare spawn of the same command and Celery with RabbitMQ.
 
-    .venv/bin/python bench/jobs.py [--rounds 5] [--latencies 40] [--rate 600] [--jobs 0]
+    .venv/bin/python bench/jobs.py [--stack] [--replicas 2] [--rounds 5] [--latencies 40] [--rate 600] [--jobs 0]
 
 Prints the latency of one job at a time over a bare spawn, jobs per second with 64 in flight, where the time goes, and
-resident memory; with --jobs 10000 also whether memory stays flat over so many jobs.
+resident memory; with --jobs 10000 also whether memory stays flat over so many jobs. With --stack the same through the
+stack: each service a process of its own, so many of each, over MongoDB and MinIO.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -27,6 +28,7 @@ from figures import HEAD, ratio, row
 from gurney.client import AsyncClient
 from gurney.testing.embedded import EmbeddedProcess
 from gurney.testing.folder_maps import make_map
+from gurney.testing.stack import Stack
 
 IN_FLIGHT = 64
 MIB = 1024**2
@@ -77,11 +79,38 @@ async def rate(work: Callable[[], Awaitable[None]], count: int) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def resident(pid: int) -> float:
-    """Return MiB of the server and its nats-server."""
-    process = psutil.Process(pid)
-    family = [process, *(child for child in process.children() if "nats" in child.name())]
-    return sum(each.memory_info().rss for each in family) / MIB
+Server = EmbeddedProcess | Stack
+
+
+def processes(server: Server) -> dict[str, psutil.Process]:
+    """Return the processes of a running server by name, without those of runs."""
+    if isinstance(server, Stack):
+        return {name: psutil.Process(part.pid) for name, part in server.parts.items()}
+    process = psutil.Process(server.pid)
+    nats = [child for child in process.children() if "nats" in child.name()]
+    return {"server": process, **dict(zip(["nats"], nats, strict=True))}
+
+
+def resident(server: Server) -> float:
+    """Return MiB of all of the server."""
+    return sum(each.memory_info().rss for each in processes(server).values()) / MIB
+
+
+def processor(server: Server) -> dict[str, float]:
+    """Return the processor seconds until now by part, all of a kind as one."""
+    spent: dict[str, float] = {}
+    for name, process in processes(server).items():
+        times = process.cpu_times()
+        kind = name.rstrip("-0123456789")
+        spent[kind] = spent.get(kind, 0) + times.user + times.system
+    return spent
+
+
+def costs(before: Mapping[str, float], after: Mapping[str, float], jobs: int) -> str:
+    """Return the processor time of a job, by part."""
+    each = {name: (after[name] - before[name]) / jobs * 1000 for name in after}
+    parts = ", ".join(f"{name} {spent:.2f}" for name, spent in sorted(each.items(), key=lambda item: -item[1]))
+    return f"processor time a job: {sum(each.values()):.2f} ms ({parts})"
 
 
 def hops(jobs: Sequence[dict[str, Any]]) -> list[str]:
@@ -98,13 +127,13 @@ def hops(jobs: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-async def flat(gurney: Gurney, pid: int, count: int) -> None:
+async def flat(gurney: Gurney, server: Server, count: int) -> None:
     """Print memory over many jobs; the streams reach their bounds after the first half."""
     samples = []
     for done in range(0, count, 1000):
         await rate(gurney.job, 1000)
         gurney.ended.clear()
-        samples.append(resident(pid))
+        samples.append(resident(server))
         print(f"  after {done + 1000:>6} jobs: {samples[-1]:.1f} MiB", flush=True)
     late = samples[len(samples) // 2 :]
     print(f"memory over the second half of {count} jobs: {max(late) - min(late):.1f} MiB between lowest and highest")
@@ -114,7 +143,7 @@ async def main(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urn = make_map(folder / "maps", "noop", ["/bin/true"])
-        server = EmbeddedProcess(folder / "data", folder / "maps")
+        server = make_server(folder, options)
         begun = time.perf_counter()
         await asyncio.to_thread(server.start)
         stack.callback(server.stop)
@@ -124,23 +153,35 @@ async def main(options: argparse.Namespace) -> None:
         if lacking:
             print(f"without Celery: there is no {lacking}")
         async with AsyncClient(server.url, server.token) as client:
-            await compare(client, urn, server.pid, tasks, options)
+            await compare(client, urn, server, tasks, options)
+
+
+def make_server(folder: Path, options: argparse.Namespace) -> Server:
+    if options.stack:
+        return Stack(folder / "data", folder / "maps", replicas=options.replicas, agents=options.replicas)
+    return EmbeddedProcess(folder / "data", folder / "maps")
 
 
 async def compare(
-    client: AsyncClient, urn: str, pid: int, tasks: dict[str, Callable[[], Any]] | None, options: argparse.Namespace
+    client: AsyncClient,
+    urn: str,
+    server: Server,
+    tasks: dict[str, Callable[[], Any]] | None,
+    options: argparse.Namespace,
 ) -> None:
     document = await client.maps.settled((await client.maps.register(urn))["id"])
     payload = await client.payloads.create()
     gurney = Gurney(client, document["id"], payload["id"])
     works = {"gurney": gurney.job} | celery_works(tasks or {})
-    print(f"resident memory, idle: {resident(pid):.1f} MiB with nats-server")
+    print(f"resident memory, idle: {resident(server):.1f} MiB, all in")
     for work in works.values():
         await rate(work, IN_FLIGHT)
     gurney.ended.clear()
     single = await rounds(options.rounds, {"bare spawn": bare} | works, lambda work: latencies(work, options.latencies))
     alone = list(gurney.ended)
+    before = processor(server)
     rates = await rounds(options.rounds, works, lambda work: rate(work, options.rate))
+    spent = costs(before, processor(server), options.rounds * options.rate)
     print(HEAD)
     print(*(row(f"one at a time: {name}", values, "ms") for name, values in single.items()), sep="\n")
     over = [ours - theirs for ours, theirs in zip(single["gurney"], single["bare spawn"], strict=True)]
@@ -150,10 +191,11 @@ async def compare(
         *(ratio(f"jobs/s, gurney to {name}", rates["gurney"], rates[name]) for name in rates if name != "gurney"),
         sep="\n",
     )
+    print(spent)
     print("where the time of one job at a time goes:", *hops(alone), sep="\n")
-    print(f"resident memory after {len(gurney.ended)} jobs: {resident(pid):.1f} MiB")
+    print(f"resident memory after {len(gurney.ended)} jobs: {resident(server):.1f} MiB")
     if options.jobs:
-        await flat(gurney, pid, options.jobs)
+        await flat(gurney, server, options.jobs)
 
 
 Work = Callable[[], Awaitable[None]]
@@ -188,6 +230,8 @@ async def rounds(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stack", action="store_true")
+    parser.add_argument("--replicas", type=int, default=2, help="how many there are of each service of the stack")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latencies", type=int, default=40)
     parser.add_argument("--rate", type=int, default=600)

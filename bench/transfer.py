@@ -1,7 +1,8 @@
 """Moves one large file through an aiohttp server and the folder store, side by side with `cp` and `sha256sum` of it.
 
-    python bench/transfer.py [--mib 1024] [--runs 5] [--loop uvloop] [--read-kib 64]
+    python bench/transfer.py [--stack] [--mib 1024] [--runs 5] [--loop uvloop] [--read-kib 64]
 
+With --stack through the stack instead: an edge, a payload service, MongoDB and MinIO, each a process of its own.
 Every run takes all four, in turn. A ratio is the transfer's rate over the rate of the slower of `cp` and `sha256sum` in
 the same run. Memory is the growth of the server's peak over what it held before the transfer. The client is this
 process, with a plain socket; uploads count until the answer, so they include the sync to disk, which `cp` does not do.
@@ -20,11 +21,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from gurney.client import Client
 from gurney.objects.folder import FolderObjects
 from gurney.objects.port import Digest
+from gurney.testing.stack import Stack
 from gurney.transfer import open_get, open_put
 
 MIB = 1 << 20
@@ -32,11 +36,22 @@ MIB = 1 << 20
 
 @dataclass
 class Options:
+    stack: bool
     mib: int
     runs: int
     loop: str
     read_kib: int
     folder: Path | None
+
+
+@dataclass
+class Target:
+    """What is measured: an HTTP server, and where it keeps the file."""
+
+    port: int
+    pid: int
+    path: str = "/object"
+    token: str = ""
 
 
 class Edge:
@@ -83,12 +98,13 @@ async def serve(root: Path, read_kib: int) -> None:
     await asyncio.Event().wait()
 
 
-def request(port: int, method: str, name: str, file: Path | None = None) -> tuple[int, bytes]:
+def request(target: Target, method: str, file: Path | None = None) -> tuple[int, bytes]:
     """Send a request and read all of the answer; returns how many bytes its body had, and the last of them."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with socket.create_connection(("127.0.0.1", target.port)) as connection:
         length = file.stat().st_size if file else 0
-        head = f"{method} /{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        connection.sendall(head.encode())
+        lines = [f"{method} {target.path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {length}"]
+        lines += [f"Authorization: Bearer {target.token}"] if target.token else []
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
         if file:
             with file.open("rb") as source:
                 connection.sendfile(source)
@@ -96,12 +112,12 @@ def request(port: int, method: str, name: str, file: Path | None = None) -> tupl
         taken = connection.recv_into(buffer)
         status, _, rest = bytes(buffer[:taken]).partition(b"\r\n")
         if not status.startswith(b"HTTP/1.1 2"):
-            raise SystemExit(f"{method} {name}: {status!r} {rest[-200:]!r}")
+            raise SystemExit(f"{method} {target.path}: {status!r} {rest[-200:]!r}")
         last = rest.partition(b"\r\n\r\n")[2]
         got = len(last)
         while taken := connection.recv_into(buffer):
             got += taken
-            last = bytes(buffer[max(taken - 64, 0) : taken])
+            last = bytes(buffer[max(taken - 4096, 0) : taken])
         return got, last
 
 
@@ -126,7 +142,7 @@ def timed(*command: str) -> float:
     return time.perf_counter() - started
 
 
-def measure(options: Options, folder: Path, port: int, pid: int) -> None:
+def measure(options: Options, folder: Path, target: Target) -> None:
     file = folder / "file"
     with file.open("wb") as out:
         for _ in range(options.mib):
@@ -136,11 +152,11 @@ def measure(options: Options, folder: Path, port: int, pid: int) -> None:
         digest = hashlib.file_digest(stored, "sha256").hexdigest()
 
     def upload() -> None:
-        if request(port, "PUT", "object", file) != (64, digest.encode()):
+        if digest.encode() not in request(target, "PUT", file)[1]:
             raise SystemExit("the server stored something else")
 
     def download() -> None:
-        if request(port, "GET", "object")[0] != options.mib * MIB:
+        if request(target, "GET")[0] != options.mib * MIB:
             raise SystemExit("the answer broke off")
 
     ratios: dict[str, list[float]] = {"upload": [], "download": []}
@@ -149,9 +165,9 @@ def measure(options: Options, folder: Path, port: int, pid: int) -> None:
         copy = timed("cp", str(file), str(folder / "copy"))
         (folder / "copy").unlink()
         sha = timed("sha256sum", str(file))
-        up, up_memory = grown(pid, upload)
-        down, down_memory = grown(pid, download)
-        request(port, "DELETE", "object")
+        up, up_memory = grown(target.pid, upload)
+        down, down_memory = grown(target.pid, download)
+        request(target, "DELETE")
         for name, seconds in (("upload", up), ("download", down)):
             ratios[name].append(max(copy, sha) / seconds)
         rates = [options.mib / seconds for seconds in (copy, sha, up, down)]
@@ -164,8 +180,17 @@ def measure(options: Options, folder: Path, port: int, pid: int) -> None:
         )
 
 
+def target_of(stack: Stack) -> Target:
+    """Return the edge of a running stack, with a payload to keep the file in."""
+    with Client(stack.url, stack.token) as client:
+        payload = client.payloads.create()["id"]
+    port = urlsplit(stack.url).port
+    return Target(port or 0, stack.processes["edge-1"].pid, f"/v1/payloads/{payload}/files/object", stack.token)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stack", action="store_true")
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="uvloop")
@@ -185,10 +210,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
+        if options.stack:
+            with Stack(folder / "data", None, replicas=1, agents=0) as stack:
+                measure(options, folder, target_of(stack))
+            return
         child = [sys.executable, __file__, "--serve", str(folder / "store"), "--loop", options.loop]
         with subprocess.Popen([*child, "--read-kib", str(options.read_kib)], stdout=subprocess.PIPE) as server:
             try:
-                measure(options, folder, int((server.stdout or sys.stdin).readline()), server.pid)
+                measure(options, folder, Target(int((server.stdout or sys.stdin).readline()), server.pid))
             finally:
                 server.terminate()
 

@@ -91,6 +91,10 @@ class Connection:
         finally:
             refused.cancel()
 
+    def denies(self, subject: str) -> bool:
+        """Tell whether the last that the server complained of was that we may not publish there."""
+        return f'publish to "{subject}"'.lower() in self._fault.lower()
+
     async def _try(self) -> None:
         user, password = self._settings.nats_user, self._settings.nats_password
         await self.nats.connect(

@@ -1,7 +1,8 @@
 """Publishes the events that documents carry, in the order in which they were written, and again what a crash left.
 
 Events are sent from memory while all goes well. When a send fails, memory is dropped and the documents are read until
-nothing is left in them; so a long outage costs no memory and no order.
+nothing is left in them; so a long outage costs no memory and no order. What has lain for seconds is anybody's: its
+writer may be dead, and JetStream drops what it has already.
 """
 
 import asyncio
@@ -20,8 +21,8 @@ _log = telemetry.log("outbox")
 
 RETRY_S = 0.5
 BATCH = 256
-#: A published event stays this long in the documents before the sweep believes that it was lost.
-SWEEP_AGE_S = 10.0
+#: An event stays this long in the documents before a sweep believes that it was lost; seconds between two sweeps.
+SWEEP_AGE_S, SWEEP_EVERY_S = 3.0, 2.0
 #: Seconds for which the last events of a service that ends are tried.
 FINISH_S = 2.0
 
@@ -37,12 +38,15 @@ class Outbox:
         self._collections = collections
         #: None only wakes `run` up.
         self._queue: asyncio.Queue[Queued | None] = asyncio.Queue()
+        #: The ids of what is in the queue, or on its way.
+        self._waiting: set[str] = set()
         self._behind = True
 
     def push(self, collection: Collection[Any], events: Sequence[Event]) -> None:
         """Send these soon; they are in the documents already."""
         if not self._behind:
             for event in events:
+                self._waiting.add(event.id)
                 self._queue.put_nowait((collection, event))
 
     async def run(self) -> None:
@@ -69,12 +73,24 @@ class Outbox:
             _log.info("events are left to a sweep", service=self._bus.service, error=error)
 
     async def sweep(self) -> None:
-        """Publish what has stayed unpublished although it was sent."""
-        late = [event for each in self._collections for event in await self._documents.unpublished(each, SWEEP_AGE_S)]
-        age = max(((now() - event.at).total_seconds() for event in late), default=0.0)
+        """Look, for ever, for what has stayed unpublished although it was sent, or whose writer is gone."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            try:
+                await self._sweep()
+            except GurneyError as error:
+                _log.info("no sweep of events", service=self._bus.service, error=error)
+
+    async def _sweep(self) -> None:
+        late = [(each, event) for each in self._collections for event in await self._late(each)]
+        age = max(((now() - event.at).total_seconds() for _, event in late), default=0.0)
         telemetry.OUTBOX_AGE.labels(self._bus.service).set(age)
-        if late:
-            self._fall_behind()
+        for collection, event in late:
+            if event.id not in self._waiting:
+                self.push(collection, [event])
+
+    async def _late(self, collection: Collection[Any]) -> list[Event]:
+        return await self._documents.unpublished(collection, SWEEP_AGE_S)
 
     def catch_up_soon(self) -> None:
         """Publish what is unpublished now, whoever wrote it: a replica that is gone may have left it."""
@@ -84,6 +100,7 @@ class Outbox:
         self._behind = True
         while not self._queue.empty():
             self._queue.get_nowait()
+        self._waiting.clear()
         self._queue.put_nowait(None)
 
     async def _catch_up(self) -> None:
@@ -106,3 +123,4 @@ class Outbox:
             telemetry.PUBLISHED.labels(shape_of(event.subject)[0]).inc()
         for collection, ids in by_collection.values():
             await self._documents.settle(collection, ids)
+            self._waiting.difference_update(ids)

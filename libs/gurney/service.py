@@ -12,9 +12,10 @@ from typing import Any, Self
 
 from gurney import telemetry
 from gurney.bus import Answer, Bus
+from gurney.clock import monotonic
 from gurney.consume import Handle, Puller
 from gurney.documents.port import Collection, Documents, Query
-from gurney.errors import GurneyError, NatsUnavailable
+from gurney.errors import GurneyError, NatsUnavailable, Unavailable
 from gurney.model.common import AWAY, READY, Empty, Health
 from gurney.outbox import Outbox
 from gurney.settings import Settings
@@ -28,6 +29,8 @@ Task = Callable[[], Awaitable[None]]
 
 #: Seconds between two looks at whether this service's streams are still there.
 DECLARE_INTERVAL_S = 5.0
+#: Seconds in which those start whom a reconciler asks.
+OTHERS_START_S = 15.0
 #: Seconds after which a part that has not answered counts as away.
 ANSWERS_WITHIN_S = 2.0
 
@@ -104,7 +107,7 @@ class Service:
             self._run(stack, [("declare", self._keep_declared)])
             if self._outbox:
                 stack.push_async_callback(self._outbox.finish)
-                self._run(stack, [("outbox", self._outbox.run)])
+                self._run(stack, [("outbox", self._outbox.run), ("sweep", self._outbox.sweep)])
             await stack.enter_async_context(self.serving(self._parts))
             await stack.enter_async_context(self.answering(self._parts.answers))
             self.ready = True
@@ -194,16 +197,17 @@ class Service:
     async def _keep_reconciled(self, parts: Parts) -> None:
         wake = asyncio.Event()
         self._wakes.add(wake)
+        quiet_until = monotonic() + OTHERS_START_S
         try:
             while True:
                 wake.clear()
                 try:
-                    if self._outbox:
-                        await self._outbox.sweep()
                     if parts.reconcile:
                         await parts.reconcile()
                 except Exception as error:
-                    _log.warning("reconciler will try again", service=self.name, error=error)
+                    starting = isinstance(error, Unavailable) and monotonic() < quiet_until
+                    tell = _log.debug if starting else _log.warning
+                    tell("reconciler will try again", service=self.name, error=error)
                     asyncio.get_running_loop().call_later(1.0, wake.set)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.reconcile_interval):

@@ -7,9 +7,9 @@ Each field documents itself; `docs/settings.md` is generated from here.
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +23,9 @@ from gurney.model.job import Admission
 
 #: The variable that names the folder of secrets; no file names it.
 SECRETS_DIR = "GURNEY_SECRETS_DIR"
+
+#: The least number of heartbeats that a node may miss before it is lost.
+BEATS_UNTIL_LOST = 3
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -152,6 +155,24 @@ class Settings(BaseSettings):
     """Where traces go (OTLP over HTTP), for example http://127.0.0.1:4318; None: nowhere."""
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of the traces begun here that are recorded. Those of a caller who says himself follow what he says."""
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        """Raise `Invalid` for times of which one leaves no room for another."""
+        least = BEATS_UNTIL_LOST * self.heartbeat_interval
+        if self.node_lost_after < least:
+            raise Invalid.field(
+                "node_lost_after",
+                f"{self.node_lost_after:g} s must be at least {BEATS_UNTIL_LOST} heartbeats ({least:g} s), or else "
+                "nodes are lost that are there",
+            )
+        if 0 < self.run_lease < self.node_lost_after:
+            raise Invalid.field(
+                "run_lease",
+                f"{self.run_lease:g} s must be 0 or at least node_lost_after ({self.node_lost_after:g} s), or else "
+                "runs end whose node is not lost",
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from gurney.errors import Unavailable
 from gurney.heartbeats import Heartbeats
 from gurney.runtime.port import Runtime
 from gurney.service import Parts, Service
@@ -54,5 +56,12 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
             reconcile=heart.soon,
             tasks=(heart.beat, live_log.run),
             resources=(identity, claim, pooled(), effects, supervisor, heart),
+            checks={runtime.name: partial(_can_begin, runtime) for runtime in runtimes},
         )
     )
+
+
+async def _can_begin(runtime: Runtime) -> None:
+    """Raise `Unavailable` where a runtime can begin no run now."""
+    if runtime.fault is not None:
+        raise Unavailable(runtime.fault)

@@ -71,8 +71,8 @@ class Claim:
     async def _read(self) -> Kept | None:
         try:
             return await self._heartbeats.read(self._node)
-        except NatsUnavailable as error:  # the bucket may not be there yet; the first heartbeat will tell
-            _log.info("the node's key cannot be read", error=error)
+        except NatsUnavailable as error:  # the bucket may not be there yet; the heartbeats will tell
+            _log.debug("the node's key cannot be read", error=error)
             return None
 
     def _may_claim(self, beat: Heartbeat | None) -> bool:

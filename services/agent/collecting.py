@@ -1,6 +1,7 @@
 """After a run's end: look at what it left, carry it home, and say how it ended."""
 
 import asyncio
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from services.agent.output import Output
 from services.agent.patience import GaveUp
 from services.agent.upload import Uploader
 
+#: A disk with less room than this may have refused what an application wrote.
+LEAST_FREE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Left:
@@ -25,10 +29,12 @@ class Left:
     output: Output
     metadata: dict[str, Any] | None
     log: Log
+    #: There was no room left on the disk to which it wrote.
+    on_full_disk: bool
 
     @property
     def is_nothing(self) -> bool:
-        return not self.output and self.log.source is None
+        return not self.output and self.log.source is None and not self.on_full_disk
 
 
 async def look(work: Work, log_path: Path) -> Left:
@@ -37,12 +43,15 @@ async def look(work: Work, log_path: Path) -> Left:
 
 
 def _look(work: Work, log_path: Path) -> Left:
+    on_full_disk = shutil.disk_usage(work.folder).free < LEAST_FREE
     found = output.look_through(work.output)
-    return Left(found, output.read_metadata(found), log.look_at(log_path, work.log))
+    return Left(found, output.read_metadata(found), log.look_at(log_path, work.log), on_full_disk)
 
 
 async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, counts: Counts) -> Outcome:
     """Carry home what the run left; returns the outcome with what there is of it."""
+    if left.on_full_disk:
+        outcome = policy.on_full_disk(outcome)
     outcome = policy.rejected(outcome, left.output.fault).but(metadata=left.metadata, log_tail=left.log.tail)
     counts.total = len(left.output) + (left.log.source is not None)
     kept: list[LogInfo] = []

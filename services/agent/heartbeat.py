@@ -13,6 +13,8 @@ from services.agent.patience import Crew
 from services.agent.supervisor import Supervisor
 
 _RETRY_S = 0.5
+#: Seconds for which heartbeats may fail before that is worth telling.
+_QUIET_S = 10.0
 
 _log = telemetry.log("agent")
 
@@ -28,6 +30,9 @@ class Heart:
         self._claim = claim
         self._wake = asyncio.Event()
         self._renewing = Crew()
+        #: When the last heartbeat held, or the first was tried; and whether was told that none did since.
+        self._beaten_at = clock.monotonic()
+        self._told = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,13 +55,21 @@ class Heart:
                 _log.error("node id is taken", error=error)
                 self._supervisor.is_refused = True
             except GurneyError as error:  # whatever the reason: the next beat is the remedy
-                _log.info("heartbeat failed", error=error)
+                self._tell(error)
                 pause = min(pause, _RETRY_S)
+            else:
+                self._beaten_at, self._told = clock.monotonic(), False
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _tell(self, error: GurneyError) -> None:
+        """Tell once of a silence that lasts: at the start and after a wipe the stream is there in a moment."""
+        if not self._told and clock.monotonic() - self._beaten_at >= _QUIET_S:
+            self._told = True
+            _log.warning("heartbeats fail", error=error)
 
     async def _beat(self) -> None:
         """Beat once. What is named lives on, counted from before the heartbeat was sent, once JetStream has it."""

@@ -84,6 +84,22 @@ def rejected(outcome: Outcome, fault: str | None) -> Outcome:
     return outcome.but(ending="failed", reason=Reason.of("output_rejected", fault))
 
 
+def on_full_disk(outcome: Outcome) -> Outcome:
+    """Return the outcome of a run whose host's disk was full at its end: what it wrote may lack something.
+
+    An exit code of 0 tells nothing then, as many an application does not look whether all was written.
+    """
+    told = "the disk of its host was full when the application ended"
+    match outcome.ending:
+        case "succeeded":
+            reason = Reason.of("output_unavailable", f"{told}: what it wrote may lack something")
+            return outcome.but(ending="lost", reason=reason)
+        case "failed" if outcome.reason is not None:
+            return outcome.but(reason=Reason.of(outcome.reason.code, f"{outcome.reason.message}; {told}"))
+        case _:
+            return outcome
+
+
 def unstored(outcome: Outcome, fault: str) -> Outcome:
     """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
     outcome = outcome.but(metadata=None)

@@ -13,6 +13,9 @@ MAX_LINE = 16 * KIB
 #: Bytes of a header, its name and its value.
 MAX_FIELD = 8 * KIB
 
+#: Seconds that a client gets at the end to read an answer that came before it had sent its body.
+ANSWER_READ_S = 1.0
+
 
 class Runner(web.AppRunner):
     """Serves an application over connections of this kind."""
@@ -41,6 +44,12 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._messages and not isinstance(self._messages[-1][0], http.RawRequestMessage):
             self._end_bodies()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # aiohttp's own
+        """End in time: whose request was answered before its body was read only gets the time to read the answer."""
+        if self._current_request is None:
+            timeout = ANSWER_READ_S
+        await super().shutdown(timeout)
 
     def handle_error(
         self,

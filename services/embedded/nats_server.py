@@ -119,18 +119,32 @@ class NatsServer:
         self._mark.unlink(missing_ok=True)
 
     def _end_left_behind(self) -> None:
-        """End the nats-server of a server that was killed: the same process id and the same start."""
-        try:
+        """End the nats-server of a server that was killed: the same process id and the same start.
+
+        A server that was killed before it had noted its child left one, too: it runs with our configuration.
+        """
+        left = _serving(self._folder / "nats-server.conf")
+        with contextlib.suppress(OSError, ValueError):
             mark = json.loads(self._mark.read_text())
-        except (OSError, ValueError):
-            return
-        pid, started = mark.get("pid"), mark.get("started")
-        if isinstance(pid, int) and started is not None and process_started(pid) == started:
-            _log.info("ending the nats-server of a killed server", pid=pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # its data are only a hand-off: documents are the truth
-                _wait_gone(pid, started)
+            left[mark.get("pid")] = mark.get("started")
+        for pid, started in left.items():
+            if isinstance(pid, int) and started is not None and process_started(pid) == started:
+                _log.info("ending the nats-server of a killed server", pid=pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # its data are only a hand-off: documents are the truth
+                    _wait_gone(pid, started)
         self._mark.unlink(missing_ok=True)
+
+
+def _serving(configuration: Path) -> dict[int, str | None]:
+    """Return process id -> start of what runs with a configuration, where the system shows its processes as files."""
+    end = f"\0-c\0{configuration}\0".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().endswith(end):
+                found.append(int(process.name))
+    return {pid: process_started(pid) for pid in found}
 
 
 def _wait_gone(pid: int, started: str) -> None:

@@ -9,6 +9,7 @@ from gurney.errors import RevisionConflict
 from gurney.model.event import Event as Outgoing
 from gurney.model.event import event_of
 from gurney.model.job import CancelJob, Job, JobEvent, JobState, PlacementRequest
+from gurney.model.payload import Ended
 from gurney.model.payload import EndPayloads as End
 from gurney.service import Service
 from gurney.subjects import CANCEL, JOB_EVENT, PAYLOAD_END
@@ -36,6 +37,7 @@ class Effects:
 
         Raises `NotFound` where `seen` says that there is no such job, and what `decide` raises.
         """
+        answers: dict[End, Ended] = {}
         while True:
             job = await repository.get(self._store, job_id, seen)
             after, effects = decide(job, event, clock.now(), attempts=self._attempts)
@@ -43,20 +45,23 @@ class Effects:
                 return job
             try:
                 with telemetry.joined("change job", job.traceparent, service="job", about=job.id):
-                    return await self.carry_out(job, after, effects)
+                    return await self.carry_out(job, after, effects, answers)
             except RevisionConflict:
                 continue
 
-    async def carry_out(self, before: Job | None, after: Job, effects: Sequence[Effect]) -> Job:
+    async def carry_out(
+        self, before: Job | None, after: Job, effects: Sequence[Effect], answers: dict[End, Ended] | None = None
+    ) -> Job:
         """Store a job with what follows; raises `RevisionConflict`, and then nothing is stored.
 
-        A crash before the write repeats the questions, which are idempotent.
+        A crash before the write repeats the questions, which are idempotent. `answers`: what was asked already.
         """
+        answers = {} if answers is None else answers
         events: list[Outgoing] = []
         for effect in effects:
             match effect:
                 case EndPayloads():
-                    after = await self._end_payloads(after, effect)
+                    after = await self._end_payloads(after, effect, answers)
                 case Announce():
                     events.append(announcement(after, effect))
                 case TellScheduler():
@@ -72,7 +77,7 @@ class Effects:
             _note(before, after)
         return after
 
-    async def _end_payloads(self, job: Job, effect: EndPayloads) -> Job:
+    async def _end_payloads(self, job: Job, effect: EndPayloads, answers: dict[End, Ended]) -> Job:
         question = End(
             job=job.id,
             payload=job.payload,
@@ -81,7 +86,9 @@ class Effects:
             project=job.project,
             created_by=job.created_by,
         )
-        ended = await self._bus.request(PAYLOAD_END, question)
+        if question not in answers:
+            answers[question] = await self._bus.request(PAYLOAD_END, question)
+        ended = answers[question]
         return job.but(results=ended.results, counts=job.counts.but(files=ended.files, bytes=ended.bytes))
 
 

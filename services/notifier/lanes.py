@@ -1,12 +1,15 @@
 """One lane per handler, so that a dead target delays no other. Documents are the truth; lanes a bounded hand-off."""
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from gurney import clock, telemetry
-from gurney.errors import NotFound, RevisionConflict
+from gurney.documents.port import Write
+from gurney.errors import GurneyError, NotFound, RevisionConflict
 from gurney.model.handler import Delivery, Handler
 from gurney.settings import Settings
 from gurney.store import Store
@@ -19,6 +22,10 @@ from services.notifier.sender import Sender
 WIDTH = 8
 #: Deliveries that a lane holds in memory; more stay in the documents until they are due again.
 LENGTH = 1024
+#: Seconds between two looks for what is due: at least, and at most.
+PAUSE_S, LONGEST_S = 0.25, 30.0
+#: Seconds until the next look where the documents could not be read.
+RETRY_S = 2.0
 #: Seconds that an attempt may take beyond the target's time.
 MARGIN_S = 5.0
 
@@ -59,8 +66,13 @@ class Lanes:
         try:
             while True:
                 self._wake.clear()
-                await self._hand_due()
-                await self._sleep()
+                try:
+                    await self._hand_due()
+                    due = await repository.next_due(self._store)
+                except GurneyError as error:
+                    _log.warning("what is due waits", error=error)
+                    due = clock.now() + timedelta(seconds=RETRY_S)
+                await self._sleep(due)
         finally:
             workers = [task for lane in self._workers.values() for task in lane]
             for task in workers:
@@ -69,23 +81,18 @@ class Lanes:
 
     async def _hand_due(self) -> None:
         now = clock.now()
-        for delivery in await repository.due(self._store, now):
-            taken = None if delivery.id in self._held else policy.take(delivery, now, self._born)
-            if taken is None:
-                continue
-            try:
-                self.hand([await self._store.replace(DELIVERIES, taken)])
-            except RevisionConflict:
-                continue  # another took it
+        free = [each for each in await repository.due(self._store, now) if each.id not in self._held]
+        taken = [each for each in (policy.take(delivery, now, self._born) for delivery in free) if each]
+        faults = await self._store.write(*[Write(DELIVERIES, each.id, each.revision - 1, each) for each in taken])
+        # A fault: another took it.
+        self.hand(delivery for delivery, fault in zip(taken, faults, strict=True) if fault is None)
 
-    async def _sleep(self) -> None:
-        due = await repository.next_due(self._store)
-        wait = 30.0 if due is None else (due - clock.now()).total_seconds()
-        try:
-            async with asyncio.timeout(min(30.0, max(0.25, wait))):
+    async def _sleep(self, due: datetime | None) -> None:
+        await asyncio.sleep(PAUSE_S)  # many that fail in a moment wake this once
+        wait = LONGEST_S if due is None else (due - clock.now()).total_seconds()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(LONGEST_S, max(0.0, wait))):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     def _staff(self, handler: str) -> None:
         workers = self._workers.setdefault(handler, set())

@@ -9,6 +9,7 @@ from gurney.model.common import Page
 from gurney.model.handler import Delivery, DeliveryList, DeliveryState, Handler, HandlerList
 from gurney.paging import newest_first, scope_where
 from gurney.store import Store
+from gurney.tasks import spread
 
 HANDLERS = Collection(
     "handlers",
@@ -19,9 +20,17 @@ HANDLERS = Collection(
 DELIVERIES = Collection(
     "deliveries",
     Delivery,
-    (("handler", "created_at"), ("state", "next_attempt_at"), ("handler", "state")),
-    filters=(("created_at",),),
+    (
+        ("created_at",),
+        ("handler", "created_at"),
+        ("state", "next_attempt_at"),
+        ("handler", "state", "next_attempt_at"),
+    ),
 )
+
+MOST_HANDLERS = 10_000
+#: Deliveries that are read at once, and of each handler where more are due; handlers that are asked for at once.
+BATCH, SHARE, WIDTH = 256, 128, 8
 
 
 async def resolve(store: Store, caller: Caller | None, handler: str) -> Handler:
@@ -33,7 +42,7 @@ async def resolve(store: Store, caller: Caller | None, handler: str) -> Handler:
 
 
 async def active(store: Store) -> list[Handler]:
-    return await store.find(HANDLERS, Where("state", "=", "active"), limit=10_000)
+    return await store.find(HANDLERS, Where("state", "=", "active"), limit=MOST_HANDLERS)
 
 
 async def page(store: Store, question: HandlerList) -> Page[Handler]:
@@ -48,10 +57,28 @@ async def deliveries_page(store: Store, question: DeliveryList) -> Page[Delivery
     return await newest_first(store.documents, DELIVERIES, where, question.limit, question.cursor)
 
 
-async def due(store: Store, now: datetime, limit: int = 256) -> list[Delivery]:
-    """Return deliveries that are due, longest waiting first."""
-    where = (Where("state", "=", DeliveryState.PENDING), Where("next_attempt_at", "<=", now))
-    return await store.find(DELIVERIES, *where, sort=("next_attempt_at", "id"), limit=limit)
+async def due(store: Store, now: datetime) -> list[Delivery]:
+    """Return deliveries that are due, longest waiting first; of each handler some, however many wait for another."""
+    found = await store.find(DELIVERIES, *_due(now), sort=("next_attempt_at", "id"), limit=BATCH)
+    if len(found) < BATCH:
+        return found
+    by_id = {each.id: each for each in found}
+
+    async def add(handler: Handler) -> None:
+        by_id.update({each.id: each for each in await due_of(store, handler.id, now)})
+
+    await spread(add, await store.find(HANDLERS, limit=MOST_HANDLERS), WIDTH)
+    return list(by_id.values())
+
+
+async def due_of(store: Store, handler: str, now: datetime) -> list[Delivery]:
+    """Return a handler's share of what is due, longest waiting first."""
+    where = (Where("handler", "=", handler), *_due(now))
+    return await store.find(DELIVERIES, *where, sort=("next_attempt_at", "id"), limit=SHARE)
+
+
+def _due(now: datetime) -> tuple[Where, Where]:
+    return Where("state", "=", DeliveryState.PENDING), Where("next_attempt_at", "<=", now)
 
 
 async def next_due(store: Store) -> datetime | None:

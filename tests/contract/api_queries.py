@@ -129,6 +129,7 @@ def _others(store: Store) -> list[Coroutine[Any, Any, object]]:
         map_.registering(store),
         notifier.active(store),
         notifier.due(store, AT),
+        notifier.due_of(store, "x", AT),
         notifier.next_due(store),
         notifier.of_handler(store, "x"),
         notifier.old(store, AT),

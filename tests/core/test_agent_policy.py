@@ -57,6 +57,25 @@ def test_what_the_runtime_says_is_told(cause: Cause) -> None:
 
 
 @pytest.mark.parametrize("cause", list(Cause))
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_full_disk_is_no_success(cause: Cause, exit_code: int) -> None:
+    """Where the disk was full at the end a success is lost, a failure says so, and any other end stays what it was."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    after = policy.on_full_disk(before)
+    if before.ending == "succeeded":
+        assert (after.ending, after.reason and after.reason.code) == ("lost", "output_unavailable")
+    else:
+        assert after.but(reason=None) == before.but(reason=None)
+        assert after.reason is not None
+        assert after.reason.code == (before.reason and before.reason.code)
+    if before.ending in {"succeeded", "failed"}:
+        assert after.reason is not None
+        assert "disk" in after.reason.message
+    else:
+        assert after == before
+
+
+@pytest.mark.parametrize("cause", list(Cause))
 def test_only_a_success_can_be_rejected(cause: Cause) -> None:
     """Output that must not be fails a success, and hides no other reason."""
     outcome = policy.outcome_of(end(cause, 0), TIMINGS)

@@ -1,5 +1,6 @@
 """How logs of containers are written: at their offsets, the middle of a long one a hole."""
 
+import gc
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from gurney.runtime.docker import logs
 from gurney.runtime.docker.logs import LogFile, LogPump
+from gurney.runtime.docker.runtime import DockerRuntime
 
 KIB = 1024
 
@@ -93,3 +95,20 @@ def test_closing_ends_what_is_followed(tmp_path: Path) -> None:
     assert ended.result(10)
     here.close()
     there.close()
+
+
+def test_nothing_is_followed_after_the_closing(tmp_path: Path) -> None:
+    """What is to be followed when the pump is closed already is closed, and its log counts as not whole."""
+    pump = LogPump()
+    pump.open()
+    pump.close()
+    here, there = socket.socketpair()
+    assert pump.follow(there, tmp_path / "log").result(10) is False
+    assert there.fileno() == -1
+    here.close()
+
+
+def test_what_is_never_opened_holds_nothing(tmp_path: Path) -> None:
+    """A runtime that is made and never opened leaves no socket behind."""
+    DockerRuntime(tmp_path, node="n1", url=f"unix://{tmp_path}/docker.sock")
+    gc.collect()  # a socket that nobody closed would fail the test

@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, maps: Path) -> Iterator[Server]:
     """The server that most tests share; nothing of it is to be stopped."""
     kind = Stack if request.param == "stack" else EmbeddedProcess
-    options = {"agents": 1} if request.param == "stack" else {}
+    options: dict[str, Any] = {"agents": 1} if request.param == "stack" else {}
     with kind(tmp_path_factory.mktemp(request.param) / "data", maps, ENVIRONMENT, **options) as running:
         yield running
 

@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import itertools
+import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,18 @@ from typing import Any
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from gurney.runtime.docker.daemon import Client
+from gurney.testing.docker import make_image
 from gurney.testing.folder_maps import make_map
 from tests.e2e.kill_server import Insistent, LostError
 
 KIB, MIB = 1024, 1024**2
 #: Kind of job -> the state that it ends in.
-ENDS = {"quick": "succeeded", "slow": "succeeded", "failing": "failed"}
+ENDS = {"quick": "succeeded", "slow": "succeeded", "failing": "failed", "image": "succeeded", "failing-image": "failed"}
+#: Kinds that are images, for a server that has a Docker daemon; the others are folders. Kind -> exit code.
+IMAGES = {"image": 0, "failing-image": 7}
+#: How often the kinds come.
+_WEIGHTS = {"quick": 6, "slow": 2, "failing": 2, "image": 1, "failing-image": 1}
 EXIT_CODE = 7
 #: More than the reading of a manifest may take.
 READY_WITHIN_S = 150
@@ -41,6 +48,21 @@ def make_maps(maps: Path, starts: Path) -> Path:
         lines = ("status=0", note % "start", script, note % "end", "exit $status")
         make_map(maps, name, ["/bin/sh", "-c", "\n".join(lines)])
     return maps
+
+
+def make_images(client: Client) -> dict[str, str]:
+    """Make the images; returns kind -> reference. Each run appends a line to its output when it begins."""
+    references = {}
+    for kind, code in IMAGES.items():
+        script = (
+            f'echo "$GURNEY_JOB_ID" >> "$HOLOSCAN_OUTPUT_PATH/who"; sleep 0.$(( $RANDOM % 10 )); sleep 1; exit {code}'
+        )
+        app = {"command": json.dumps(["sh", "-c", script]), "input": {"path": "in/"}, "output": {"path": "out/"}}
+        package = {"resources": {"cpu": 0.2, "memory": "16Mi"}}
+        references[kind] = f"gurney-test-{kind}:1"
+        files = {"etc/holoscan/app.json": json.dumps(app), "etc/holoscan/pkg.json": json.dumps(package)}
+        make_image(client, references[kind], files)
+    return references
 
 
 @dataclass
@@ -69,8 +91,9 @@ class SentJob:
 class Load:
     """All clients, and what they know."""
 
-    def __init__(self, server: Insistent, seed: int) -> None:
+    def __init__(self, server: Insistent, seed: int, *, has_images: bool = False) -> None:
         self.server = server
+        self._weights = {kind: _WEIGHTS[kind] for kind in ENDS if has_images or kind not in IMAGES}
         self.files: dict[tuple[str, str], SentFile] = {}
         self.jobs: dict[str, SentJob] = {}
         #: What no client should have met.
@@ -167,7 +190,7 @@ class Load:
             for number in range(rng.choice([0, 1, 1, 2])):
                 await self._put(payload, f"in-{number}", _content(rng)[: 64 * KIB], rng)
             count = rng.choice([1, 1, 2, 6])
-            kinds = rng.choices(list(ENDS), weights=[6, 2, 2], k=count)
+            kinds = rng.choices(list(self._weights), weights=list(self._weights.values()), k=count)
             ids = await asyncio.gather(*(self._submit(payload, kind) for kind in kinds))
             await self.end_of(rng.choice(ids))
             if rng.random() < 0.3:
@@ -257,10 +280,11 @@ class Listener:
             await runner.cleanup()
 
 
-async def prepare(server: Insistent, listener: Listener, url: str) -> None:
-    """Register the MAPs, and the handler that listens at `url`."""
-    for kind in ENDS:
-        asked = {"urn": f"urn:gurney:dir:{kind}", "name": kind}
+async def prepare(server: Insistent, listener: Listener, url: str, images: Mapping[str, str] | None = None) -> None:
+    """Register the MAPs, and the handler that listens at `url`. `images`: kind -> reference."""
+    folders = {kind: f"urn:gurney:dir:{kind}" for kind in ENDS if kind not in IMAGES}
+    for kind, urn in {**folders, **(images or {})}.items():
+        asked = {"urn": urn, "name": kind}
         made = await server.insist("POST", "/v1/maps", json=asked, headers={"Idempotency-Key": kind})
         async with asyncio.timeout(READY_WITHIN_S):
             while (await server.insist("GET", f"/v1/maps/{made.json['id']}")).json["state"] != "ready":

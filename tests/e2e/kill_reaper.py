@@ -7,14 +7,13 @@ Those of a request: body (bytes are under way), commit (the file is not acknowle
 
 import asyncio
 import random
-import sqlite3
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.e2e import kill_checks as checks
 from tests.e2e.kill_load import TERMINAL, Listener, Load
-from tests.e2e.kill_server import MortalServer
+from tests.e2e.kill_server import Mortal
 from tests.e2e.kill_watch import PHASES, Watch
 
 #: A phase that does not come by then is not waited for.
@@ -24,7 +23,7 @@ _PATIENCE_S = 5.0
 class Reaper:
     """Kills the server and starts it again; knows in which phases its kills fell."""
 
-    def __init__(self, server: MortalServer, load: Load, listener: Listener, starts: Path, rng: random.Random) -> None:
+    def __init__(self, server: Mortal, load: Load, listener: Listener, starts: Path, rng: random.Random) -> None:
         self.watch = Watch()
         self.hits: Counter[str] = Counter()
         self.aimed: Counter[str] = Counter()
@@ -38,8 +37,8 @@ class Reaper:
 
     async def begin(self) -> None:
         await self._server.start()
-        await self._following.enter_async_context(self.watch.following(self._server.data))
-        self.faults += checks.one_nats_server(self._server.data, "after a start")
+        await self._following.enter_async_context(self.watch.following(self._server.nats))
+        self.faults += await self._server.twice()
 
     async def once(self, *, wipe: bool = False, supervisor: bool = False) -> None:
         """Kill at a moment of chance or of choice, and start again.
@@ -50,10 +49,10 @@ class Reaper:
         self.aimed[aim or "any"] += 1
         await self._strike(aim)
         if supervisor:
-            await asyncio.to_thread(self._server.strike_supervisor)
+            await asyncio.to_thread(self._server.strike_supervisors)
         await self.watch.settle()
         await self._server.bury()
-        self.hits += Counter(await asyncio.to_thread(self._phases))
+        self.hits += Counter(await self._phases())
         await self._following.aclose()
         await self._server.leave()
         if wipe:
@@ -91,14 +90,14 @@ class Reaper:
                 self.watch.forget()
         strike()
 
-    def _phases(self) -> set[str]:
+    async def _phases(self) -> set[str]:
         """Return the phases in which something was when the server died: often several."""
         moving = {which for which, file in self._load.files.items() if file.moving}
         found = {"commit" for which in moving & self.watch.committing}
         found |= {"body" for which in (moving & self.watch.begun) - self.watch.committing}
         found |= {"accept" for job in self._load.jobs.values() if job.asking and job.key in self.watch.creating}
-        lines = {(job, what) for job, _, _, what in checks.lines_of(self._starts)}
-        for job, state, placement in _jobs_of(self._server.data):
+        lines = {(job, what) for job, _, _, what in await asyncio.to_thread(checks.lines_of, self._starts)}
+        for job, state, placement in await self._server.jobs():
             phase = _phase(state, placement, {what for what in ("start", "end") if (job, what) in lines})
             if phase != "webhook" or not self._listener.of(job):
                 found.add(phase)
@@ -121,15 +120,3 @@ def _phase(state: str, placement: str | None, wrote: set[str]) -> str:
     if placement is None:
         return "place"
     return "collect" if "end" in wrote else "run" if "start" in wrote else "spawn"
-
-
-def _jobs_of(data: Path) -> list[tuple[str, str, str | None]]:
-    """Return (id, state, state of its placement) of all jobs, as a dead server left them."""
-    database = sqlite3.connect(f"file:{data / 'documents.sqlite'}?mode=ro", uri=True, timeout=30)
-    try:
-        return database.execute(
-            "SELECT jobs.id, jobs.body ->> 'state', placements.body ->> 'state' FROM jobs "
-            "LEFT JOIN placements ON placements.id = jobs.id || '-' || (jobs.body ->> 'attempt')"
-        ).fetchall()
-    finally:
-        database.close()

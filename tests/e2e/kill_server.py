@@ -2,17 +2,15 @@
 
 import asyncio
 import os
-import shutil
 import signal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-
-from gurney.testing.embedded import EmbeddedProcess
-from tests.e2e.work import nats_pid
 
 #: More than any answer may take.
 ANSWERS_WITHIN_S = 60
@@ -33,7 +31,7 @@ class Answer:
 class Insistent:
     """Clients who go on asking whatever happens; `up` is set while there is somebody to ask."""
 
-    #: What was asked for may still be done after no answer came: who was to do it rests, and goes on later.
+    #: A change may still be made for a moment after no answer came: only the one who answers was killed.
     is_late = False
 
     def __init__(self) -> None:
@@ -78,63 +76,95 @@ class Insistent:
             await asyncio.sleep(0.01)
 
 
-class MortalServer(Insistent):
-    """One data folder; `up` is set while a server serves it."""
+class Mortal(Insistent, ABC):
+    """All of Gurney at one place: it dies at once, and comes back to what it kept."""
 
-    def __init__(self, process: EmbeddedProcess) -> None:
-        super().__init__()
-        self.process = process
-        self.data = process.data
+    @property
+    @abstractmethod
+    def hosts(self) -> list[Path]:
+        """The data folder of each agent."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> str:
+        """What it has logged, start after start."""
+
+    @property
+    @abstractmethod
+    def nats(self) -> dict[str, Any]:
+        """How one who may see everything connects to its nats-server while that runs."""
+
+    @abstractmethod
+    def strike(self) -> None:
+        """Kill all of it in this very moment."""
+
+    @abstractmethod
+    async def wipe(self) -> None:
+        """Let JetStream lose all that it stored, while nothing else runs."""
+
+    @abstractmethod
+    async def jobs(self) -> list[tuple[str, str, str | None]]:
+        """Return (id, state, state of its placement) of all jobs, as the dead left them."""
+
+    @abstractmethod
+    async def unsettled(self) -> list[str]:
+        """Return what the documents still have to do, and what lies about beside them."""
+
+    @abstractmethod
+    async def twice(self) -> list[str]:
+        """Return what runs of which there may be only one."""
+
+    @abstractmethod
+    async def left(self) -> list[str]:
+        """Return what is left after a stop and should not be."""
+
+    @abstractmethod
+    def _start(self) -> tuple[str, str]:
+        """Return URL and token once it serves; raises `RuntimeError` or `TimeoutError` where it is killed before."""
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """Kill what runs, and return when it is gone."""
+
+    @abstractmethod
+    def _stop(self) -> int:
+        """Stop it in order; returns the exit code."""
 
     async def start(self) -> None:
-        await asyncio.to_thread(self.process.start)
-        self.meet(self.process.url, self.process.token)
+        self.meet(*await asyncio.to_thread(self._start))
 
     async def start_and_kill(self, after_s: float) -> bool:
-        """Kill a server while it starts; tells whether it was not ready yet."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self.process.start))
+        """Kill it while it starts; tells whether it did not serve yet."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
         await asyncio.sleep(after_s)
         early = not starting.done()
-        await asyncio.to_thread(self.process.kill)
-        with suppress(RuntimeError):
+        await asyncio.to_thread(self._kill)
+        with suppress(RuntimeError, TimeoutError):
             await starting
-        await asyncio.to_thread(self.process.kill)
+        await asyncio.to_thread(self._kill)
         return early
 
-    def strike(self) -> None:
-        """Kill the server in this very moment."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.up.clear()
-
     async def bury(self) -> None:
-        """Wait until a killed server is gone."""
+        """Wait until what was killed is gone."""
         self.up.clear()
-        await asyncio.to_thread(self.process.kill)
+        await asyncio.to_thread(self._kill)
 
     async def stop(self) -> int:
         self.up.clear()
         await self.leave()
-        return await asyncio.to_thread(self.process.stop)
+        return await asyncio.to_thread(self._stop)
 
-    async def wipe(self) -> None:
-        """Remove the JetStream folder, its nats-server with it."""
-        with suppress(FileNotFoundError, ProcessLookupError):
-            os.kill(nats_pid(self.data), signal.SIGKILL)
-        jetstream = self.data / "nats" / "jetstream"
-        async with asyncio.timeout(ANSWERS_WITHIN_S):
-            while jetstream.exists():
-                await asyncio.to_thread(shutil.rmtree, jetstream, ignore_errors=True)
+    def strike_supervisors(self) -> None:
+        """Kill the processes that watch the runs."""
+        kill(pid for host in self.hosts for pid in supervisors(host))
 
-    def strike_supervisor(self) -> None:
-        """Kill the process that watches the runs."""
-        _kill(supervisors(self.data))
-
-    def strike_rest(self) -> None:
-        """Kill whatever the server left."""
-        _kill([*nats_servers(self.data), *supervisors(self.data)])
+    async def finish(self) -> None:
+        """End whatever is left."""
+        await self.stop()
+        self.strike_supervisors()
 
 
-def _kill(pids: list[int]) -> None:
+def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -151,11 +181,6 @@ def processes_with(*words: str) -> list[int]:
     return found
 
 
-def nats_servers(data: Path) -> list[int]:
-    """Return the nats-servers of a data folder."""
-    return processes_with(str(data / "nats" / "nats-server.conf"))
-
-
-def supervisors(data: Path) -> list[int]:
-    """Return the processes that watch the runs of a data folder."""
-    return processes_with(str(data / "runtime"))
+def supervisors(host: Path) -> list[int]:
+    """Return the processes that watch the runs of a host's data folder."""
+    return processes_with(str(host / "runtime"))

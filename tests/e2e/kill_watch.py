@@ -6,9 +6,9 @@ A kill leaves the nats-server alive, so all that was sent before it still arrive
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Any
 
 import nats
 from nats.aio.client import Client
@@ -47,19 +47,9 @@ class Watch:
         self._nats: Client | None = None
 
     @asynccontextmanager
-    async def following(self, data: Path) -> AsyncIterator[None]:
-        """Follow the nats-server of a data folder that serves now."""
-        told = (data / "nats" / "nats-server.conf").read_text()
-        port, password = re.search(r'listen: "127.0.0.1:(\d+)"', told), re.search(r'password: "([^"]+)"', told)
-        assert port, told
-        assert password, told
-        self._nats = await nats.connect(
-            f"nats://127.0.0.1:{port[1]}",
-            user="gurney",
-            password=password[1],
-            allow_reconnect=False,
-            error_cb=_ignored,
-        )
+    async def following(self, nats_server: Mapping[str, Any]) -> AsyncIterator[None]:
+        """Follow the nats-server that serves now."""
+        self._nats = await nats.connect(**nats_server, allow_reconnect=False, error_cb=_ignored)
         for subject in FOLLOWED:
             await self._nats.subscribe(subject, cb=self._see)
         await self._nats.flush()

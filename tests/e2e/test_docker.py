@@ -1,7 +1,8 @@
 """MAPs that are images, on a real Docker daemon: registered by create + copy, run as containers, one test per end."""
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def server(
 ) -> Iterator[Server]:
     """A server whose agent has the daemon."""
     kind = Stack if request.param == "stack" else EmbeddedProcess
-    options = {"agents": 1} if request.param == "stack" else {}
-    environment = ENVIRONMENT | {"GURNEY_DOCKER_URL": docker_daemon.url}
+    options: dict[str, Any] = {"agents": 1} if request.param == "stack" else {}
+    environment = ENVIRONMENT | {"GURNEY_DOCKER_URL": docker_daemon.url, "GURNEY_TRANSFER_PATIENCE": "2"}
     with kind(tmp_path_factory.mktemp(f"docker-{request.param}") / "data", maps, environment, **options) as running:
         yield running
 
@@ -189,6 +190,36 @@ async def test_cancel(api: Api, server: Server, images: dict[str, str]) -> None:
     (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
     job = await work.ended(api, job["id"])
     assert (job["state"], await work.log(api, job)) == ("canceled", "ready\ngoodbye\n")
+    await work.nothing_left(server, job["id"])
+
+
+@pytest.fixture
+def gone(docker_daemon: DockerDaemon, registry: Registry) -> Iterator[tuple[str, Callable[[], None]]]:
+    """An image's reference, and what takes the image from the registry and from the host."""
+    app = {"command": json.dumps(SHELL), "input": {"path": "input/"}, "output": {"path": "output/"}, "note": "gone"}
+    client = docker_daemon.client()
+    image = make_image(client, "e2e-gone:1", image_files(app, {"resources": {"cpu": 0.5, "memory": "64Mi"}}))
+    reference = registry.push(client, "e2e-gone:1", "e2e-gone")
+
+    def remove() -> None:
+        pulled = (client.image(image) or {})["RepoDigests"]
+        registry.remove("e2e-gone", next(each for each in pulled if each.startswith(registry.address)))
+        client.remove_image(image, force=True)
+
+    yield reference, remove
+    client.close()
+
+
+async def test_image_unavailable(api: Api, server: Server, gone: tuple[str, Callable[[], None]]) -> None:
+    """A job whose image can be had nowhere any more is tried as often as it may be, and ends as `image_unavailable`."""
+    reference, remove = gone
+    made = await register(api, reference)
+    assert made["state"] == "ready", made["reason"]
+    await asyncio.to_thread(remove)
+    job = await work.ended(api, (await work.submit(api, made["id"], {"run.sh": "true"}))["id"])
+    assert (job["state"], job["exit_code"]) == ("failed", None), job
+    assert job["reason"]["code"] == "image_unavailable"
+    assert job["attempt"] == 3
     await work.nothing_left(server, job["id"])
 
 

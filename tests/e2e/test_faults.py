@@ -4,53 +4,33 @@
 """
 
 import asyncio
+import contextlib
 import os
 import random
+import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gurney.documents.mongo import MongoDocuments
-from gurney.documents.port import Collection, Documents, Query, Where
-from gurney.model.payload import Claim
+from gurney.runtime.docker.images import INSPECT_LABEL
+from gurney.runtime.docker.runs import RUN_LABEL
+from gurney.testing.child import Child
+from gurney.testing.docker import DockerDaemon
 from gurney.testing.stack import REPLICATED, Stack
-from services.job.repository import JOBS
-from services.map.repository import MAPS
-from services.notifier.repository import DELIVERIES
-from services.payload.repository import CLAIMS, FILES, PAYLOADS
-from services.scheduler.repository import PLACEMENTS
 from tests.e2e import kill_checks as checks
-from tests.e2e import work
-from tests.e2e.kill_load import Listener, Load, make_maps, prepare
+from tests.e2e.kill_load import Listener, Load, make_images, make_maps, prepare
 from tests.e2e.kill_server import Insistent
+from tests.e2e.kill_stack import ENVIRONMENT, unsettled
+from tests.plugins.servers import left_out, missing
 
 SERVERS = ("nats", "mongo", "minio")
 #: What befalls a part: its end, its end with the loss of what JetStream stored, a rest.
-KINDS = (*REPLICATED, "agent", *SERVERS, "wipe", "pause")
+KINDS = (*REPLICATED, "agent", *SERVERS, "dockerd", "wipe", "pause")
 #: Profile -> how often each kind comes.
 KILLS = {"quick": 1, "ci": 2, "long": 20}
-ENVIRONMENT = {
-    "GURNEY_RECONCILE_INTERVAL": "2",
-    "GURNEY_CPU": "2",
-    "GURNEY_STOP_GRACE": "1",
-    "GURNEY_LEADER_TERM": "3",
-    "GURNEY_UPLOAD_TIMEOUT": "30",
-}
-
-OWNED: tuple[Collection[Any], ...] = (JOBS, MAPS, PLACEMENTS, PAYLOADS, FILES, CLAIMS, DELIVERIES)
-
-#: What no document may still have to do when all is over.
-OWED: dict[str, tuple[Collection[Any], Where]] = {
-    "payload that should be gone": (PAYLOADS, Where("state", "!=", "open")),
-    "file with something to do": (FILES, Where("unsettled", "!=", None)),
-    "claim of an ended job": (CLAIMS, Where("state", "=", "holding")),
-    "job not marked as told": (JOBS, Where("notified", "=", False)),  # noqa: FBT003
-    "delivery under way": (DELIVERIES, Where("state", "!=", "delivered")),
-}
 
 
 class MortalStack(Insistent):
@@ -58,15 +38,24 @@ class MortalStack(Insistent):
 
     is_late = True
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, daemon: DockerDaemon | None) -> None:
         super().__init__()
         self.stack = stack
+        self.daemon = daemon
         self.done: Counter[str] = Counter()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind in KINDS if kind != "dockerd" or self.daemon]
+
+    @property
+    def parts(self) -> dict[str, Child | DockerDaemon]:
+        return {**self.stack.parts, **({"dockerd": self.daemon} if self.daemon else {})}
 
     async def befall(self, kind: str, rng: random.Random) -> None:
         """Let one part of a kind die, or rest, for a while."""
         name = self._one_of(kind, rng)
-        part = self.stack.parts[name]
+        part = self.parts[name]
         await asyncio.sleep(rng.uniform(0, 0.5))
         if kind == "pause":
             await asyncio.to_thread(part.pause)
@@ -77,19 +66,21 @@ class MortalStack(Insistent):
             if kind == "wipe":
                 await asyncio.to_thread(self.stack.nats.wipe)
             await asyncio.sleep(rng.choice([0, rng.uniform(0, 2)]))
+            if isinstance(part, DockerDaemon):
+                part.live_restore = rng.random() < 0.5  # its containers live on, or die when it is back
             await asyncio.to_thread(part.start)
         self.done[kind] += 1
 
     def _one_of(self, kind: str, rng: random.Random) -> str:
         match kind:
             case "pause":
-                return rng.choice(list(self.stack.parts))
+                return rng.choice(list(self.parts))
             case "wipe":
                 return "nats"
-        return kind if kind in SERVERS else rng.choice(self.stack.of(kind))
+        return kind if kind in self.parts else rng.choice(self.stack.of(kind))
 
     def table(self) -> str:
-        return "\n".join(["     kind times", *(f"{kind:>9} {self.done[kind]:5}" for kind in KINDS)])
+        return "\n".join(["     kind times", *(f"{kind:>9} {self.done[kind]:5}" for kind in self.kinds)])
 
 
 @pytest.fixture
@@ -98,16 +89,37 @@ def starts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, starts: Path) -> Iterator[Stack]:
-    """A stack of two hosts."""
-    (tmp_path / "maps").mkdir()
-    with Stack(tmp_path / "data", make_maps(tmp_path / "maps", starts), ENVIRONMENT) as running:
+def daemon(request: pytest.FixtureRequest) -> Iterator[DockerDaemon | None]:
+    """A Docker daemon for both hosts, where there can be one; the run says that it was left out."""
+    if (reason := missing("docker")) is not None:
+        request.config.stash[left_out][f"`docker`: {reason}"] += 1
+        yield None
+        return
+    with DockerDaemon(Path(tempfile.mkdtemp(prefix="gurney-docker-"))) as running:
         yield running
 
 
 @pytest.fixture
-async def mortal(stack: Stack) -> AsyncIterator[MortalStack]:
-    server = MortalStack(stack)
+def images(daemon: DockerDaemon | None) -> dict[str, str]:
+    """What runs on the daemon: kind -> reference."""
+    if daemon is None:
+        return {}
+    with contextlib.closing(daemon.client()) as client:
+        return make_images(client)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, starts: Path, daemon: DockerDaemon | None) -> Iterator[Stack]:
+    """A stack of two hosts."""
+    (tmp_path / "maps").mkdir()
+    environment = ENVIRONMENT | {"GURNEY_DOCKER_URL": daemon.url if daemon else "none"}
+    with Stack(tmp_path / "data", make_maps(tmp_path / "maps", starts), environment) as running:
+        yield running
+
+
+@pytest.fixture
+async def mortal(stack: Stack, daemon: DockerDaemon | None) -> AsyncIterator[MortalStack]:
+    server = MortalStack(stack, daemon)
     server.meet(stack.url, stack.token)
     yield server
     await server.leave()
@@ -117,7 +129,11 @@ async def mortal(stack: Stack) -> AsyncIterator[MortalStack]:
 @pytest.mark.needs("mongo", "minio")
 @pytest.mark.timeout(3600)
 async def test_faults(
-    mortal: MortalStack, starts: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    mortal: MortalStack,
+    starts: Path,
+    images: dict[str, str],
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whichever part is killed or rests, accepted jobs run once and end, acknowledged files stay, handlers are told."""
     seed = int(os.environ.get("GURNEY_SEED") or random.SystemRandom().randrange(2**32))
@@ -125,13 +141,13 @@ async def test_faults(
     with capsys.disabled():
         print(f"\nGURNEY_SEED={seed}, {each} of each kind")
     rng = random.Random(seed)
-    load, listener = Load(mortal, seed), Listener()
+    load, listener, twins = Load(mortal, seed, has_images=bool(images)), Listener(), Twins()
     began = time.monotonic()
     async with listener.listening() as url:
-        await prepare(mortal, listener, url)
-        faults = list(KINDS) * each
+        await prepare(mortal, listener, url, images)
+        faults = mortal.kinds * each
         rng.shuffle(faults)
-        async with load.running():
+        async with twins.watching(), load.running():
             for kind in faults:
                 await mortal.befall(kind, rng)
         killed = time.monotonic()
@@ -140,38 +156,59 @@ async def test_faults(
         found += await checks.jobs_are_right(mortal, load, starts, lossy=False)
         found += await checks.results_are_right(mortal, load)
         found += await checks.files_are_right(mortal, load)
-        found += await checks.eventually(lambda: owed(mortal.stack))
-        found += checks.told_once(load, listener) + load.faults
+        found += await checks.eventually(lambda: unsettled(mortal.stack))
+        found += await checks.eventually(lambda: orphans(mortal.daemon))
+        found += checks.told_once(load, listener) + load.faults + twins.faults
     with capsys.disabled():
         print(mortal.table())
-        print(f"{len(load.jobs)} jobs, {len(load.files)} files, {listener.times} webhooks")
+        contained = sum(job.kind in images for job in load.jobs.values())
+        print(f"{len(load.jobs)} jobs ({contained} in containers), {len(load.files)} files, {listener.times} webhooks")
         print(f"{killed - began:.0f} s of faults, {time.monotonic() - killed:.0f} s until all was over")
     assert not found, "\n".join(found[:50])
-    assert [kind for kind in KINDS if not mortal.done[kind]] == []
+    assert [kind for kind in mortal.kinds if not mortal.done[kind]] == []
 
 
-async def owed(stack: Stack) -> list[str]:
-    """Return what documents still have to do, and what runs left on the hosts."""
-    documents = MongoDocuments(stack.mongo.url, "gurney")
-    try:
-        await documents.open(OWNED)
-        found = [line async for line in _owed(documents)]
-    finally:
-        await documents.close()
-    return found + await asyncio.to_thread(lambda: list(_left(stack.hosts)))
+class Twins:
+    """Looks out for two containers of one job that live at the same time, through the host, which no daemon keeps."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        async def watch() -> None:
+            while True:
+                self.faults += await asyncio.to_thread(twins)
+                await asyncio.sleep(0.2)
+
+        task = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
-async def _owed(documents: Documents) -> AsyncIterator[str]:
-    for what, (collection, where) in OWED.items():
-        for document in await documents.find(collection, Query((where,), sort=("id",))):
-            # The claim of a job that never came to be is dropped after an hour.
-            if not isinstance(document, Claim) or await documents.get(JOBS, document.job):
-                yield f"{what}: {document}"
-    for collection in OWNED:
-        for event in await documents.unpublished(collection, 0):
-            yield f"event not published: {event}"
+def twins() -> list[str]:
+    """Return the jobs that have processes in more than one container."""
+    here, containers = Path("/proc/self/ns/pid").readlink(), defaultdict(set)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            job = next((each for each in variables if each.startswith(b"GURNEY_JOB_ID=")), None)
+            if job and (container := (process / "ns" / "pid").readlink()) != here:
+                containers[job.decode()].add(str(container))
+    return [f"{job} lives in {len(found)} containers" for job, found in containers.items() if len(found) > 1]
 
 
-def _left(hosts: Iterable[Path]) -> Iterable[str]:
-    for host in hosts:
-        yield from map(str, work.leftovers(host, "job_"))
+async def orphans(daemon: DockerDaemon | None) -> list[str]:
+    """Return the containers that are of no use any more."""
+    return await asyncio.to_thread(_orphans, daemon) if daemon else []
+
+
+def _orphans(daemon: DockerDaemon) -> list[str]:
+    with contextlib.closing(daemon.client()) as client:
+        found = client.containers(all=True)
+    return [
+        f"container {each['Names']} is left" for each in found if {RUN_LABEL, INSPECT_LABEL} & each["Labels"].keys()
+    ]

@@ -12,7 +12,7 @@ import pytest
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Answer, Api
-from tests.e2e.kill_checks import unsettled
+from tests.e2e.kill_embedded import unsettled
 
 #: Several batches of files, each with bytes of its own.
 FILES = {f"series-{n % 7}/{n:04}.dcm": f"slice {n}".encode() * 40 for n in range(1500)}

@@ -13,7 +13,7 @@ from functools import cache
 
 import pytest
 
-from gurney.testing import nats
+from gurney.testing import disk, nats, network
 from gurney.testing.tools import tool
 
 left_out = pytest.StashKey[Counter[str]]()
@@ -57,6 +57,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "prometheus": no_program("prometheus"),
     "caddy": no_program("caddy"),
     "compose": no_program("compose"),
+    "tmpfs": disk.missing,
+    "netns": network.missing,
 }
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gurney.testing.stack import PINGS
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
 VARIABLE = re.compile(r"\bSITE_[A-Z_]+\b")
@@ -38,3 +40,16 @@ def test_every_image_can_be_made_here() -> None:
         check=True,
     )
     assert named.stdout.strip() == ""
+
+
+def test_a_frozen_replica_is_soon_asked_no_more() -> None:
+    """The NATS of the compose file, of the guide and of the stack find out within 15 s that a client is gone."""
+    guide = (ROOT / "docs" / "howto" / "run-services.md").read_text("utf-8")
+    for text in ((COMPOSE / "nats.conf").read_text("utf-8"), guide, PINGS):
+        found = dict(re.findall(r'^ *(ping_\w+): "?(\d+)', text, re.MULTILINE))
+        assert int(found["ping_interval"]) * (int(found["ping_max"]) + 1) <= 15
+
+
+def test_jaeger_does_not_trace_itself() -> None:
+    """What is asked of Jaeger makes no traces among ours."""
+    assert "OTEL_TRACES_SAMPLER: always_off" in (COMPOSE / "compose.yaml").read_text("utf-8")

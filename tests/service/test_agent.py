@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from gurney.errors import Forbidden, StoreUnavailable
+from gurney.heartbeats import Heartbeats
+from gurney.service import Service
 from gurney.settings import MIB, Settings
 from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM
 from gurney.testing.nats import NatsServer
-from services.agent import live_log, log
+from services.agent import claim, heartbeat, live_log, log
+from services.agent.__main__ import build
 from services.agent.journal import Entry, Journal
-from tests.service.agent_house import House, neighbours
+from tests.service.agent_house import SECONDS, House, neighbours
 
 pytestmark = pytest.mark.needs("nats")
 
@@ -40,6 +44,18 @@ async def house(settings: Settings) -> AsyncIterator[House]:
     async with neighbours(settings) as house:
         await house.agent_starts()
         yield house
+
+
+async def test_an_agent_that_comes_first_waits_quietly(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody has made the stream of the heartbeats yet, it says nothing of that, and beats once it is there."""
+    logger = CapturingLogger()
+    for module in (claim, heartbeat):
+        monkeypatch.setattr(module, "_log", logger)
+    scheduler = Service("scheduler", settings)
+    async with build(settings, runtimes=[]), scheduler, asyncio.timeout(SECONDS):
+        while await Heartbeats(scheduler.bus).read("n1") is None:
+            await asyncio.sleep(0.05)
+    assert {call.method_name for call in logger.calls} <= {"debug"}
 
 
 # --- the plain way ---

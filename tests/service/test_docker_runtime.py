@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,13 +17,18 @@ import pytest
 
 from gurney import clock
 from gurney.errors import ImageUnavailable, MapUnreadable, Unavailable
+from gurney.model.common import READY
+from gurney.runtime.docker import watch
 from gurney.runtime.docker.container import Means, config
 from gurney.runtime.docker.daemon import Client
 from gurney.runtime.docker.house import name_of
 from gurney.runtime.docker.runtime import DockerRuntime
 from gurney.runtime.port import Cause
+from gurney.settings import Settings
+from gurney.testing.disk import SmallDisk
 from gurney.testing.docker import DockerDaemon, make_image
 from gurney.testing.registry import Registry
+from services.agent.__main__ import build
 from tests.contract.docker_harness import APP, FILES, DockerHarness, make_app
 from tests.contract.runtime_harness import MIB, SECONDS, App
 
@@ -383,6 +389,25 @@ async def test_images_without_usable_manifests(
     assert await asyncio.to_thread(client.containers, all=True, filters=filters) == []
 
 
+async def test_a_frozen_daemon_is_told(harness: DockerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that keeps its connections and answers nothing is away until it answers; the agent's health says so."""
+    monkeypatch.setattr(watch, "_PULSE_S", 0.1)
+    monkeypatch.setattr(watch, "_ANSWER_S", 1.0)
+    agent = build(Settings(data=tmp_path), runtimes=[harness.runtime])
+    await asyncio.to_thread(harness.daemon.pause)
+    try:
+        async with asyncio.timeout(SECONDS):
+            while (await agent.health()).parts["docker"] == READY:
+                await asyncio.sleep(0.01)
+        assert "does not answer" in str(harness.runtime.fault)
+    finally:
+        await asyncio.to_thread(harness.daemon.resume)
+    async with asyncio.timeout(SECONDS):
+        while (await agent.health()).parts["docker"] != READY:
+            await asyncio.sleep(0.01)
+    assert harness.runtime.fault is None
+
+
 async def test_opening_without_a_daemon(tmp_path: Path) -> None:
     """A runtime opens although its daemon is not there, and says what it waits for."""
     runtime = DockerRuntime(tmp_path, node="n1", url=f"unix://{tmp_path}/nothing.sock")
@@ -435,3 +460,43 @@ class _Process:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+@pytest.mark.needs("tmpfs")
+async def test_full_disk(closed_harness: DockerHarness) -> None:
+    """On a full disk no run begins and no lease is renewed; a run whose lease lapsed so did not fail of itself."""
+    with SmallDisk(closed_harness.data, 16 * MIB) as disk:
+        await closed_harness.open()
+        try:
+            run = await waiting(closed_harness)
+            await closed_harness.runtime.start(replace(run.spec, lease_until=clock.monotonic() + 3))
+            await run.told("ready")
+            disk.fill()
+            with pytest.raises(Unavailable):
+                await closed_harness.runtime.lease(["job_1-1"], clock.monotonic() + 60)
+            with pytest.raises(Unavailable):
+                await closed_harness.runtime.start(replace(run.spec, run_id="job_2-1"))
+            assert (await run.end()).cause == Cause.LEASE
+            disk.empty()
+            await closed_harness.runtime.start(replace(run.spec, run_id="job_2-1"))
+            run.close()
+        finally:
+            disk.empty()
+            await closed_harness.finish()
+
+
+async def test_end_of_which_nothing_is_known(harness: DockerHarness, client: Client) -> None:
+    """A run that ended while the daemon was away, and left no trace of how, is lost and has no exit code."""
+    run = await waiting(harness)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    container = client.inspect_container(name_of("job_1-1"))
+    await asyncio.to_thread(harness.daemon.kill)
+    pid = container["State"]["Pid"]
+    shim = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    for each in (int(shim), pid):
+        os.kill(each, signal.SIGKILL)
+    await asyncio.to_thread(harness.daemon.start)
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.LOST, None)
+    run.close()

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gurney.testing.nats import NatsServer
+from services.edge.server import SHUTDOWN_S
 from tests.service.edge_house import SECRET, House, house
 
 pytestmark = pytest.mark.timeout(60)
@@ -183,6 +184,17 @@ async def test_a_refusal_before_the_body_ends_the_connection(home: House, line: 
     assert (answer.status, answer.closes) == (status, True)
     await wire.write(data[1000:])
     assert await wire.is_closed()
+    wire.close()
+
+
+async def test_a_refused_client_that_sends_nothing_more_delays_no_stop(home: House) -> None:
+    """A server that stops does not wait for the rest of a body that it has refused."""
+    wire = await Wire.to(home)
+    await wire.write(head(b"POST /v1/payloads HTTP/1.1", b"Host: x", b"Content-Length: 1000000") + b"{")
+    assert (await wire.answer()).status == 401
+    assert home.edge.http is not None
+    async with asyncio.timeout(SHUTDOWN_S / 2):
+        await home.edge.http.__aexit__()
     wire.close()
 
 

@@ -76,7 +76,7 @@ from gurney.testing.nats import NatsServer
 from services.job import create
 from services.job.__main__ import build
 from services.job.effects import Effects
-from services.job.events import CancelRequested, Event, Scheduled, Started
+from services.job.events import CancelRequested, Event, Scheduled, Started, Succeeded
 from services.job.repository import JOBS
 from tests.job_builders import CALLER, MAP_ID, OTHER, PAYLOAD_ID, T0, a_job, a_map, after, an_outcome
 
@@ -629,6 +629,21 @@ async def test_a_start_makes_up_what_was_left(settings: Settings, documents: Sql
         restored = world.others.questions("payload.restore")
         assert restored[0].claims == ((PAYLOAD_ID, live.id),)
         assert [each.job for each in world.others.questions("payload.drop")] == [done.id]
+
+
+async def test_a_write_that_lost_repeats_no_question(world: World) -> None:
+    """An end that loses against a cancel is decided again, and the payload service is asked once."""
+    job = await world.create()
+    await world.send("scheduled", job, revision=1, node="n1")
+    await world.send("started", job, revision=2, node="n1")
+    await world.hear("requested", "scheduled", "started")
+    ended = Succeeded(at=clock.now(), attempt=1, revision=3, cause="s", node="n1", outcome=an_outcome())
+    effects = Effects(world.job)
+    await asyncio.gather(*[effects.happened(job.id, each) for each in (ended, CancelRequested(by="ann"))])
+    done = await world.get(job.id)
+    assert (done.state, done.results) == (JobState.SUCCEEDED, RESULTS_ID)
+    assert done.cancel_requested_at
+    assert len(world.others.questions("payload.end")) == 1
 
 
 async def test_a_write_that_lost_is_decided_again(world: World) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import nats
 import pytest
+from structlog.testing import CapturingLogger
 
-from gurney import clock, ids
+from gurney import clock, ids, outbox
 from gurney.bus import Bus
 from gurney.consume import Reject
 from gurney.documents.port import Collection, Write
@@ -46,6 +47,12 @@ def payload() -> Payload:
 def told(document: Payload) -> Event:
     subject = f"payload.created.{document.id}"
     return Event(id=f"evt_{document.id}", subject=subject, source="test", at=clock.now(), body='{"a": 1}')
+
+
+@pytest.fixture
+def starting(nats_server: NatsServer, tmp_path: Path) -> Service:
+    """A service that is not entered yet."""
+    return Service("job", settings_of(nats_server, tmp_path))
 
 
 class Heard:
@@ -453,3 +460,48 @@ async def test_events_of_another_replica_are_published_and_so_is_what_comes_afte
             await heard.count(2 * number + 1)
             await service.store.insert(PAYLOADS, new, told(new))
             await heard.count(2 * number + 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds", "told"), [(NoRoom("x"), 60.0, 0), (NoRoom("x"), 0.0, 2), (Internal("x"), 60.0, 2)]
+)
+async def test_a_reconciler_whom_nobody_answers_yet_says_nothing(
+    starting: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception, seconds: float, told: int
+) -> None:
+    """While all start, that another is away is no warning; later, or another fault, is one each time."""
+    log, rounds = CapturingLogger(), asyncio.Queue[None]()
+    monkeypatch.setattr("gurney.service._log", log)
+    monkeypatch.setattr("gurney.service.OTHERS_START_S", seconds)
+
+    async def reconcile() -> None:
+        rounds.put_nowait(None)
+        if rounds.qsize() <= 2:
+            raise fault
+
+    async with starting.does(Parts(reconcile=reconcile)), asyncio.timeout(20):
+        while rounds.qsize() <= 2:
+            starting.reconcile_soon()
+            await asyncio.sleep(0.01)
+    assert len([call for call in log.calls if call.method_name == "warning"]) == told
+
+
+async def test_events_that_a_killed_replica_left_are_soon_published(
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lives publishes what has lain for seconds, however seldom it reconciles; its own it publishes once."""
+    monkeypatch.setattr(outbox, "SWEEP_AGE_S", 0.1)
+    monkeypatch.setattr(outbox, "SWEEP_EVERY_S", 0.05)
+    heard = Heard()
+    settings = settings_of(nats_server, tmp_path).model_copy(update={"reconcile_interval": 3600})
+    service = Service("job", settings, documents, [PAYLOADS])
+    async with service.does(Parts(consumers={HEARD: heard})):
+        await service.store.insert(PAYLOADS, first := payload(), told(first))
+        await heard.count(1)
+        left, new = payload(), payload()
+        await documents.cas([Write(PAYLOADS, left.id, 0, left, (told(left),))])
+        await heard.count(2)
+        await service.store.insert(PAYLOADS, new, told(new))
+        await heard.count(3)
+        while await documents.unpublished(PAYLOADS, 0):
+            await asyncio.sleep(0.01)
+    assert heard.subjects == [f"payload.created.{each.id}" for each in (first, left, new)]

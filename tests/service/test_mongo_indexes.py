@@ -212,6 +212,7 @@ def of_notifier(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "active", notifier.active(store)
     yield "deleting", notifier.deleting(store)
     yield "due", notifier.due(store, at(200))
+    yield "due_of", notifier.due_of(store, f"hdl_{10:026d}", at(200))
     yield "next_due", notifier.next_due(store)
     yield "of_handler", notifier.of_handler(store, f"hdl_{2:026d}")
     yield "old", notifier.old(store, at(300))

@@ -89,8 +89,7 @@ async def world(nats_server: NatsServer, tmp_path: Path, offset: list[float]) ->
         data=tmp_path,
         run_secret=SecretStr("a secret of runs"),
         node_lost_after=LOST_S,
-        heartbeat_interval=1e6,
-    )
+    ).model_copy(update={"heartbeat_interval": 1e6})
     documents = SqliteDocuments(tmp_path / "documents.db", sync="normal")
     async with Silence(settings, documents, offset) as world:
         await world.watch.look()

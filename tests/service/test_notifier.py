@@ -12,9 +12,9 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from gurney import clock, ids
-from gurney.documents.port import Write
+from gurney.documents.port import Collection, D, Query, Write
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import IdempotencyKeyReused, Invalid, NotFound
+from gurney.errors import IdempotencyKeyReused, Invalid, NotFound, StoreUnavailable
 from gurney.model.access import Caller, Role
 from gurney.model.base import Idempotency
 from gurney.model.common import Empty, Ref
@@ -33,11 +33,11 @@ from gurney.subjects import (
 )
 from gurney.testing.nats import NatsServer
 from gurney.testing.samples import sample
-from services.notifier import policy
+from services.notifier import lanes, policy
 from services.notifier.__main__ import build
 from services.notifier.known import KnownHandlers
 from services.notifier.lanes import Lanes
-from services.notifier.repository import DELIVERIES
+from services.notifier.repository import BATCH, DELIVERIES
 from services.notifier.sender import Sender
 
 pytestmark = pytest.mark.timeout(60)
@@ -286,6 +286,54 @@ async def test_what_a_killed_notifier_was_sending(nats_server: NatsServer, tmp_p
     await documents.close()
 
 
+async def test_one_handlers_backlog_delays_no_others_retry(nats_server: NatsServer, tmp_path: Path) -> None:
+    """What is due for one handler is sent while more than is read at once has long been due for a hanging one."""
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    async with Target().serving() as slow, Target().serving() as quick:
+        slow.hang.clear()
+        async with World(settings, documents, alone=True).running() as world:
+            handler, other = await world.register(slow.url), await world.register(quick.url)
+        backlog = [due(handler) for _ in range(BATCH + 50)]
+        late = due(other)
+        writes = [Write(DELIVERIES, each.id, 0, each) for each in (*backlog, late)]
+        assert not any(await documents.cas(writes))
+        async with World(settings, documents, alone=True).running():
+            assert (await asyncio.wait_for(quick.heard.get(), 20))[1]["webhook-id"] == late.event
+    await documents.close()
+
+
+class Flaky(SqliteDocuments):
+    """Documents whose deliveries cannot be read until `away` is over."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.away = 1
+
+    async def find(self, collection: Collection[D], query: Query) -> list[D]:
+        if collection.name == DELIVERIES.name and self.away:
+            self.away -= 1
+            raise StoreUnavailable
+        return await super().find(collection, query)
+
+
+async def test_retries_go_on_when_the_documents_were_away(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look for what is due that fails is made again."""
+    monkeypatch.setattr(lanes, "RETRY_S", 0.1)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    documents = Flaky(tmp_path / "documents.sqlite")
+    async with World(settings, documents).running() as world, Target().serving() as target:
+        while documents.away:
+            await asyncio.sleep(0.01)
+        handler = await world.register(target.url)
+        left = due(handler)
+        assert await documents.cas([Write(DELIVERIES, left.id, 0, left)]) == [None]
+        assert (await asyncio.wait_for(target.heard.get(), 20))[1]["webhook-id"] == left.event
+    await documents.close()
+
+
 async def test_a_repeated_registration_gets_the_first_result_without_the_secret(world: World) -> None:
     """The same key and body give the same handler, its secret hidden; another body is refused."""
     key = Idempotency(key="tok:route:1", digest="a")
@@ -352,8 +400,8 @@ async def test_a_delivery_that_waited_too_long_here_is_left_to_whoever_took_it(
             await store.insert(DELIVERIES, delivery.but(next_attempt_at=due))
         await store.replace(DELIVERIES, first.next(next_attempt_at=due, taken_until=due))
         async with Sender(settings) as sender:
-            lanes = Lanes(store, sender, KnownHandlers(store, alone=False), settings, alone=False)
-            lanes.hand([first, second])
+            own = Lanes(store, sender, KnownHandlers(store, alone=False), settings, alone=False)
+            own.hand([first, second])
             assert await asyncio.wait_for(target.reached.get(), 20) == second.event
             async with asyncio.timeout(20):
                 while all(each.state != "delivered" for each in await world.deliveries(handler)):

@@ -184,8 +184,7 @@ async def world(
         data=tmp_path,
         run_secret=SecretStr("a secret of runs"),
         request_timeout=1.0,
-        heartbeat_interval=60.0,
-    )
+    ).model_copy(update={"heartbeat_interval": 60.0})
     async with Rivalry(settings, documents, rivals) as world:
         yield world
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gurney.ids import new_id
 from gurney.testing.child import Child, free_port
+from gurney.testing.mongo import MongoServer
 from gurney.testing.nats import NatsServer
+from gurney.testing.s3 import S3Server
 
 GURNEY = Path(sys.executable).parent / "gurney"
 READY_WITHIN_S = 30.0
@@ -24,6 +27,11 @@ pytestmark = pytest.mark.timeout(120)
 
 def settings_of(server: NatsServer, folder: Path, **more: str) -> dict[str, str]:
     return {"GURNEY_NATS_URL": server.url, "GURNEY_DATA": str(folder / "data"), "GURNEY_RUN_SECRET": "x", **more}
+
+
+def documents_in(server: MongoServer) -> dict[str, str]:
+    """Return the settings of a database that nobody has."""
+    return {"GURNEY_MONGO_URL": server.url, "GURNEY_MONGO_DATABASE": new_id("ins")}
 
 
 def last_line(service: str, environment: dict[str, str], *options: str) -> tuple[int, str]:
@@ -49,11 +57,12 @@ def fetch(url: str) -> tuple[int, bytes]:
 @pytest.mark.parametrize(
     ("service", "changes", "code", "line"),
     [
-        ("job", {"GURNEY_NATS_URL": "nats://127.0.0.1:9"}, TEMPORARY, "cannot reach NATS at nats://127.0.0.1:9: "),
-        ("job", {"GURNEY_NATS_USER": "job", "GURNEY_NATS_PASSWORD": "wrong"}, CONFIGURATION, "refuses the user job"),
-        ("scheduler", {"GURNEY_RUN_SECRET": "", **RIGHT}, CONFIGURATION, "GURNEY_RUN_SECRET is not set"),
+        ("agent", {"GURNEY_NATS_URL": "nats://127.0.0.1:9"}, TEMPORARY, "cannot reach NATS at nats://127.0.0.1:9: "),
+        ("agent", {"GURNEY_NATS_USER": "job", "GURNEY_NATS_PASSWORD": "wrong"}, CONFIGURATION, "refuses the user job"),
         ("job", {"GURNEY_SECRETS_DIR": "/there/is/none"}, CONFIGURATION, "GURNEY_SECRETS_DIR: there is no folder"),
         ("job", {"GURNEY_PORT": "many"}, CONFIGURATION, "port: "),
+        ("job", {}, CONFIGURATION, "mongo_url is not set: documents in a file are for one process alone"),
+        ("agent", {"GURNEY_HEARTBEAT_INTERVAL": "30"}, CONFIGURATION, "node_lost_after: 30 s must be at least 3"),
         ("nobody", {}, CONFIGURATION, "there is no service nobody: name one or several of job, "),
     ],
 )
@@ -72,20 +81,79 @@ def test_what_keeps_a_service_from_starting_is_one_line(
 
 
 @pytest.mark.needs("mongo")
+def test_a_stream_that_may_not_be_made_is_told(tmp_path: Path, mongo_server: MongoServer) -> None:
+    """A NATS user without the right to make the service's stream ends it at once, whatever its patience."""
+    allowed = '{ user: "job", password: "right", permissions: { publish: ["$SRV.>"], subscribe: [">"] } }'
+    server = NatsServer(tmp_path / "nats", settings=f"authorization {{ users: [{allowed}] }}").start()
+    try:
+        found = last_line("job", settings_of(server, tmp_path, **RIGHT, **documents_in(mongo_server)))
+    finally:
+        server.stop()
+    assert found == (CONFIGURATION, "gurney: NATS does not let this user make the stream EVENTS")
+
+
+@pytest.mark.needs("mongo")
+def test_documents_that_cannot_be_had_are_told(nats_server: NatsServer, tmp_path: Path) -> None:
+    """A MongoDB that nobody reaches is waited for; what it refuses, or no URL, ends the service at once."""
+
+    def told(url: str, *options: str) -> tuple[int, str]:
+        return last_line("job", settings_of(nats_server, tmp_path, GURNEY_MONGO_URL=url), *options)
+
+    server = MongoServer(tmp_path / "mongo", user="ann", password="right").start()
+    try:
+        found, line = told(server.url_as("ann", "wr0ng"))
+        assert (found, "refuses the credentials" in line, "wr0ng" in line) == (CONFIGURATION, True, False)
+        with server.client() as client:
+            client["gurney"]["jobs"].insert_many([{"_id": each, "keys": ["k"]} for each in ("a", "b")])
+        found, line = told(server.url)
+        assert (found, "cannot make the indexes of jobs" in line) == (CONFIGURATION, True)
+    finally:
+        server.stop()
+    found, line = told(f"{server.url_as('ann', 'wr0ng')}&serverSelectionTimeoutMS=200", "--wait", "0")
+    assert (found, "does not answer" in line, "wr0ng" in line) == (TEMPORARY, True, False)
+    found, line = told("mongo:x")
+    assert (found, "mongo_url" in line) == (CONFIGURATION, True)
+
+
+@pytest.fixture
+def parts(nats_server: NatsServer, mongo_server: MongoServer, minio_server: S3Server, tmp_path: Path) -> dict[str, str]:
+    """The settings of a payload service that has all it needs."""
+    objects = {f"GURNEY_{name.upper()}": str(value) for name, value in minio_server.settings().items()}
+    return settings_of(nats_server, tmp_path, **documents_in(mongo_server), **objects)
+
+
+@pytest.mark.needs("mongo", "minio")
 @pytest.mark.parametrize(
-    ("url", "code"), [("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200", TEMPORARY), ("mongo:x", CONFIGURATION)]
+    ("changes", "code", "line"),
+    [
+        ({"GURNEY_S3_SECRET_KEY": ""}, CONFIGURATION, "s3_access_key and s3_secret_key are needed"),
+        ({"GURNEY_S3_SECRET_KEY": "wr0ng"}, CONFIGURATION, "refuses s3_access_key"),
+        ({"GURNEY_S3_ACCESS_KEY": "nobody"}, CONFIGURATION, "refuses s3_access_key 'nobody'"),
+        ({"GURNEY_S3_BUCKET": "192.168.1.1"}, CONFIGURATION, "bucket '192.168.1.1'"),
+        ({"GURNEY_S3_URL": "http://127.0.0.1:9"}, TEMPORARY, "is not there"),
+    ],
 )
-def test_a_database_that_is_away_or_none_is_told(nats_server: NatsServer, tmp_path: Path, url: str, code: int) -> None:
-    """A MongoDB that nobody reaches is one line, without what is secret in its URL."""
-    environment = settings_of(nats_server, tmp_path, GURNEY_MONGO_URL=url)
-    found, told = last_line("job", environment, "--wait", "0")
-    assert (found, told.startswith("gurney: ")) == (code, True)
+def test_objects_that_cannot_be_had_are_told(
+    parts: dict[str, str], changes: dict[str, str], code: int, line: str
+) -> None:
+    """An S3 server that nobody reaches is waited for; missing or wrong keys, or no such bucket, end it at once."""
+    found, told = last_line("payload", parts | changes, *(["--wait", "0"] if code == TEMPORARY else []))
+    assert (found, told.startswith("gurney: "), line in told, "wr0ng" in told) == (code, True, True, False), told
 
 
-def test_a_service_waits_for_nats_and_tells_so(tmp_path: Path) -> None:
+@pytest.mark.needs("mongo")
+def test_a_secret_that_is_missing_is_told(nats_server: NatsServer, mongo_server: MongoServer, tmp_path: Path) -> None:
+    """A scheduler that could sign nothing does not start."""
+    environment = settings_of(nats_server, tmp_path, **documents_in(mongo_server)) | {"GURNEY_RUN_SECRET": ""}
+    found, told = last_line("scheduler", environment)
+    assert (found, "GURNEY_RUN_SECRET is not set" in told) == (CONFIGURATION, True)
+
+
+@pytest.mark.needs("mongo")
+def test_a_service_waits_for_nats_and_tells_so(tmp_path: Path, mongo_server: MongoServer) -> None:
     """Started before its NATS it is alive but not ready; it serves once NATS is there, and ends by 0 when asked to."""
     server = NatsServer(tmp_path / "nats").start()
-    environment = settings_of(server, tmp_path)
+    environment = settings_of(server, tmp_path, **documents_in(mongo_server))
     server.stop()
     watch = f"http://127.0.0.1:{(port := free_port())}"
     command = [str(GURNEY), "serve", "job", "map"]

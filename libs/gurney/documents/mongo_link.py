@@ -27,6 +27,8 @@ Json = dict[str, Any]
 
 MAJORITY: Mapping[str, Any] = {"w": "majority", "j": True}
 DUPLICATE_KEY = 11000
+#: To making an index: there is another of its name or kind, or what it cannot hold.
+NO_INDEX = frozenset({67, 85, 86, DUPLICATE_KEY})
 REFUSALS = {13: "does not let this user do that", 18: "refuses the credentials", 8000: "refuses the credentials"}
 
 
@@ -195,7 +197,8 @@ class Link:
             raise self._fault(error) from error
 
     def _fault(self, error: Exception, doing: str = "") -> StoreUnavailable:
-        refused = isinstance(error, OperationFailure) and error.code in REFUSALS
+        lasting = {*REFUSALS, *(NO_INDEX if doing else ())}
+        refused = isinstance(error, OperationFailure) and error.code in lasting
         kind = Refused if refused else StoreUnavailable
         return kind(f"{self._where}{f': {doing}:' if doing else ''} {_told(error)}")
 

@@ -104,6 +104,8 @@ class Inspection:
 class Runtime(Protocol):
     """One per host and kind; `kinds` says which URNs it runs."""
 
+    #: What people call it.
+    name: str
     #: URN prefixes, for example `urn:gurney:dir:` or `urn:oci:`.
     kinds: tuple[str, ...]
 

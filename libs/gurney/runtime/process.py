@@ -33,6 +33,7 @@ def supported() -> bool:
 class ProcessRuntime:
     """Implements the port `Runtime`. `grace_s` is what a run gets between SIGTERM and SIGKILL at its timeout."""
 
+    name = "process"
     kinds: tuple[str, ...] = (folder.URN_PREFIX,)
     #: It has no part that could be away: the supervisor is started where there is none.
     fault: str | None = None

@@ -20,6 +20,7 @@ from typing import Self
 
 GONE_WITHIN_S = 15.0
 FROZEN_WITHIN_S = 5.0
+LOOPBACK = "127.0.0.1"
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 GUARD = '"$@" >&2 & echo $!; exec >&2; read -r _; kill -TERM $! 2>/dev/null; kill -CONT $! 2>/dev/null; wait $!'
@@ -43,7 +44,7 @@ def free_port() -> int:
     lowest_given = int(EPHEMERAL.read_text().split()[0])
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", secrets.choice(range(10_000, lowest_given))))
+            probe.bind((LOOPBACK, secrets.choice(range(10_000, lowest_given))))
             return int(probe.getsockname()[1])
 
 

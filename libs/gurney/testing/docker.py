@@ -23,7 +23,7 @@ from gurney.runtime.docker.daemon import Client
 from gurney.runtime.docker.wire import answers
 from gurney.testing.child import Child
 
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 60.0
 GONE_WITHIN_S = 30.0
 _KILLED_WITHIN_S = 1.0
 _APPLETS = (
@@ -52,11 +52,14 @@ class DockerDaemon:
     def __init__(self, folder: Path, *, live_restore: bool = True) -> None:
         """`live_restore`: containers go on while the daemon is away. The folder's path is to be short: for sockets."""
         self.folder = folder
+        #: Counts from the next start on.
+        self.live_restore = live_restore
         self._running = folder / "exec"
         self._containerd = self._running / "containerd" / "containerd.pid"
         command: list[str | Path] = ["dockerd", "--host", self.url, "--data-root", folder / "data"]
-        command += ["--exec-root", self._running, "--pidfile", folder / "pid", f"--live-restore={live_restore}".lower()]
+        command += ["--exec-root", self._running, "--pidfile", folder / "pid"]
         command += ["--bridge=none", "--iptables=false", "--ip-masq=false", "--log-level=warn"]
+        self._command = command
         self._child = Child(command, folder / "log")
         self._reaper: subprocess.Popen[bytes] | None = None
 
@@ -79,6 +82,7 @@ class DockerDaemon:
             self._reaper = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
             )
+        self._child.command = [*self._command, f"--live-restore={self.live_restore}".lower()]
         try:
             self._child.start().until(lambda: answers(self.url), READY_WITHIN_S)
         except BaseException:

@@ -15,7 +15,7 @@ from typing import Self
 
 import nats
 
-from gurney.testing.child import Child
+from gurney.testing.child import LOOPBACK, Child
 
 #: Older servers lack what the streams use.
 MINIMUM = (2, 12)
@@ -41,9 +41,10 @@ def version(server: Path) -> tuple[int, int]:
 class NatsServer(Child):
     """One nats-server over one folder; it keeps its port and its streams from start to start."""
 
-    def __init__(self, folder: Path, *, settings: str = "") -> None:
+    def __init__(self, folder: Path, *, settings: str = "", host: str = LOOPBACK) -> None:
         """Prepare a server whose files all lie in `folder`; `settings` are further lines of its configuration."""
         self.folder = folder
+        self.host = host
         self.settings = settings
         self.port: int | None = None
         server = binary()
@@ -54,7 +55,7 @@ class NatsServer(Child):
     @property
     def url(self) -> str:
         """Where clients connect; known after the first start."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
 
     def start(self) -> Self:
         """Start the server and return when it accepts connections."""
@@ -62,7 +63,7 @@ class NatsServer(Child):
         for stale in self.folder.glob("*.ports"):
             stale.unlink()
         self._configuration.write_text(
-            f'listen: "127.0.0.1:{self.port or -1}"\n'
+            f'listen: "{self.host}:{self.port or -1}"\n'
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n"
             f"{self.settings}\n"
         )

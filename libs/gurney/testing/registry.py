@@ -1,12 +1,15 @@
 """A real image registry for tests, on a free loopback port, gone with its owner."""
 
+import json
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from gurney.runtime.docker.daemon import Client
 from gurney.testing.child import Child, answers, free_port
 from gurney.testing.tools import provided
 
 READY_WITHIN_S = 20.0
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 class Registry(Child):
@@ -41,3 +44,15 @@ class Registry(Child):
             if "error" in line:
                 raise RuntimeError(line["error"])
         return f"{repository}:{tag}"
+
+    def remove(self, name: str, reference: str) -> None:
+        """Remove an image, with its layers: a daemon may remember the manifest of an image that it had a moment ago."""
+        manifest = f"{name}/manifests/{reference.partition('@')[2]}"
+        layers = [layer["digest"] for layer in json.loads(self._ask("GET", manifest))["layers"]]
+        for path in (manifest, *(f"{name}/blobs/{layer}" for layer in layers)):
+            self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str) -> bytes:
+        asked = Request(f"http://{self.address}/v2/{path}", method=method, headers={"Accept": MANIFEST})
+        with urlopen(asked) as answer:  # noqa: S310 - our own, of http
+            return bytes(answer.read())

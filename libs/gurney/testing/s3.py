@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gurney.ids import new_id
-from gurney.testing.child import Child, answers
+from gurney.testing.child import LOOPBACK, Child, answers
 from gurney.testing.tools import provided
 
 ACCESS_KEY, SECRET_KEY = "gurney", "a secret for tests"
@@ -22,18 +22,25 @@ class S3Server(Child):
     """One server over one folder; it keeps its port and its objects from start to start. Methods block."""
 
     def __init__(
-        self, folder: Path, command: Sequence[str | Path], environment: Mapping[str, str], port: int, health: str
+        self,
+        folder: Path,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        port: int,
+        health: str,
+        *,
+        host: str = LOOPBACK,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         program = provided(str(command[0]))
         super().__init__([program, *command[1:]], folder / f"{program.name}.log", environment)
-        self.port = port
+        self.host, self.port = host, port
         self._health = health
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> Self:
         """Start the server and return when it answers."""

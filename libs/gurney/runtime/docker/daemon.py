@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ _ANY_VERSION = "1.41"
 _PAST_S = 5.0
 _LONGEST_EVENT = 1 << 20
 _LINE = b"\r\n"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: Threads for what runs wait for, and for what takes long: pulls, readings, removals.
 _QUICK, _SLOW = 16, 4
 
@@ -151,6 +153,19 @@ class Daemon:
         host, port = address(self.url)
         return await asyncio.open_connection(host, port, limit=_LONGEST_EVENT)
 
+    async def answers(self, within_s: float) -> bool:
+        """Tell whether the daemon answers in time; without a thread, for all may wait for it."""
+        try:
+            async with asyncio.timeout(within_s):
+                reader, writer = await self._open()
+                try:
+                    writer.write(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+                    return b" 200 " in (await _head(reader)).partition(_LINE)[0]
+                finally:
+                    writer.close()
+        except (OSError, Unavailable):
+            return False
+
     def attach(self, container: str, *, replay: bool, follow: bool) -> socket.socket:
         """Return a socket on which the output of a container arrives in frames, the past of it first if asked. Blocks.
 
@@ -196,4 +211,6 @@ def translated(work: Callable[[], T]) -> T:
         status = error.status_code or 500
         raise Refused(int(status), error.explanation or str(error)) from error
     except (DockerException, requests.RequestException, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:  # records of ours, which go with a call
+            raise Unavailable(f"There is no room on the disk: {error.strerror}") from error
         raise Unavailable(f"The Docker daemon does not answer: {one_line(error)}") from error

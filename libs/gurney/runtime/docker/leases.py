@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from gurney import clock
@@ -40,14 +41,18 @@ class Leases:
         return dict(self._until)
 
     async def give(self, until: dict[str, float]) -> None:
-        """Make it safe that runs live until then; what lapses is killed from now on whatever becomes of us."""
+        """Make it safe that runs live until then; what lapses is killed from now on whatever becomes of us.
+
+        Raises `Unavailable`, on a full disk for example.
+        """
         self._until |= until
         await self._write()
 
     async def take(self, run_id: str) -> None:
-        """Watch a run no longer: it has ended."""
+        """Watch a run no longer: it has ended, so that it does no harm where that cannot be told now."""
         if self._until.pop(run_id, None) is not None:
-            await self._write()
+            with suppress(Unavailable):
+                await self._write()
 
     async def _write(self) -> None:
         async with self._writing:
@@ -56,8 +61,11 @@ class Leases:
 
     def _keep(self, content: bytes) -> None:
         draft = self._folder / "leases.tmp"
-        draft.write_bytes(content)
-        draft.replace(self._folder / "leases.json")
+        try:
+            draft.write_bytes(content)
+            draft.replace(self._folder / "leases.json")
+        except OSError as error:
+            raise Unavailable(f"The leases cannot be kept: {error.strerror}") from error
         deadline = clock.monotonic() + _SPAWN_S
         while not self._poke() and not self._spawn():  # one is just coming or going
             if clock.monotonic() > deadline:

@@ -19,6 +19,8 @@ _AGAIN_S = 0.5
 _ABSENT, _KILLED = 404, 137
 #: Exit codes by which containers end that go down with their daemon.
 _CUT_OFF = frozenset({137, 143, 255})
+#: What a daemon says of a container that ended while it was away, and of whose end it found no trace.
+_UNKNOWN = 255
 
 
 class LiveRun:
@@ -54,13 +56,15 @@ class LiveRun:
         self._is_oom = True
         self.end_by(Cause.MEMORY, 0.0)
 
-    def lease(self, until: float) -> bool:
-        """Let it live until then; False where it is too late."""
-        if self.lease_until is not None and clock.monotonic() >= self.lease_until:
-            return False
-        self.lease_until = max(until, self.lease_until or 0.0)
-        self._changed.set()
-        return True
+    @property
+    def has_lapsed(self) -> bool:
+        return self.lease_until is not None and clock.monotonic() >= self.lease_until
+
+    def lease(self, until: float) -> None:
+        """Let it live until then, unless it is too late."""
+        if not self.has_lapsed:
+            self.lease_until = max(until, self.lease_until or 0.0)
+            self._changed.set()
 
     def sampled(self, memory: int) -> None:
         self._peak = max(self._peak or 0, memory)
@@ -178,13 +182,14 @@ class LiveRun:
         """Return why it was ended, if it was: the watchdog may have been faster than we."""
         if self._ending is not None:
             return self._ending.cause
-        lapsed = self.lease_until is not None and clock.monotonic() >= self.lease_until
-        return Cause.LEASE if lapsed and state.exit_code == _KILLED else None
+        return Cause.LEASE if self.has_lapsed and state.exit_code == _KILLED else None
 
     async def _went_down(self, state: State) -> bool:
         """Tell whether the daemon took it down: then what lent its network, and never ends, has ended, too."""
         if state.exit_code == 0:
             return False
+        if self._output.is_pieced and state.exit_code == _UNKNOWN:
+            return True
         if not self.mark.network:
             return self._output.is_pieced and state.exit_code in _CUT_OFF
         try:

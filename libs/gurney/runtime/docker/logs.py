@@ -11,7 +11,6 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -109,35 +108,49 @@ class _Reader:
 
 
 class LogPump:
-    """The thread, and who asks it to follow."""
+    """The thread, and who asks it to follow; what it holds is there from `open` to `close`."""
+
+    _selector: selectors.BaseSelector
+    _wake_out: socket.socket
+    _wake_in: socket.socket
 
     def __init__(self) -> None:
+        self._new: list[_Reader] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run, name="gurney-docker-logs", daemon=True)
+
+    def open(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_out.settimeout(0)
         self._wake_in.settimeout(0)
-        self._new: list[_Reader] = []
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="gurney-docker-logs", daemon=True)
-
-    def open(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
         """End the thread, and wait for it: what has come by now is written."""
         self._is_closed = True
         self._wake()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
+        for each in (self._selector, self._wake_out, self._wake_in):
+            each.close()
 
     def follow(self, connection: socket.socket, path: Path) -> "Future[bool]":
         """Write what arrives into the file, anew; set at the end of it: whether it could all be written."""
         connection.settimeout(0)
-        reader = _Reader(connection, path)
+        try:
+            reader = _Reader(connection, path)
+        except BaseException:
+            connection.close()
+            raise
         with self._lock:
-            self._new.append(reader)
-        self._wake()
+            if self._is_over:  # a start may still be under way on a thread when all is closed
+                reader.file.is_whole = False
+                reader.end()
+            else:
+                self._new.append(reader)
+                self._wake()
         return reader.ended
 
     def _wake(self) -> None:
@@ -153,13 +166,12 @@ class LogPump:
                     self._take_new()
                 elif not key.data.read():
                     self._drop(key.data)
+        with self._lock:
+            self._is_over = True
         self._take_new()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, _Reader):
                 self._drop(key.data)
-        self._selector.close()
-        self._wake_out.close()
-        self._wake_in.close()
 
     def _take_new(self) -> None:
         with self._lock:
@@ -175,19 +187,11 @@ class LogPump:
 def write_all(connection: socket.socket, path: Path) -> None:
     """Write what arrives until its end into the file, which appears whole. Blocks."""
     draft = path.with_suffix(".new")
-    file, frames = LogFile(draft), Frames()
-    try:
-        for data in _blocks(connection):
-            file.write(frames.texts(data))
-    finally:
-        file.close()
-    draft.replace(path)
-
-
-def _blocks(connection: socket.socket) -> Iterator[bytes]:
-    with connection:
+    with connection, contextlib.closing(LogFile(draft)) as file:
+        frames = Frames()
         while data := connection.recv(_BLOCK):
-            yield data
+            file.write(frames.texts(data))
+    draft.replace(path)
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -35,10 +35,9 @@ class Output:
         """Follow what goes on: what was said before comes first, and the file begins anew."""
         if self._followed is not None and not self._followed.done():
             return
-        attach, container = self._host.daemon.attach, self._container
-        connection = await self._host.daemon.quick(lambda _: attach(container, replay=True, follow=True))
         self.is_pieced = True
-        self._followed = await self._host.daemon.aside(lambda: self._host.pump.follow(connection, self._path))
+        # In one go: a connection that nobody waits for any more would be closed by nobody.
+        self._followed = await self._host.daemon.quick(lambda _: self._follow())
 
     async def finish(self) -> None:
         """Have all of it in the file, as far as that can be had."""
@@ -61,6 +60,10 @@ class Output:
             async with asyncio.timeout(_PATIENCE_S):
                 return await asyncio.wrap_future(self._followed) and not self.is_pieced
         return False
+
+    def _follow(self) -> "Future[bool]":
+        connection = self._host.daemon.attach(self._container, replay=True, follow=True)
+        return self._host.pump.follow(connection, self._path)
 
     def _read_again(self) -> None:
         write_all(self._host.daemon.attach(self._container, replay=True, follow=False), self._path)

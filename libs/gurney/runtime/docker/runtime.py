@@ -41,6 +41,7 @@ _STARTS = 16
 class DockerRuntime:
     """Implements the port `Runtime`. `grace_s` is what a run gets between SIGTERM and SIGKILL at its timeout."""
 
+    name = "docker"
     kinds: tuple[str, ...] = (URN_PREFIX,)
 
     def __init__(self, data_dir: Path, *, node: str, url: str | None = None, grace_s: float = 10.0) -> None:
@@ -110,10 +111,17 @@ class DockerRuntime:
             await run.keep_ending()
 
     async def lease(self, run_ids: Collection[str], until: float) -> None:
-        runs = [self._runs.live[run_id] for run_id in run_ids if run_id in self._runs.live]
-        given = {run.run_id: run.lease_until or until for run in runs if run.lease(until)}
+        found = [self._runs.live[run_id] for run_id in run_ids if run_id in self._runs.live]
+        runs = [run for run in found if not run.has_lapsed]
+        given = {run.run_id: max(until, run.lease_until or until) for run in runs}
+        # We never believe in a longer lease than the watchdog, which cannot be told on a full disk.
+        for run in runs:
+            if run.lease_until is None:
+                run.lease(until)
         if given:
             await self._leases.give(given)
+        for run in runs:
+            run.lease(until)
 
     async def runs(self) -> list[Observed]:
         live = [Observed(run_id, None) for run_id in self._runs.live]
@@ -184,6 +192,7 @@ class DockerRuntime:
         if begun.end is not None:
             await self._runs.told(run, begun.end)
         elif begun.is_doubtful:
+            run.was_cut_off()
             self._runs.task(self._runs.look_later(run))
 
 

@@ -14,6 +14,9 @@ from gurney.runtime.docker.daemon import Daemon
 from gurney.tasks import checkpoint
 
 _FIRST_S, _LONGEST_S = 0.1, 5.0
+#: Seconds between two questions whether the daemon is well, and that an answer may take: one that is frozen breaks
+#: nothing off.
+_PULSE_S, _ANSWER_S = 2.0, 4.0
 
 Event = Mapping[str, Any]
 _log = telemetry.log("agent")
@@ -75,5 +78,19 @@ class Watch:
             await self._take_stock()
             self.is_up = True
             self._tried.set()
-            async for event in events:
-                self._hear(event)
+            pulse = asyncio.create_task(self._pulse())
+            try:
+                async for event in events:
+                    self._hear(event)
+            finally:
+                pulse.cancel()
+                await asyncio.gather(pulse, return_exceptions=True)
+
+    async def _pulse(self) -> None:
+        """See whether the daemon answers, for as long as it has not broken off."""
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            answers = await self._daemon.answers(_ANSWER_S)
+            if answers != self.is_up:
+                self.is_up = answers
+                _log.warning("the Docker daemon answers again or no more", answers=answers, url=self._daemon.url)
