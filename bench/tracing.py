@@ -1,4 +1,4 @@
-"""What tracing costs: no-op jobs per second with every trace recorded and sent, beside the same without.
+"""What tracing costs: a span, and no-op jobs per second with every trace recorded and sent, beside the same without.
 
     .venv/bin/python bench/tracing.py [--rounds 9] [--jobs 400] [--jaeger]
 
@@ -11,7 +11,8 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -19,10 +20,14 @@ import psutil
 from figures import HEAD, ratio, row
 from jobs import IN_FLIGHT, Gurney, rate
 
+from gurney import ids, recording, telemetry
 from gurney.client import AsyncClient
 from gurney.testing.embedded import EmbeddedProcess
 from gurney.testing.folder_maps import make_map
 from gurney.testing.jaeger import Jaeger
+
+#: Spans of one round of their own measurement: what waits is less than what may.
+SPANS = 10_000
 
 #: Takes spans and drops them; prints its port.
 SINK = """
@@ -55,6 +60,37 @@ def sink() -> Iterator[str]:
         process.wait()
 
 
+def spans_alone(endpoint: str, rounds: int) -> None:
+    """Print the processor time of a span as consumers make them: where none is recorded, made, and made and sent."""
+    unrecorded, made, sent = [], [], []
+    for _ in range(rounds):
+        unrecorded.append(_per_span(time.process_time, make_spans))
+        recording.record(endpoint, service="bench")
+        before = time.process_time()
+        made.append(_per_span(time.thread_time, make_spans))
+        recording.stop()
+        sent.append((time.process_time() - before) / SPANS * 1e6)
+    print(row("a span that is not recorded", unrecorded, "us"))
+    print(row("a span, made", made, "us"))
+    print(row("a span, made and sent", sent, "us"))
+
+
+def _per_span(clock: Callable[[], float], make: Callable[[], None]) -> float:
+    before = clock()
+    make()
+    return (clock() - before) / SPANS * 1e6
+
+
+def make_spans() -> None:
+    parent, run = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", f"{ids.new_id('job')}-1"
+    attributes = {"messaging.system": "nats", "messaging.operation.name": "process", "messaging.message.id": "evt_01"}
+    for _ in range(SPANS):
+        with telemetry.span(
+            "process run.start", telemetry.CONSUMER, parent, service="agent", about=run, attributes=attributes
+        ):
+            telemetry.traceparent()
+
+
 def cpu(server: EmbeddedProcess) -> float:
     """Return the processor seconds of the server so far, without those of its children."""
     times = psutil.Process(server.pid).cpu_times()
@@ -62,6 +98,9 @@ def cpu(server: EmbeddedProcess) -> float:
 
 
 async def main(options: argparse.Namespace) -> None:
+    print(HEAD)
+    with sink() as endpoint:
+        spans_alone(endpoint, options.rounds)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urn = make_map(folder / "maps", "noop", ["/bin/true"])
@@ -95,7 +134,6 @@ async def compare(servers: dict[str, EmbeddedProcess], works: dict[str, Gurney],
             rates[name].append(await rate(works[name].job, options.jobs))
             spent[name].append((cpu(servers[name]) - before) / options.jobs * 1000)
             works[name].ended.clear()
-    print(HEAD)
     for name in works:
         print(row(f"{name} traces", rates[name], "jobs/s"))
         print(row(f"{name} traces: processor time of the server", spent[name], "ms a job"))

@@ -7,7 +7,6 @@ Nothing above this module and those beside it (`connection`, `consume`, `feed`, 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import nats
@@ -23,7 +22,7 @@ from nats.micro.request import Request
 from nats.micro.service import Service as NatsService
 from pydantic import ValidationError
 
-from gurney import telemetry
+from gurney import clock, telemetry
 from gurney.connection import AWAY, Connection
 from gurney.errors import ErrorBody, Forbidden, GurneyError, Internal, Invalid, NatsUnavailable, TooLate, from_body
 from gurney.lateness import HEADER as ASKED
@@ -121,26 +120,26 @@ class Bus:
         if not self.raw.is_connected:
             raise NatsUnavailable("the message server is away", retry_after_s=1)
         subject = operation.asked_by(self._settings.node) if self.service == AGENT else operation.subject
-        about, asking = telemetry.about_of(question), _messaging(operation.subject, "send", "request")
-        with telemetry.span(
-            operation.subject, telemetry.CLIENT, service=self.service, about=about, attributes=asking
-        ) as span:
-            data, patience = question.encode(), within or self._settings.request_timeout
-            try:
-                reply = await self._ask(subject, data, patience, span.traceparent)
-            except TooLate:  # we still wait
-                self._asker.rename()
-                reply = await self._ask(subject, data, patience, span.traceparent)
-            answer = operation.reply.decode(reply)
-            span.about(telemetry.about_of(answer))
-            return answer
+        telemetry.about(telemetry.about_of(question))
+        data, patience = question.encode(), within or self._settings.request_timeout
+        try:
+            reply = await self._ask(subject, data, patience)
+        except TooLate:  # we still wait
+            self._asker.rename()
+            reply = await self._ask(subject, data, patience)
+        answer = operation.reply.decode(reply)
+        telemetry.about(telemetry.about_of(answer))
+        return answer
 
-    async def _ask(self, subject: str, data: bytes, patience: float, traceparent: str) -> bytes:
-        headers = {"traceparent": traceparent, ASKED: self._asker.header(patience)}
+    async def _ask(self, subject: str, data: bytes, patience: float) -> bytes:
+        """Return the answer. Its span is the answerer's; only who gets none has one of his own."""
+        headers = {ASKED: self._asker.header(patience), **_trace_headers()}
+        since = clock.now()
         try:
             reply = await self.raw.request(subject, data, timeout=patience, headers=headers)
         except AWAY as error:
-            raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
+            with telemetry.span(subject, telemetry.CLIENT, service=self.service, since=since):
+                raise NatsUnavailable(f"{subject}: no answer ({type(error).__name__})", retry_after_s=1) from error
         checkpoint()
         if reply.headers and ERROR_CODE in reply.headers:
             raise from_body(ErrorBody.model_validate_json(reply.data))
@@ -182,9 +181,8 @@ class Bus:
         headers = request.headers or {}
         parent = headers.get("traceparent")
         code = "ok"
-        asked = _messaging(operation.subject, "process", "answer")
         with telemetry.span(
-            operation.subject, telemetry.SERVER, parent, service=operation.service, attributes=asked
+            operation.subject, telemetry.SERVER, parent, service=operation.service, quiet=not operation.traced
         ) as span:
             try:
                 if self._askers.is_late(headers.get(ASKED)):
@@ -324,17 +322,6 @@ def event_headers(event: Event) -> dict[str, str]:
     if event.traceparent:
         headers["traceparent"] = event.traceparent
     return headers
-
-
-@cache
-def _messaging(subject: str, kind: str, name: str) -> Mapping[str, str]:
-    """Return the attributes of a span of request-reply (OpenTelemetry, semantic conventions for messaging)."""
-    return {
-        "messaging.system": "nats",
-        "messaging.operation.type": kind,
-        "messaging.operation.name": name,
-        "messaging.destination.name": subject,
-    }
 
 
 def _trace_headers() -> dict[str, str]:

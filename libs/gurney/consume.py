@@ -207,24 +207,22 @@ class Puller:
         sequence, delivery = _delivery(message.reply)
         key = f"{consumer.stream}/{consumer.durable}/{sequence}/"
         repeated = delivery > 1 and is_traceparent(parent)
-        kind, template = shape_of(message.subject)
+        kind, _ = shape_of(message.subject)
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.message.id": headers.get("Nats-Msg-Id", ""),
+        }
         return telemetry.span(
             f"process {kind}",
             telemetry.CONSUMER,
             parent,
             service=self._bus.service,
             about=message.subject.rpartition(".")[2],
-            attributes={
-                "messaging.system": "nats",
-                "messaging.operation.type": "process",
-                "messaging.operation.name": "consume",
-                "messaging.destination.name": message.subject,
-                "messaging.destination.template": template,
-                "messaging.message.id": headers.get("Nats-Msg-Id", ""),
-                "gurney.delivery": delivery,
-            },
+            attributes={**attributes, "gurney.delivery": delivery} if delivery > 1 else attributes,
             links=[link_to(parent, f"{key}{delivery - 1}")] if parent and repeated else (),
             key=f"{key}{delivery}",
+            quiet=delivery == 1 and consumer.traced is not None and kind not in consumer.traced,
         )
 
     async def _handled(self, message: Msg, span: Span) -> str:

@@ -30,6 +30,8 @@ class Consumer:
     ack_wait: float = 30.0
     #: Messages in work at once.
     in_flight: int = 256
+    #: Kinds of messages whose consumption is a span; None: all. Of others, a trace tells what comes of them.
+    traced: tuple[str, ...] | None = None
     #: Who makes it, where that is not who consumes.
     made_by: str | None = None
 
@@ -123,10 +125,17 @@ STREAMS: tuple[Stream, ...] = (
 
 JOB_LIFECYCLE = Consumer("LIFECYCLE", "job", "lifecycle.*.*", "job")
 SCHEDULER_CANCEL = Consumer("LIFECYCLE", "scheduler", "cancel.*", "scheduler")
-SCHEDULER_REQUESTED = Consumer("EVENTS", "scheduler", "job.requested.*", "scheduler", in_flight=1024)
-SCHEDULER_REPORTS = Consumer("REPORTS", "scheduler", "report.run.*.*.*", "scheduler")
+SCHEDULER_REQUESTED = Consumer("EVENTS", "scheduler", "job.requested.*", "scheduler", in_flight=1024, traced=())
+SCHEDULER_REPORTS = Consumer("REPORTS", "scheduler", "report.run.*.*.*", "scheduler", traced=())
 MAP_INSPECTIONS = Consumer("REPORTS", "map", "report.inspect.*.*.*", "map")
-NOTIFIER_JOBS = Consumer("EVENTS", "notifier", "job.*.*", "notifier", in_flight=1024)
+NOTIFIER_JOBS = Consumer(
+    "EVENTS",
+    "notifier",
+    "job.*.*",
+    "notifier",
+    in_flight=1024,
+    traced=("job.succeeded", "job.failed", "job.canceled"),
+)
 
 CONSUMERS: tuple[Consumer, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Consumer))
 

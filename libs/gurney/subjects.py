@@ -33,6 +33,8 @@ class Operation(Generic[Q, R]):
     reply: type[R]
     #: Services that ask it.
     askers: tuple[str, ...]
+    #: Whether the answer is a span of its own, beside the one in which it is asked for: not where it is a quick look.
+    traced: bool = True
 
     @property
     def subject(self) -> str:
@@ -73,11 +75,11 @@ class Notice:
 
 # --- operations ---------------------------------------------------------------------------------------------------
 
-MAP_HEALTH = Operation("map", "health", Empty, Health, ("edge",))
-PAYLOAD_HEALTH = Operation("payload", "health", Empty, Health, ("edge",))
-JOB_HEALTH = Operation("job", "health", Empty, Health, ("edge",))
-SCHEDULER_HEALTH = Operation("scheduler", "health", Empty, Health, ("edge",))
-NOTIFIER_HEALTH = Operation("notifier", "health", Empty, Health, ("edge",))
+MAP_HEALTH = Operation("map", "health", Empty, Health, ("edge",), traced=False)
+PAYLOAD_HEALTH = Operation("payload", "health", Empty, Health, ("edge",), traced=False)
+JOB_HEALTH = Operation("job", "health", Empty, Health, ("edge",), traced=False)
+SCHEDULER_HEALTH = Operation("scheduler", "health", Empty, Health, ("edge",), traced=False)
+NOTIFIER_HEALTH = Operation("notifier", "health", Empty, Health, ("edge",), traced=False)
 
 MAP_REGISTER = Operation("map", "register", m.MapRegister, m.Map, ("edge",))
 MAP_GET = Operation("map", "get", Ref, m.Map, ("edge", "job", "notifier"))
@@ -92,7 +94,7 @@ PAYLOAD_GET = Operation("payload", "get", Ref, p.Payload, ("edge", "job"))
 PAYLOAD_LIST = Operation("payload", "list", p.PayloadList, Page[p.Payload], ("edge",))
 PAYLOAD_RENAME = Operation("payload", "rename", Rename, p.Payload, ("edge",))
 PAYLOAD_DELETE = Operation("payload", "delete", Ref, Empty, ("edge",))
-PAYLOAD_FILES = Operation("payload", "files", p.FileList, Page[p.FileView], ("edge", "agent"))
+PAYLOAD_FILES = Operation("payload", "files", p.FileList, Page[p.FileView], ("edge", "agent"), traced=False)
 PAYLOAD_SIGN = Operation("payload", "sign", p.SignFiles, p.SignedFiles, ("edge", "agent"))
 PAYLOAD_BEGIN = Operation("payload", "begin", p.BeginUploads, p.BegunUploads, ("edge", "agent"))
 PAYLOAD_URLS = Operation("payload", "urls", p.SignUpload, p.SignedUpload, ("edge", "agent"))
@@ -108,7 +110,7 @@ PAYLOAD_FINALIZE = Operation("payload", "finalize", p.FinalizeInput, Empty, ("jo
 PAYLOAD_DROP = Operation("payload", "drop", p.DropJob, Empty, ("job",))
 
 JOB_CREATE = Operation("job", "create", j.JobCreate, j.Job, ("edge",))
-JOB_GET = Operation("job", "get", j.JobGet, j.Job, ("edge", "scheduler"))
+JOB_GET = Operation("job", "get", j.JobGet, j.Job, ("edge", "scheduler"), traced=False)
 JOB_LIST = Operation("job", "list", j.JobList, Page[j.Job], ("edge",))
 JOB_CANCEL = Operation("job", "cancel", j.JobGet, j.Job, ("edge",))
 JOB_FINALIZE = Operation("job", "finalize", j.JobGet, j.Job, ("edge",))
@@ -118,7 +120,7 @@ JOB_ALIVE = Operation("job", "alive", j.JobRefs, j.JobsAlive, ("payload", "sched
 JOB_OWED = Operation("job", "owed", j.JobOwed, j.OwedJobs, ("scheduler", "notifier"))
 JOB_NOTIFIED = Operation("job", "notified", j.JobRefs, Empty, ("notifier",))
 
-SCHEDULER_ADMIT = Operation("scheduler", "admit", r.Admit, r.Admitted, ("job",))
+SCHEDULER_ADMIT = Operation("scheduler", "admit", r.Admit, r.Admitted, ("job",), traced=False)
 SCHEDULER_RELEASE = Operation("scheduler", "release", r.Release, Empty, ("job",))
 SCHEDULER_CONFIRM = Operation("scheduler", "confirm", r.Confirm, r.Confirmed, ("agent",))
 SCHEDULER_ENDED = Operation("scheduler", "ended", r.RunEnded, Empty, ("agent",))

@@ -3,6 +3,7 @@
 Handlers say at most which job they are about; spans are made around them.
 """
 
+import gc
 import logging
 import sys
 from functools import cache
@@ -20,13 +21,13 @@ from gurney.tracing import (
     INTERNAL,
     SERVER,
     about,
-    began_at,
     caused,
     current_trace_id,
     joined,
     span,
     traceparent,
 )
+from gurney.watcher import Watcher
 
 __all__ = [
     "CLIENT",
@@ -35,7 +36,6 @@ __all__ = [
     "SERVER",
     "about",
     "about_of",
-    "began_at",
     "caused",
     "current_trace_id",
     "joined",
@@ -73,9 +73,14 @@ DELIVERIES = Counter("gurney_deliveries_total", "Attempts to deliver to a job ha
 BYTES = Counter("gurney_bytes_total", "Bytes of files that clients moved.", ["direction"])
 SPANS = Counter("gurney_spans_total", "Spans of traces: sent to the collector, or lost.", ["result"])
 
+#: After how many objects and collections Python looks for garbage: with its own numbers, spans that wait to be sent are
+#: looked through again and again (`docs/adr/0007-spans-are-of-opentelemetrys-sdk.md`).
+COLLECT_AFTER = (20_000, 20, 50)
+
 
 def setup(settings: Settings, service: str) -> None:
     """Set logging and tracing up for this process; once."""
+    gc.set_threshold(*COLLECT_AFTER)
     verbose = settings.log_level == "debug"
     structlog.configure(
         processors=processors(settings.log_format, sys.stderr, verbose=verbose),
@@ -113,7 +118,7 @@ def _naming(message: type[BaseModel]) -> str | None:
 _log = log("traces")
 
 
-class _Watcher:
+class _Watcher(Watcher):
     """Counts spans, and logs once when the collector goes and once when it is back."""
 
     def sent(self, spans: int) -> None:

@@ -1,11 +1,10 @@
 """Spans: what happens, for how long, because of what, across services (W3C Trace Context, OpenTelemetry's model).
 
-A span is a context; inside, it is the current one. It is recorded where a collector is configured and its trace is
-sampled; everywhere else only the trace's ids travel, so that an error can be found in the logs. A span knows the
-service that it is of (several may live in one process) and the job and run that it is about.
+A span is a context; inside, it is the current one. Where a collector is configured and the trace is sampled it stands
+for a span of OpenTelemetry's SDK; everywhere else only the trace's ids travel, so that an error can be found in the
+logs. A span knows the service that it is of (several may live in one process) and the job and run that it is about.
 """
 
-import random
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,18 +13,22 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from gurney.clock import unix_ns
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, Tracer
+
 from gurney.errors import GurneyError
 from gurney.ids import new_traceparent
-from gurney.otlp import Value, encode
 from gurney.recording import Recording
-from gurney.traceparent import derived, is_sampled, is_traceparent, span_of, trace_of, with_span
+from gurney.traceparent import NEXT_ID, below, context_of, derived, is_sampled, is_traceparent, trace_of, written
 
-INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(1, 6)
+INTERNAL, SERVER, CLIENT, CONSUMER = SpanKind.INTERNAL, SpanKind.SERVER, SpanKind.CLIENT, SpanKind.CONSUMER
+
+Value = str | int
 
 _ABOUT = re.compile(r"(job_[0-9a-hjkmnp-tv-z]{26})(-\d{1,4})?")
 #: From here on an error is a fault of the server.
 _FAULT = 500
+_FAILED = Status(StatusCode.ERROR)
 
 
 class Span:
@@ -34,41 +37,41 @@ class Span:
     __slots__ = (
         "_above",
         "_attributes",
-        "_began",
         "_failed",
         "_key",
         "_kind",
         "_links",
         "_name",
         "_parent",
-        "_parent_id",
+        "_quiet",
+        "_real",
+        "_since",
         "_token",
         "_until",
-        "is_recorded",
         "job",
         "run",
         "service",
         "traceparent",
     )
 
-    def __init__(self, name: str, kind: int, parent: str | None, service: str | None) -> None:
+    def __init__(self, name: str, kind: SpanKind, parent: str | None, service: str | None, *, quiet: bool) -> None:
         self._name = name
         self._kind = kind
         self._parent = parent
+        self._quiet = quiet
         self.service = service
         self.job: str | None = None
         self.run: str | None = None
         self.traceparent = ""
-        self.is_recorded = False
         self._above: Span | None = None
-        self._attributes: dict[str, Value] | None = None
-        self._began = 0
+        self._attributes: dict[str, Value] = {}
         self._failed = False
         self._key: str | None = None
         self._links: Sequence[str] = ()
-        self._parent_id = ""
+        self._real: trace.Span | None = None
+        self._since: int | None = None
         self._token: Token[Span | None] | None = None
-        self._until = 0
+        self._until: int | None = None
 
     def begin(self) -> Self:
         """Place the span in its trace; without a parent, that of the current span, or a new one."""
@@ -82,27 +85,22 @@ class Span:
                 self.job, self.run = above.job, above.run
             else:
                 above.about(self.run or self.job)
-        if context is None:
-            self._begin_trace()
-        elif Recording.exporter is not None and is_sampled(context):
-            self._record(context, span_of(context))
+        tracer_of = Recording.tracer_of
+        if tracer_of is None or self._quiet or (context is not None and not is_sampled(context)):
+            self.traceparent = context or new_traceparent()
         else:
-            self.traceparent = context
+            self._record(tracer_of(self.service), context)
         return self
 
-    def _begin_trace(self) -> None:
-        context = new_traceparent()
-        if Recording.exporter is not None and random.random() < Recording.ratio:  # noqa: S311  # not a secret
-            self._record(f"{context[:53]}01", "")
-        else:
-            self.traceparent = context
-
-    def _record(self, context: str, parent_id: str) -> None:
-        self.is_recorded = True
-        self._parent_id = parent_id
-        span_id = derived(context, self._key) if self._key else f"{random.getrandbits(64) or 1:016x}"
-        self.traceparent = with_span(context, span_id)
-        self._began = self._began or unix_ns()
+    def _record(self, tracer: Tracer, context: str | None) -> None:
+        if context and self._key:
+            NEXT_ID.set(derived(context, self._key))
+        links = [Link(context_of(each)) for each in self._links]
+        real = tracer.start_span(self._name, below(context), self._kind, None, links, self._since)
+        if real.is_recording():
+            self._real = real
+        made = real.get_span_context()
+        self.traceparent = written(made) if made.is_valid else context or new_traceparent()
 
     def about(self, job_or_run: str | None) -> None:
         """Say which job or run this is about; so are the spans above it in this process that do not know yet."""
@@ -116,9 +114,7 @@ class Span:
 
     def note(self, key: str, value: Value) -> None:
         """Add an attribute; never a name or a text of a payload."""
-        if self.is_recorded:
-            if self._attributes is None:
-                self._attributes = {}
+        if self._real is not None:
             self._attributes[key] = value
 
     def fail(self, kind: str, *, fault: bool = True) -> None:
@@ -128,37 +124,27 @@ class Span:
 
     def until(self, at: datetime | None) -> None:
         """Say when it ended, where that was before now."""
-        self._until = _ns(at) if at else 0
+        self._until = _ns(at) if at else None
 
     def drop(self) -> None:
         """Do not export: whoever takes this up again does, under the same id."""
-        self.is_recorded = False
+        self._real = None
 
     def end(self, error: BaseException | None = None) -> None:
-        """Hand the span to the exporter."""
+        """End the span; it will be sent."""
         if error is not None:
             self.failed(error)
-        exporter = Recording.exporter
-        if not self.is_recorded or exporter is None:
+        real, self._real = self._real, None
+        if real is None:
             return
-        self.is_recorded = False
-        attributes = self._attributes or {}
         if self.job:
-            attributes["gurney.job"] = self.job
+            self._attributes["gurney.job"] = self.job
         if self.run:
-            attributes["gurney.run"] = self.run
-        times = (self._began, max(self._began, self._until or unix_ns()))
-        written = encode(
-            self.traceparent,
-            self._parent_id,
-            name=self._name,
-            kind=self._kind,
-            times=times,
-            attributes=attributes.items(),
-            links=self._links,
-            failed=self._failed,
-        )
-        exporter.put(f"gurney-{self.service or Recording.service}", written)
+            self._attributes["gurney.run"] = self.run
+        real.set_attributes(self._attributes)
+        if self._failed:
+            real.set_status(_FAILED)
+        real.end(self._until)
 
     def failed(self, error: BaseException) -> None:
         """Say what went wrong. What the asker did wrong does not stand out."""
@@ -185,7 +171,7 @@ _CURRENT: ContextVar[Span | None] = ContextVar("span", default=None)
 
 def span(
     name: str,
-    kind: int,
+    kind: SpanKind,
     parent: str | None = None,
     *,
     service: str | None = None,
@@ -194,20 +180,22 @@ def span(
     links: Sequence[str] = (),
     key: str | None = None,
     since: datetime | None = None,
+    quiet: bool = False,
 ) -> Span:
     """Return a span to be entered.
 
     `parent` is a traceparent from elsewhere; `about` a job or run. `key` gives an id that another process would derive
-    from the same trace and key, too; `since` a beginning before now.
+    from the same trace and key, too; `since` a beginning before now. A `quiet` one is never recorded: what is below it
+    stands below the one above it.
     """
-    made = Span(name, kind, parent, service)
+    made = Span(name, kind, parent, service, quiet=quiet)
     if about is not None:
         made.about(about)
-    if Recording.exporter is not None:
-        made._attributes = dict(attributes) if attributes else None  # noqa: SLF001
+    if Recording.tracer_of is not None and not quiet:
+        made._attributes = dict(attributes or {})  # noqa: SLF001
         made._links = links  # noqa: SLF001
         made._key = key  # noqa: SLF001
-        made._began = _ns(since) if since else 0  # noqa: SLF001
+        made._since = _ns(since) if since else None  # noqa: SLF001
     return made
 
 
@@ -230,13 +218,6 @@ def caused(known: str | None) -> str | None:
     if current is None:
         return known
     return current.traceparent if known is None or trace_of(known) == trace_of(current.traceparent) else known
-
-
-def began_at(at: datetime | None) -> None:
-    """Say when what the current span shows really began, where that is known by now."""
-    current = _CURRENT.get()
-    if current is not None and at is not None:
-        current._began = _ns(at)  # noqa: SLF001
 
 
 def about(job_or_run: str | None) -> None:

@@ -23,6 +23,9 @@ from services.agent.upload import Uploader
 #: Staging that took longer is worth a write, so that a restart does not forget how long it took.
 _WORTH_KEEPING_S = 1.0
 
+#: Steps that are spans as such. Of the others, the scheduler's answers, the uploads and what ran tell.
+_TRACED = frozenset({Step.STAGING, Step.STARTING})
+
 _log = telemetry.log("run")
 
 T = TypeVar("T")
@@ -50,7 +53,6 @@ class Run:
         self._phases = host.effects.phases(entry.run_id)
         self._preparation: Preparation | None = None
         self._traceparent: str | None = None
-        self._saw_end = False
 
     @property
     def run_id(self) -> str:
@@ -89,7 +91,8 @@ class Run:
         )
 
     def _step_span(self, step: Step, since: datetime | None = None) -> Span:
-        return telemetry.span(step.value, telemetry.INTERNAL, key=f"{self.run_id}/{step}", since=since)
+        quiet = since is None and step not in _TRACED
+        return telemetry.span(step.value, telemetry.INTERNAL, key=f"{self.run_id}/{step}", since=since, quiet=quiet)
 
     def _tell_outcome(self, span: Span) -> None:
         outcome = self.entry.outcome
@@ -279,8 +282,7 @@ class Run:
             await self._keep_timings()
             if self.entry.stopped:
                 await self._stop_patiently()
-        telemetry.began_at((await self._end).started_at)
-        self._saw_end = True
+        await self._end
         return Event.ENDED
 
     def _follow_log(self, runtime: Runtime) -> None:
@@ -297,7 +299,7 @@ class Run:
         if self._runtime is None:
             raise ValueError("a run without a runtime leaves nothing")
         began = clock.monotonic()
-        self._tell_unseen()
+        self._tell_running()
         outcome = policy.outcome_of(self._end.result(), self.entry.timings)
         counts = self._phases.begin("collecting")
         settings = self._host.settings
@@ -315,12 +317,11 @@ class Run:
         outcome = await collecting.carry(left, outcome, start.attempt, uploader, counts)
         return await self._collected(outcome, began, worth_keeping=not left.is_nothing)
 
-    def _tell_unseen(self) -> None:
-        """Give the run its span where no agent was there to see it end."""
-        if not self._saw_end:
-            end = self._end.result()
-            with self._step_span(Step.RUNNING, end.started_at) as span:
-                span.until(end.stopped_at)
+    def _tell_running(self) -> None:
+        """Give what ran its span: from its beginning to its end, whether an agent was there to see them or not."""
+        end = self._end.result()
+        with self._step_span(Step.RUNNING, end.started_at) as span:
+            span.until(end.stopped_at)
 
     async def _collected(self, outcome: Outcome, began: float, *, worth_keeping: bool = True) -> Event:
         self._phases.end()

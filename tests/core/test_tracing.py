@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gurney import ids, tracing
+from gurney import ids, spans, tracing
 from gurney.errors import Internal, NotFound
-from gurney.otlp import encode, request_of
 from gurney.recording import Recording
 from gurney.testing.collector import attributes_of, spans_of
-from gurney.traceparent import is_traceparent, link_to
+from gurney.traceparent import is_sampled, is_traceparent, link_to
+from gurney.watcher import Watcher
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, PARENT_ID = PARENT[3:35], PARENT[36:52]
@@ -20,55 +23,68 @@ JOB = ids.new_id("job")
 Taken = Callable[[], list[tuple[str, Any]]]
 
 
-class Memory:
-    """Stands where the exporter does."""
-
-    def __init__(self) -> None:
-        self.put_in: list[tuple[str, bytes]] = []
-
-    def put(self, service: str, span: bytes) -> None:
-        self.put_in.append((service, span))
+@pytest.fixture
+def ratio() -> float:
+    """The share of traces that is recorded."""
+    return 1.0
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
-    """Spans are recorded; the call returns those that have ended."""
-    memory = Memory()
-    monkeypatch.setattr(Recording, "exporter", memory)
-    monkeypatch.setattr(Recording, "ratio", 1.0)
-    return lambda: spans_of(request_of(memory.put_in))
+def taken(monkeypatch: pytest.MonkeyPatch, ratio: float) -> Taken:
+    """Spans are recorded; the call returns those that have ended, in that order."""
+    memory = InMemorySpanExporter()
+    monkeypatch.setattr(spans, "Sender", lambda *_: SimpleSpanProcessor(memory))
+    made = spans.Spans("http://127.0.0.1:4318", "test", ratio, Watcher())
+    monkeypatch.setattr(Recording, "tracer_of", made.tracer_of)
+    return lambda: [
+        found for span in memory.get_finished_spans() for found in spans_of(encode_spans([span]).SerializeToString())
+    ]
 
 
-def test_a_span_is_written_as_opentelemetry_defines_it() -> None:
-    """Ids, name, kind, times, attributes, links and status are read back by OpenTelemetry's own classes."""
-    long, began = "x" * 300, 1_700_000_000_000_000_001
-    written = encode(
-        PARENT,
-        "00f067aa0ba902b7",
-        name="näme",
-        kind=tracing.CONSUMER,
-        times=(began, began + 776),
-        attributes=[("text", long), ("number", 300), ("negative", -1), ("zero", 0)],
-        links=["00-11111111111111111111111111111111-2222222222222222-01"],
-        failed=True,
-    )
-    ((service, span),) = spans_of(request_of([("gurney-job", written)]))
+def test_a_span_is_as_opentelemetry_defines_it(taken: Taken) -> None:
+    """Ids, name, kind, times, attributes, links and status arrive, and the resource says of which service it is."""
+    link, began = "00-11111111111111111111111111111111-2222222222222222-01", datetime(2026, 1, 2, tzinfo=UTC)
+    attributes: dict[str, str | int] = {"text": "x" * 300, "number": 300, "negative": -1, "zero": 0}
+    with tracing.span(
+        "näme", tracing.CONSUMER, PARENT, service="job", attributes=attributes, links=[link], since=began
+    ) as made:
+        made.note("late", "y")
+        made.fail("broken")
+    ((service, span),) = taken()
     assert service == "gurney-job"
-    assert (span.trace_id.hex(), span.span_id.hex()) == (TRACE, PARENT_ID)
-    assert span.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert made.traceparent == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT_ID)
     assert (span.name, span.kind) == ("näme", 5)
-    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (began, began + 776)
-    assert attributes_of(span) == {"text": long, "number": 300, "negative": -1, "zero": 0}
+    assert span.start_time_unix_nano == int(began.timestamp()) * 10**9 < span.end_time_unix_nano
+    assert attributes_of(span) == {**attributes, "late": "y", "error.type": "broken"}
     assert [(link.trace_id.hex()[:2], link.span_id.hex()[:2]) for link in span.links] == [("11", "22")]
     assert span.status.code == 2
 
 
-def test_spans_of_several_services_come_as_several_resources() -> None:
-    """One process that hosts many services sends each span under its own service's name."""
-    span = encode(PARENT, "", name="a", kind=1, times=(1, 2), attributes=())
-    found = spans_of(request_of([("gurney-job", span), ("gurney-edge", span), ("gurney-job", span)]))
-    assert sorted(service for service, _ in found) == ["gurney-edge", "gurney-job", "gurney-job"]
-    assert all(not each.parent_span_id for _, each in found)
+def test_a_span_may_have_ended_before(taken: Taken) -> None:
+    """What was over when somebody came to tell of it has the end that it had."""
+    ended = datetime(2026, 1, 2, tzinfo=UTC)
+    with tracing.span("a", tracing.INTERNAL, PARENT, since=ended) as span:
+        span.until(ended)
+    ((_, told),) = taken()
+    assert told.start_time_unix_nano == told.end_time_unix_nano == int(ended.timestamp()) * 10**9
+
+
+def test_a_quiet_span_is_not_told(taken: Taken) -> None:
+    """What is below a quiet span stands below the one above it, knows its service, and tells it what it is about."""
+    with (
+        tracing.span("a", tracing.SERVER, PARENT),
+        tracing.span("b", tracing.SERVER, service="job", quiet=True) as quiet,
+        tracing.span("c", tracing.CLIENT) as c,
+    ):
+        c.about(JOB)
+    (below, c_told), (_, a) = taken()
+    assert (below, c_told.name, a.name) == ("gurney-job", "c", "a")
+    assert c_told.parent_span_id == a.span_id
+    assert quiet.job == attributes_of(a)["gurney.job"] == JOB
+    with tracing.span("d", tracing.SERVER, quiet=True), tracing.span("e", tracing.CLIENT):
+        assert is_traceparent(tracing.traceparent())
+    assert len(taken()) == 2
 
 
 def test_spans_make_a_tree(taken: Taken) -> None:
@@ -126,28 +142,28 @@ def test_a_broken_parent_begins_a_new_trace(taken: Taken, parent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "recorded"), [("00", False), ("01", True), ("02", False), ("03", True), ("ff", True)]
+    ("flags", "recorded", "told"),
+    [("00", False, "00"), ("01", True, "01"), ("02", False, "02"), ("03", True, "03"), ("ff", True, "03")],
 )
-def test_who_calls_decides_whether_a_trace_is_recorded(taken: Taken, flags: str, *, recorded: bool) -> None:
-    """Of the flags only the sampled bit counts, and they travel on as they came."""
+def test_who_calls_decides_whether_a_trace_is_recorded(taken: Taken, flags: str, told: str, *, recorded: bool) -> None:
+    """Of the flags only the sampled bit counts, and those that W3C has defined travel on as they came."""
     with tracing.span("a", tracing.SERVER, PARENT[:53] + flags):
         context = tracing.traceparent()
     assert bool(taken()) == recorded
     assert context is not None
-    assert context.endswith(f"-{flags}")
+    assert context.endswith(f"-{told}")
+    assert (context[:52] == PARENT[:52]) == (not recorded)
 
 
 @pytest.mark.parametrize(("ratio", "recorded"), [(0.0, 0), (1.0, 50)])
-def test_of_the_traces_begun_here_a_share_is_recorded(
-    taken: Taken, monkeypatch: pytest.MonkeyPatch, ratio: float, recorded: int
-) -> None:
+def test_of_the_traces_begun_here_a_share_is_recorded(taken: Taken, recorded: int) -> None:
     """What is not recorded has a trace id all the same, and so has all below it."""
-    monkeypatch.setattr(Recording, "ratio", ratio)
     for _ in range(50):
         with tracing.span("a", tracing.SERVER):
             context = tracing.traceparent()
+            assert is_traceparent(context)
             assert context is not None
-            assert context[-1] == ("1" if recorded else "0")
+            assert is_sampled(context) == bool(recorded)
     assert len(taken()) == recorded
 
 

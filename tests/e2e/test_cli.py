@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,15 @@ async def test_exit_code_of_the_outcome(
     assert "failed" in done.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs begun here hear SIGINT, also where it is ignored, as for what a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
     """Ctrl-C cancels the job."""
     source = folder(tmp_path, "echo begun; sleep 60")

@@ -2,24 +2,41 @@
 
 import io
 import json
+import logging
+import os
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
-from gurney import exporter as sending
-from gurney import recording, telemetry
-from gurney.exporter import Exporter
-from gurney.otlp import encode
+from gurney import recording, spans, telemetry
+from gurney.spans import Spans
 from gurney.testing.collector import Collector
+from gurney.watcher import Watcher
 
-CONTEXT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-SPAN = encode(CONTEXT, "", name="a", kind=1, times=(1, 2), attributes=())
+#: A program that asks a server which is not there.
+PROGRAM = """
+import asyncio, sys
+from gurney.client import AsyncClient
+from gurney.errors import Unavailable
+
+async def main():
+    async with AsyncClient(sys.argv[1], "token") as client:
+        try:
+            await client.jobs.get("job_1")
+        except Unavailable:
+            print("opentelemetry.sdk" in sys.modules)
+
+asyncio.run(main())
+"""
 
 
-class Watcher:
+class Noting(Watcher):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -41,14 +58,26 @@ class Watcher:
 
 
 @pytest.fixture
-def watcher() -> Watcher:
-    return Watcher()
+def watcher() -> Noting:
+    return Noting()
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     with Collector() as running:
         yield running
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches go out often, and the end waits briefly."""
+    monkeypatch.setattr(spans, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(spans, "LAST_S", 0.2)
+
+
+def until(holds: Callable[[], object]) -> None:
+    while not holds():
+        time.sleep(0.01)
 
 
 def closed_port() -> str:
@@ -58,99 +87,134 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_spans_arrive_in_batches(collector: Collector, watcher: Watcher) -> None:
-    """Many spans go in few requests, without being asked for, and each arrives once."""
-    exporter = Exporter(collector.endpoint, watcher)
-    for number in range(10_000):
-        exporter.put(f"gurney-{number % 2}", SPAN)
-    arrived = collector.until(lambda spans: len(spans) >= 10_000)
-    exporter.close()
+def end(made: Spans, count: int = 1, service: str | None = None) -> None:
+    """End so many spans."""
+    tracer = made.tracer_of(service)
+    for _ in range(count):
+        tracer.start_span("a").end()
+
+
+def test_spans_arrive_in_batches(collector: Collector, watcher: Noting) -> None:
+    """Many spans go in few requests, without being asked for, and each arrives once, under its service's name."""
+    made = Spans(collector.endpoint, "test", 1.0, watcher)
+    for number in range(10):
+        end(made, 1000, f"{number % 2}")
+    arrived = collector.until(lambda found: len(found) >= 10_000)
+    made.close()
     assert len(arrived) == 10_000 == watcher.sent_spans
-    assert len(collector.bodies) <= 5
+    assert len({span.span_id for _, span in arrived}) == 10_000
+    assert len(collector.bodies) <= 20
     assert {service for service, _ in arrived} == {"gurney-0", "gurney-1"}
 
 
-def test_the_end_sends_what_is_left(collector: Collector, watcher: Watcher) -> None:
+def test_the_end_sends_what_is_left(collector: Collector, watcher: Noting) -> None:
     """Whoever ends in order loses no span."""
-    exporter = Exporter(collector.endpoint, watcher)
-    exporter.put("gurney", SPAN)
-    exporter.close()
-    assert len(collector.spans) == 1
+    made = Spans(collector.endpoint, "test", 1.0, watcher)
+    end(made)
+    made.close()
+    assert [service for service, _ in collector.spans] == ["gurney-test"]
 
 
-def test_a_collector_that_is_away_costs_nothing_but_spans(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits, memory is bounded, what does not fit is counted, and it is told once that nobody is there."""
-    monkeypatch.setattr(sending, "INTERVAL_S", 0.01)
-    exporter = Exporter(closed_port(), watcher)
-    for _ in range(sending.MOST + sending.BATCH + 100):
-        exporter.put("gurney", SPAN)
-    while not watcher.told:
-        time.sleep(0.01)
-    exporter.put("gurney", SPAN)
+@pytest.mark.usefixtures("hurried")
+def test_a_collector_that_is_away_costs_nothing_but_spans(watcher: Noting, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits, memory is bounded, what does not fit is counted, it is told once, and the SDK says nothing."""
+    made = Spans(closed_port(), "test", 1.0, watcher)
+    end(made, spans.MOST + 100)
+    assert watcher.lost_spans == 100
+    until(lambda: watcher.told)
     began = time.monotonic()
-    exporter.close()
-    assert time.monotonic() - began < 2 * sending.LAST_S
-    assert watcher.told == ["away: ConnectionRefusedError"]
-    assert 100 <= watcher.lost_spans <= sending.BATCH + 101
-    assert len(exporter._queue) <= sending.MOST
+    made.close()
+    assert time.monotonic() - began < 10 * spans.LAST_S
+    assert len(watcher.told) == 1
+    assert "Connection refused" in watcher.told[0]
+    assert not caplog.records
 
 
-def test_a_collector_that_never_answers_holds_nobody_up(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans are taken at once and the end comes soon, while a request hangs."""
-    monkeypatch.setattr(sending, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(sending, "LAST_S", 0.2)
+@pytest.mark.usefixtures("hurried")
+def test_a_collector_that_never_answers_holds_nobody_up(watcher: Noting) -> None:
+    """The end comes soon while a request hangs."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        exporter = Exporter(f"http://127.0.0.1:{listening.getsockname()[1]}", watcher)
-        exporter.put("gurney", SPAN)
-        exporter.flush(0.2)
-        exporter.close()
-    assert watcher.told == ["away: TimeoutError"]
+        made = Spans(f"http://127.0.0.1:{listening.getsockname()[1]}", "test", 1.0, watcher)
+        end(made)
+        with listening.accept()[0] as connection:
+            connection.recv(1)
+            began = time.monotonic()
+            made.close()
+            assert time.monotonic() - began < 10 * spans.LAST_S
     assert watcher.sent_spans == 0
 
 
-def test_spans_wait_for_a_collector_that_comes_back(
-    collector: Collector, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("hurried")
+def test_spans_wait_for_a_collector_that_comes_back(collector: Collector, watcher: Noting) -> None:
     """What a collector cannot take now is sent again; its going and its return are told once each."""
-    monkeypatch.setattr(sending, "INTERVAL_S", 0.01)
     collector.status = 503
-    exporter = Exporter(collector.endpoint, watcher)
-    exporter.put("gurney", SPAN)
-    while len(collector.bodies) < 3:
-        time.sleep(0.01)
+    made = Spans(collector.endpoint, "test", 1.0, watcher)
+    end(made)
+    until(lambda: watcher.told)
     collector.status = 200
-    while not watcher.sent_spans:
-        time.sleep(0.01)
-    exporter.close()
-    assert watcher.told == ["away: status 503", "back"]
-    assert (watcher.sent_spans, watcher.lost_spans) == (1, 0)
+    end(made)
+    until(lambda: watcher.sent_spans == 2)
+    made.close()
+    assert [told.split(":")[0] for told in watcher.told] == ["away", "back"]
+    assert watcher.lost_spans == 0
 
 
-def test_what_a_collector_refuses_is_not_sent_again(collector: Collector, watcher: Watcher) -> None:
+@pytest.mark.usefixtures("hurried")
+def test_what_a_collector_refuses_is_not_sent_again(collector: Collector, watcher: Noting) -> None:
     """A request that can never succeed is lost, counted, and the next one goes its way."""
     collector.status = 400
-    exporter = Exporter(collector.endpoint, watcher)
-    exporter.put("gurney", SPAN)
-    exporter.flush()
-    assert (watcher.lost_spans, watcher.told) == (1, ["away: status 400"])
+    made = Spans(collector.endpoint, "test", 1.0, watcher)
+    end(made)
+    until(lambda: watcher.lost_spans)
+    assert "400" in watcher.told[0]
     collector.status = 200
-    exporter.put("gurney", SPAN)
-    exporter.close()
-    assert (watcher.sent_spans, watcher.told[1:]) == (1, ["back"])
+    end(made)
+    until(lambda: watcher.sent_spans)
+    made.close()
+    assert (watcher.sent_spans, watcher.lost_spans, watcher.told[1:]) == (1, 1, ["back"])
 
 
-def test_the_log_says_once_that_the_collector_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's own watcher logs one line and counts what is lost."""
+@pytest.mark.usefixtures("hurried")
+def test_the_log_says_once_that_the_collector_is_away(monkeypatch: pytest.MonkeyPatch, collector: Collector) -> None:
+    """The server's own watcher logs one line that it goes, one that it is back, and counts what is lost."""
     stream = io.StringIO()
     logger = structlog.wrap_logger(structlog.WriteLogger(stream), processors=telemetry.processors("json", stream))
     monkeypatch.setattr(telemetry, "_log", logger)
-    exporter = Exporter(closed_port(), telemetry._Watcher())
-    for _ in range(3):
-        exporter.put("gurney", SPAN)
-        exporter.flush()
-    exporter.close()
-    (line,) = stream.getvalue().splitlines()
-    assert json.loads(line)["event"] == "the collector of traces does not answer"
+    lost = telemetry.SPANS.labels("lost")._value
+    before = lost.get()
+    collector.status = 400
+    made = Spans(collector.endpoint, "test", 1.0, telemetry._Watcher())
+    for number in range(1, 4):
+        end(made)
+        until(lambda number=number: lost.get() == before + number)  # type: ignore[misc]
+    collector.status = 200
+    end(made)
+    made.close()
+    gone, back = map(json.loads, stream.getvalue().splitlines())
+    assert (gone["event"], gone["level"]) == ("the collector of traces does not answer", "warning")
+    assert (back["event"], back["level"]) == ("the collector of traces is back", "info")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_another_exporter_of_the_program_is_still_heard(watcher: Noting, caplog: pytest.LogCaptureFixture) -> None:
+    """What OpenTelemetry says of an exporter that is not ours reaches the program that made it, meanwhile too."""
+    made = Spans(closed_port(), "test", 1.0, watcher)
+    end(made)
+    until(lambda: watcher.told)
+    logging.getLogger(trace_exporter.__name__).warning("of another")
+    made.close()
+    assert [record.getMessage() for record in caplog.records] == ["of another"]
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_a_program_with_a_client_hears_nothing(*, configured: bool) -> None:
+    """Without a collector a client loads no SDK; with one that is away its program ends soon, and sees no line."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GURNEY_")}
+    if configured:
+        environment["GURNEY_OTLP_ENDPOINT"] = closed_port()
+    command = [sys.executable, "-c", PROGRAM, closed_port()]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=True)
+    assert (ended.stdout.strip(), ended.stderr) == (str(configured), "")
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "ftp://x", "http://"])
@@ -158,4 +222,4 @@ def test_a_collector_must_be_a_url(endpoint: str) -> None:
     """What is no URL is refused at once."""
     with pytest.raises(ValueError, match="no URL of a collector"):
         recording.record(endpoint, service="test")
-    assert not recording.is_recording()
+    assert recording.Recording.tracer_of is None

@@ -53,7 +53,7 @@ class Http:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        recording.record_as_configured("client")
+        await recording.record_as_configured("client")
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=None)
         connector = aiohttp.TCPConnector(limit=256)
         self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector)
@@ -64,8 +64,6 @@ class Http:
     ) -> None:
         if self._session:
             await self._session.close()
-        if recording.is_recording():
-            await asyncio.to_thread(recording.flush)
 
     @asynccontextmanager
     async def stream(
@@ -78,7 +76,8 @@ class Http:
         span = _span(method, url).begin()
         fault: BaseException | None = None
         try:
-            headers = {**(headers or {}), "traceparent": span.traceparent}
+            if recording.is_recording():  # else the server decides whether the trace is recorded
+                headers = {**(headers or {}), "traceparent": span.traceparent}
             async with self._session.request(method, url, headers=headers, **options) as response:
                 span.note("http.response.status_code", response.status)
                 span.about(response.headers.get("Location", "").rpartition("/")[2])
