@@ -85,6 +85,7 @@ MAP_REGISTER = Operation("map", "register", m.MapRegister, m.Map, ("edge",))
 MAP_GET = Operation("map", "get", Ref, m.Map, ("edge", "job", "notifier"))
 MAP_LIST = Operation("map", "list", m.MapList, Page[m.Map], ("edge",))
 MAP_RENAME = Operation("map", "rename", Rename, m.Map, ("edge",))
+MAP_APPROVE = Operation("map", "approve", Ref, m.Map, ("edge",))
 MAP_UNREGISTER = Operation("map", "unregister", Ref, Empty, ("edge",))
 
 PAYLOAD_CREATE = Operation("payload", "create", p.PayloadCreate, p.Payload, ("edge",))
@@ -191,7 +192,7 @@ JOB_EVENTS = (
     "finalized",
     "deleted",
 )
-MAP_EVENTS = ("registered", "ready", "invalid", "named", "unregistered")
+MAP_EVENTS = ("registered", "ready", "invalid", "named", "approved", "unregistered")
 PAYLOAD_EVENTS = ("created", "changed", "deleted")
 NODE_EVENTS = ("joined", "lost", "left")
 

@@ -66,6 +66,15 @@ MAPS = (
         also=(409,),
     ),
     Route("DELETE", "/v1/maps/{map}/name", maps.delete_name, MAKERS, "Remove a MAP's name", status=204),
+    Route(
+        "POST",
+        "/v1/maps/{map}/approve",
+        maps.approve,
+        ADMINISTRATORS,
+        "Let everybody run a MAP where only approved ones may run",
+        reply=Map,
+        also=(409,),
+    ),
     Route("DELETE", "/v1/maps/{map}", maps.unregister, MAKERS, "Unregister a MAP", status=204, also=(409,)),
 )
 

@@ -4,14 +4,14 @@ from gurney.documents.port import Documents
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.streams import MAP_INSPECTIONS
-from gurney.subjects import MAP_GET, MAP_LIST, MAP_REGISTER, MAP_RENAME, MAP_UNREGISTER
+from gurney.subjects import MAP_APPROVE, MAP_GET, MAP_LIST, MAP_REGISTER, MAP_RENAME, MAP_UNREGISTER
 from services.map.handlers import Handlers
-from services.map.repository import MAPS
+from services.map.repository import MAPS, TRIALS
 
 
 def build(settings: Settings, *, documents: Documents) -> Service:
     """Return the service, ready to be entered."""
-    service = Service("map", settings, documents, [MAPS])
+    service = Service("map", settings, documents, [MAPS, TRIALS])
     handlers = Handlers(service)
     return service.does(
         Parts(
@@ -20,6 +20,7 @@ def build(settings: Settings, *, documents: Documents) -> Service:
                 MAP_GET: handlers.get,
                 MAP_LIST: handlers.page,
                 MAP_RENAME: handlers.rename,
+                MAP_APPROVE: handlers.approve,
                 MAP_UNREGISTER: handlers.unregister,
             },
             consumers={MAP_INSPECTIONS: handlers.reported},

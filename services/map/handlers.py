@@ -1,11 +1,12 @@
 """Messages of the MAP service: message -> decide -> store -> effects."""
 
 import asyncio
-from datetime import datetime
+import contextlib
+from datetime import datetime, timedelta
 
-from gurney import clock, ids, telemetry
-from gurney.errors import GurneyError, KeyTaken, MapInUse, NameTaken, Unavailable
-from gurney.model.base import Reason
+from gurney import clock, ids
+from gurney.documents.port import Where
+from gurney.errors import KeyTaken, MapInUse, NameTaken, RevisionConflict
 from gurney.model.common import Empty, Page, Ref, Rename
 from gurney.model.event import Event
 from gurney.model.job import MapJobs
@@ -14,9 +15,11 @@ from gurney.paths import check_name
 from gurney.service import Service
 from gurney.subjects import JOB_LIVE
 from services.map import effects, machine, repository, urn
-from services.map.repository import MAPS
+from services.map.inspections import Inspections
+from services.map.repository import MAPS, TRIALS
 
-_log = telemetry.log("map")
+#: Seconds that a dry run waits for a node to have read the MAP.
+TRIAL_S = 8.0
 
 
 class Handlers:
@@ -26,22 +29,21 @@ class Handlers:
         self._service = service
         self._bus = service.bus
         self._store = service.store
-        self._asking: set[asyncio.Task[None]] = set()
+        self._inspections = Inspections(service, MAPS, _outcome)
+        self._trials = Inspections(service, TRIALS, lambda _, __: ())
 
     # --- questions ---
 
     async def register(self, question: MapRegister) -> Map:
-        document = _new_map(question, clock.now())
         if question.dry_run:
-            return document
+            return await self._try(question)
+        document = _new_map(question, clock.now())
         event = effects.told("registered", document, document.created_at)
         try:
             await self._store.insert(MAPS, document, event)
         except KeyTaken as taken:
             return await self._taken(question, taken)
-        task = asyncio.create_task(self._inspect(document))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        self._inspections.soon(document)
         return document
 
     async def get(self, question: Ref) -> Map:
@@ -66,6 +68,17 @@ class Handlers:
         except KeyTaken as taken:
             raise NameTaken(f"the name {name} is that of {taken.holder}") from taken
 
+    async def approve(self, question: Ref) -> Map:
+        found = await repository.resolve(self._store, question.caller, question.ref)
+        by = question.caller.subject if question.caller else "gurney"
+        now = clock.now()
+
+        def change(document: Map) -> tuple[Map, list[Event]] | None:
+            after = machine.approved(document, by, now)
+            return (after, [effects.told("approved", after, now)]) if after else None
+
+        return await self._store.update(MAPS, found.id, change)
+
     async def unregister(self, question: Ref) -> Empty:
         found = await repository.resolve(self._store, question.caller, question.ref)
         live = await self._bus.request(JOB_LIVE, MapJobs(map=found.id))
@@ -86,59 +99,37 @@ class Handlers:
         """Fold a node's report in."""
         del subject
         report = InspectReport.decode(data)
-        now = clock.now()
-
-        def change(document: Map) -> tuple[Map, list[Event]] | None:
-            after = machine.reported(document, report, now)
-            return (after, _outcome(after, now)) if after else None
-
-        if await self._store.documents.get(MAPS, report.map_id):
-            await self._store.update(MAPS, report.map_id, change)
+        await self._inspections.reported(report)
+        await self._trials.reported(report)
 
     async def reconcile(self) -> None:
-        """Ask again for inspections that no node has, and give up those past their deadline and attempts."""
-        now = clock.now()
-        for document in await repository.registering(self._store):
-            renewed = await self._renew(document, now)
-            if renewed.state is MapState.REGISTERING and renewed.inspecting and not _is_asked(renewed):
-                await self._inspect(renewed)
+        await self._inspections.reconcile()
+        await self._end_trials()
 
-    async def _renew(self, document: Map, now: datetime) -> Map:
-        def change(found: Map) -> tuple[Map, list[Event]] | None:
-            after = machine.next_attempt(found, ids.new_id("ins"), now)
-            return (after, _outcome(after, now)) if after else None
-
-        return await self._store.update(MAPS, document.id, change)
-
-    async def _inspect(self, document: Map) -> None:
-        """Ask for an inspection; what is away now, the reconciler asks again."""
-        inspection = document.inspecting
-        if inspection is None:
-            return
+    async def _try(self, question: MapRegister) -> Map:
+        """Return what a registration would come to; nothing of it stays."""
+        trial = _new_map(question, clock.now())
+        for key in trial.unique_keys():
+            if taken := await self._store.documents.by_key(MAPS, key):
+                raise NameTaken(f"the name {trial.name} is that of {taken.id}")
+        await self._store.insert(TRIALS, trial)
         try:
-            node = await effects.ask_inspection(self._bus, document)
-        except Unavailable as error:
-            _log.info("inspection waits", map=document.id, error=error)
-            return
-        except GurneyError as error:
-            await self._refuse(document, Reason.of(error.code, str(error)))
-            return
-        await self._store.update(
-            MAPS,
-            document.id,
-            lambda found: (after, []) if (after := machine.asked(found, inspection.id, node)) else None,
-        )
+            await self._trials.ask(trial)
+            return (await self._trials.settled(trial.id, TRIAL_S)).but(id="")
+        finally:
+            await asyncio.shield(self._end_trial(trial.id))
 
-    async def _refuse(self, document: Map, reason: Reason) -> None:
-        now = clock.now()
+    async def _end_trials(self) -> None:
+        """Remove what a killed replica was trying."""
+        for trial in await self._store.find(
+            TRIALS, Where("created_at", "<", clock.now() - 2 * timedelta(seconds=TRIAL_S))
+        ):
+            await self._end_trial(trial.id)
 
-        def change(found: Map) -> tuple[Map, list[Event]] | None:
-            if found.state is not MapState.REGISTERING:
-                return None
-            after = machine.invalid(found, reason)
-            return after, _outcome(after, now)
-
-        await self._store.update(MAPS, document.id, change)
+    async def _end_trial(self, map_id: str) -> None:
+        while trial := await self._store.documents.get(TRIALS, map_id):
+            with contextlib.suppress(RevisionConflict):
+                await self._store.remove(TRIALS, trial)
 
     async def _taken(self, question: MapRegister, taken: KeyTaken) -> Map:
         """Answer a repeated request with its first result, or say what is taken."""
@@ -147,12 +138,8 @@ class Handlers:
         return (await self._store.get(MAPS, taken.holder)).repeated(question.idempotency)
 
 
-def _is_asked(document: Map) -> bool:
-    """Tell whether a node has been told of the current attempt."""
-    return document.inspecting is not None and len(document.inspecting.nodes) >= document.inspecting.attempt
-
-
 def _outcome(document: Map, now: datetime) -> list[Event]:
+    """Return what tells of the end of an inspection, if it has ended."""
     ended = document.state in {MapState.READY, MapState.INVALID}
     return [effects.told(document.state.value, document, now)] if ended else []
 
@@ -160,7 +147,7 @@ def _outcome(document: Map, now: datetime) -> list[Event]:
 def _new_map(question: MapRegister, now: datetime) -> Map:
     body, caller = question.body, question.caller
     return Map(
-        id="" if question.dry_run else ids.new_id("map"),
+        id=ids.new_id("map"),
         project=caller.project,
         created_by=caller.subject,
         created_at=now,

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from gurney.errors import MapUnreadable
+from gurney.errors import MapNotReady, MapUnreadable
 from gurney.model.base import Reason
 from gurney.model.map import Inspecting, InspectReport, Map, MapState
 from services.map import manifest
@@ -47,6 +47,17 @@ def next_attempt(document: Map, inspection_id: str, now: datetime) -> Map | None
     return document.next(inspecting=inspecting)
 
 
+def refused(document: Map, reason: Reason) -> Map | None:
+    """Return the MAP that no node may inspect; None where it was read meanwhile."""
+    return invalid(document, reason) if document.state is MapState.REGISTERING else None
+
+
+def is_unasked(document: Map) -> bool:
+    """Tell whether no node has been told of the current attempt."""
+    tried = document.inspecting
+    return document.state is MapState.REGISTERING and tried is not None and len(tried.nodes) < tried.attempt
+
+
 def asked(document: Map, inspection_id: str, node: str) -> Map | None:
     """Return the MAP with the node noted that inspects it."""
     if document.inspecting is None or document.inspecting.id != inspection_id:
@@ -59,6 +70,15 @@ def asked(document: Map, inspection_id: str, node: str) -> Map | None:
 
 def invalid(document: Map, reason: Reason) -> Map:
     return _to(document, MapState.INVALID).but(reason=reason, inspecting=None, progress=None)
+
+
+def approved(document: Map, by: str, now: datetime) -> Map | None:
+    """Return the MAP approved by `by`; None where it is already. Raises `MapNotReady`: nobody has seen what it is."""
+    if document.state is not MapState.READY:
+        raise MapNotReady(f"the MAP {document.id} is {document.state}: only what is ready can be approved")
+    if document.approved:
+        return None
+    return document.next(approved=True, approved_by=by, approved_at=now)
 
 
 def unregistered(document: Map) -> Map | None:

@@ -16,6 +16,9 @@ MAPS = Collection(
     filters=(("name", "created_at"), ("labels", "created_at")),
 )
 
+#: MAPs of dry runs: nobody sees them, and none stays.
+TRIALS = Collection("map_trials", Map, (("created_at",), ("state", "created_at")))
+
 
 def sees(caller: Caller, document: Map) -> bool:
     """Tell whether a MAP exists for a caller: MAPs are for everybody in their project."""
@@ -55,5 +58,5 @@ async def page(store: Store, question: MapList) -> Page[Map]:
     )
 
 
-async def registering(store: Store) -> list[Map]:
-    return await store.find(MAPS, Where("state", "=", MapState.REGISTERING))
+async def registering(store: Store, collection: Collection[Map]) -> list[Map]:
+    return await store.find(collection, Where("state", "=", MapState.REGISTERING))

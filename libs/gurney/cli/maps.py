@@ -9,7 +9,7 @@ from gurney.cli.output import print_json, show, show_list
 from gurney.client.http import Json
 from gurney.errors import Invalid, MapNotReady
 
-app = App(name="map", help="MAPs: register, list, show, name, remove.")
+app = App(name="map", help="MAPs: register, list, show, name, approve, remove.")
 
 
 @app.command
@@ -80,6 +80,13 @@ async def name(ref: str, new_name: str | None = None, *, server: Server = HERE) 
             await gurney.maps.unname(ref)
         else:
             show(await gurney.maps.rename(ref, new_name), as_json=server.json)
+
+
+@app.command
+async def approve(ref: str, *, server: Server = HERE) -> None:
+    """Let a MAP run where only approved ones may; for administrators."""
+    async with server.client() as gurney:
+        show(await gurney.maps.approve(ref), as_json=server.json)
 
 
 @app.command

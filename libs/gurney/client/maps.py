@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from gurney.client.http import Json, filters
+from gurney.client.http import Json, filters, segment
 from gurney.client.named import Named
 
 
@@ -31,6 +31,11 @@ class Maps(Named):
             if found["state"] != "registering":
                 return found
             await asyncio.sleep(poll_s)
+
+    async def approve(self, ref: str) -> Json:
+        """Let a MAP run where only approved ones may; for administrators."""
+        answer: Json = await self._http.json("POST", f"{self._path}/{segment(ref)}/approve")
+        return answer
 
     def list(
         self,

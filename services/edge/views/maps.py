@@ -1,10 +1,10 @@
-"""MAPs: register, list, read, name, unregister."""
+"""MAPs: register, list, read, name, approve, unregister."""
 
 from aiohttp import web
 
 from gurney.model.common import Ref, Rename, SetName
 from gurney.model.map import MapList, MapRegister, MapState, RegisterMap
-from gurney.subjects import MAP_GET, MAP_LIST, MAP_REGISTER, MAP_RENAME, MAP_UNREGISTER
+from gurney.subjects import MAP_APPROVE, MAP_GET, MAP_LIST, MAP_REGISTER, MAP_RENAME, MAP_UNREGISTER
 from services.edge import respond
 from services.edge.call import Call
 from services.edge.parse import DryRun, Labelled
@@ -43,6 +43,10 @@ async def put_name(call: Call) -> web.Response:
 async def delete_name(call: Call) -> web.Response:
     await call.ask(MAP_RENAME, Rename(caller=call.caller, ref=call.text("map"), name=None))
     return respond.nothing()
+
+
+async def approve(call: Call) -> web.Response:
+    return respond.document(await call.ask(MAP_APPROVE, Ref(caller=call.caller, ref=call.text("map"))))
 
 
 async def unregister(call: Call) -> web.Response:
