@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
     require_approval: bool = False
     """Only approved MAPs may run."""
+    allow_network: bool = False
+    """MAPs that ask for a network get one by which the outside can be reached; otherwise no run has any."""
     admin_token: SecretStr | None = None
     """Is an administrator's token at the edge from its first request on."""
     run_secret: SecretStr = SecretStr("")

@@ -1,19 +1,22 @@
 """Reads MAPs for their registration: digest and manifests, running none of their code."""
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from gurney import telemetry
 from gurney.errors import GurneyError, MapUnreadable
 from gurney.model.base import Reason
-from gurney.model.map import InspectMap, InspectReport
+from gurney.model.map import InspectMap, InspectReport, Progress
 from gurney.runtime.port import Inspection, Runtime
 from services.agent.effects import Effects
 
 MANIFEST_LIMIT = 128 * 1024
 #: Inspections at once: each reads a whole MAP.
 _AT_ONCE = 2
+#: Seconds between two words about how far an inspection is.
+PROGRESS_S = 1.0
 #: How many answers are remembered for a question that comes twice, because the first took long.
 _REMEMBERED = 64
 
@@ -44,7 +47,7 @@ class Inspector:
     async def _report(self, asked: InspectMap) -> InspectReport:
         report = InspectReport(id=asked.id, map_id=asked.map_id, node=self._node, phase="failed")
         try:
-            found = await self._read(asked.urn)
+            found = await self._read(asked)
             manifests = _texts(found.manifests)
         except MapUnreadable as error:
             return report.but(reason=Reason.of(error.reason, str(error)))
@@ -52,13 +55,41 @@ class Inspector:
             if error.retryable:
                 raise  # the question comes again
             return report.but(reason=Reason.of(error.code, str(error)))
-        return report.but(phase="done", digest=found.digest, manifests=manifests)
+        return report.but(phase="done", digest=found.digest, manifests=manifests, command=found.command)
 
-    async def _read(self, urn: str) -> Inspection:
-        runtime = self._runtime_for(urn)
+    async def _read(self, asked: InspectMap) -> Inspection:
+        runtime = self._runtime_for(asked.urn)
         if runtime is None:
-            raise MapUnreadable("no_runtime", f"no runtime of this node runs {urn}")
-        return await runtime.inspect(urn)
+            raise MapUnreadable("no_runtime", f"no runtime of this node runs {asked.urn}")
+        now = _Now()
+        telling = asyncio.create_task(self._tell(asked, now))
+        try:
+            return await runtime.inspect(asked.urn, described=asked.described, progress=now.note)
+        finally:
+            telling.cancel()
+
+    async def _tell(self, asked: InspectMap, now: "_Now") -> None:
+        """Tell how far it is, once in a while."""
+        told = None
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            if now.progress is not told:
+                told = now.progress
+                report = InspectReport(
+                    id=asked.id, map_id=asked.map_id, node=self._node, phase="progress", progress=told
+                )
+                with contextlib.suppress(GurneyError):
+                    await self._effects.inspected(report)
+
+
+class _Now:
+    """How far an inspection is; noted from any thread."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def note(self, phase: str, done: int, total: int | None) -> None:
+        self.progress = Progress(phase=phase, done=done, total=total)
 
 
 def _texts(manifests: Mapping[str, bytes]) -> dict[str, str]:

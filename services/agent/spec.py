@@ -34,6 +34,8 @@ def spec_of(
         gpus=start.gpus,
         timeout_s=timeout_s,
         project=start.project,
+        hardening=request.hardening,
+        network=request.network,
         lease_until=lease_until,
         extra_environment={"TRACEPARENT": traceparent} if traceparent else {},
     )

@@ -83,6 +83,9 @@ def new_job(
             payload=payload.id,
             resources=resources,
             timeout_s=timeout,
+            static=description.static,
+            hardening=document.hardening.mode,
+            network=description.network and settings.allow_network,
         ),
     )
 

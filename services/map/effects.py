@@ -32,5 +32,7 @@ async def ask_inspection(bus: Bus, document: Map) -> str:
     tried = document.inspecting
     if tried is None:
         raise ValueError(f"{document.id} has no inspection")
-    question = InspectMap(id=tried.id, map_id=document.id, urn=document.urn, avoid=tried.nodes)
+    question = InspectMap(
+        id=tried.id, map_id=document.id, urn=document.urn, avoid=tried.nodes, described=document.supplied is not None
+    )
     return (await bus.request(SCHEDULER_INSPECT, question)).node

@@ -14,7 +14,7 @@ from gurney.model.map import InspectReport, Map, MapList, MapRegister, MapState
 from gurney.paths import check_name
 from gurney.service import Service
 from gurney.subjects import JOB_LIVE
-from services.map import effects, machine, repository, urn
+from services.map import effects, machine, repository, supplied, urn
 from services.map.inspections import Inspections
 from services.map.repository import MAPS, TRIALS
 
@@ -112,10 +112,10 @@ class Handlers:
         for key in trial.unique_keys():
             if taken := await self._store.documents.by_key(MAPS, key):
                 raise NameTaken(f"the name {trial.name} is that of {taken.id}")
-        await self._store.insert(TRIALS, trial)
+        await self._store.insert(TRIALS, trial.but(name=None))  # others may try the same name
         try:
             await self._trials.ask(trial)
-            return (await self._trials.settled(trial.id, TRIAL_S)).but(id="")
+            return (await self._trials.settled(trial.id, TRIAL_S)).but(id="", name=trial.name)
         finally:
             await asyncio.shield(self._end_trial(trial.id))
 
@@ -146,6 +146,7 @@ def _outcome(document: Map, now: datetime) -> list[Event]:
 
 def _new_map(question: MapRegister, now: datetime) -> Map:
     body, caller = question.body, question.caller
+    supplied.check(body.description, body.hardening)
     return Map(
         id=ids.new_id("map"),
         project=caller.project,
@@ -156,5 +157,7 @@ def _new_map(question: MapRegister, now: datetime) -> Map:
         urn=urn.normalise(body.urn),
         state=MapState.REGISTERING,
         labels=body.labels,
+        supplied=body.description,
+        hardening=body.hardening,
         inspecting=machine.first_inspection(ids.new_id("ins"), now),
     )

@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from gurney.errors import MapNotReady, MapUnreadable
 from gurney.model.base import Reason
-from gurney.model.map import Inspecting, InspectReport, Map, MapState
-from services.map import manifest
+from gurney.model.map import Description, Inspecting, InspectReport, Manifest, Map, MapState
+from services.map import manifest, supplied
 
 #: An inspection that was not reported by then is tried on another node.
 INSPECTION_S = 600.0
@@ -90,7 +90,7 @@ def unregistered(document: Map) -> Map | None:
 
 def _read(document: Map, report: InspectReport, now: datetime) -> Map:
     try:
-        manifests, description = manifest.read(report.manifests)
+        manifests, description = _described(document, report)
     except MapUnreadable as error:
         return invalid(document, Reason.of(error.reason, str(error))).but(digest=report.digest)
     return _to(document, MapState.READY).but(
@@ -102,6 +102,12 @@ def _read(document: Map, report: InspectReport, now: datetime) -> Map:
         progress=None,
         reason=None,
     )
+
+
+def _described(document: Map, report: InspectReport) -> tuple[tuple[Manifest, ...], Description]:
+    if document.supplied is None:
+        return manifest.read(report.manifests)
+    return manifest.raw(report.manifests), supplied.described(document.supplied, report.command)
 
 
 def _to(document: Map, state: MapState) -> Map:

@@ -5,15 +5,16 @@ a JSON array inside a string, `models` an object or an array, sizes come in many
 JSON is kept.
 """
 
+import contextlib
 import json
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gurney.errors import MapUnreadable
-from gurney.model.map import Description, Generation, Manifest, Model
+from gurney.model.map import Description, Generation, Manifest, Model, Probe
 from gurney.model.resources import Resources
 
 #: Together, in bytes of text.
@@ -41,13 +42,30 @@ def read(texts: Mapping[str, str]) -> tuple[tuple[Manifest, ...], Description]:
 
     Raises `MapUnreadable`: manifest_missing, manifest_too_large, manifest_broken or no_command.
     """
-    if sum(len(text.encode()) for text in texts.values()) > MAX_MANIFESTS:
-        raise MapUnreadable("manifest_too_large", f"the manifests have over {MAX_MANIFESTS} bytes")
+    _check_size(texts)
     contents = {path: _parse(path, text) for path, text in sorted(texts.items())}
     app, pkg = _pick(contents, "app.json"), _pick(contents, "pkg.json")
     generation = generation_of(contents, app)
-    manifests = tuple(Manifest(path=path, generation=generation, content=value) for path, value in contents.items())
-    return manifests, describe(generation, app, pkg)
+    return _kept(contents, generation), describe(generation, app, pkg)
+
+
+def raw(texts: Mapping[str, str]) -> tuple[Manifest, ...]:
+    """Return the manifests of a MAP whose description does not come from them; what is no JSON is left out."""
+    _check_size(texts)
+    contents: dict[str, Json] = {}
+    for path, text in sorted(texts.items()):
+        with contextlib.suppress(MapUnreadable):
+            contents[path] = _parse(path, text)
+    return _kept(contents, generation_of(contents, {}))
+
+
+def _check_size(texts: Mapping[str, str]) -> None:
+    if sum(len(text.encode()) for text in texts.values()) > MAX_MANIFESTS:
+        raise MapUnreadable("manifest_too_large", f"the manifests have over {MAX_MANIFESTS} bytes")
+
+
+def _kept(contents: Mapping[str, Json], generation: Generation) -> tuple[Manifest, ...]:
+    return tuple(Manifest(path=path, generation=generation, content=value) for path, value in contents.items())
 
 
 def generation_of(contents: Mapping[str, Json], app: Json) -> Generation:
@@ -75,6 +93,7 @@ def describe(generation: Generation, app: Json, pkg: Json) -> Description:
         models=_models(_get(pkg, "models")),
         resources=_resources(_get(pkg, "resources")),
         timeout_s=_positive(_get(app, "timeout")),
+        probes=tuple(_probes(app)),
     )
 
 
@@ -168,6 +187,15 @@ def _resources(value: Any) -> Resources:
         gpus=int(gpus) if gpus else 0,
         gpu_memory=size(_get(asked, "gpuMemory")) if gpus else None,
     )
+
+
+def _probes(app: Json) -> Iterator[Probe]:
+    for kind in ("liveness", "readiness"):
+        content = app.get(kind)
+        if isinstance(content, dict):
+            command = content.get("command")
+            words = [str(each) for each in command] if isinstance(command, list) else []
+            yield Probe(kind=kind, command=tuple(words), content=content)
 
 
 def _positive(value: Any) -> float | None:

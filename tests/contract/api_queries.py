@@ -126,7 +126,7 @@ def _others(store: Store) -> list[Coroutine[Any, Any, object]]:
         job.live_of_map(store, "x"),
         job.live_by_state(store),
         job.owing(store),
-        map_.registering(store),
+        map_.registering(store, map_.MAPS),
         notifier.active(store),
         notifier.due(store, AT),
         notifier.due_of(store, "x", AT),

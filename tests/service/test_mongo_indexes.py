@@ -200,7 +200,7 @@ def of_maps(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
         for more in narrowed:
             yield "page", paged(lambda question: maps.page(store, question), MapList(caller=caller, **more))
     yield "resolve", maps.resolve(store, DEVELOPER, "m1-1")
-    yield "registering", maps.registering(store)
+    yield "registering", maps.registering(store, maps.MAPS)
 
 
 def of_notifier(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:

@@ -1,12 +1,14 @@
 """MAPs: documents, what clients send and what crosses NATS about them."""
 
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
 from gurney.model.common import Filtered
-from gurney.model.resources import Resources
+from gurney.model.resources import AskedResources, Resources
 
 Generation = Literal["monai", "holoscan", "supplied"]
 
@@ -25,8 +27,24 @@ class Model(Message):
     path: str
 
 
+class Static(Message):
+    """Content that every run of a MAP reads: a payload, mounted read-only at a path. Nodes keep it for the next run."""
+
+    #: Payload id.
+    payload: str
+    path: str
+
+
+class Probe(Message):
+    """How the packager would have an application asked whether it is well; kept, not used for jobs."""
+
+    kind: str
+    command: tuple[str, ...] = ()
+    content: Any = None
+
+
 class Description(Message):
-    """The normalised view of a MAP's manifests."""
+    """The normalised view of a MAP's manifests, or what its registrant supplied."""
 
     generation: Generation
     #: An argument list, never empty.
@@ -39,6 +57,39 @@ class Description(Message):
     resources: Resources = Resources()
     #: None: the deployment's default holds.
     timeout_s: float | None = None
+    static: Static | None = None
+    #: Runs are to have a network, where the deployment allows it.
+    network: bool = False
+    #: `liveness` and `readiness`, as far as the manifest has them.
+    probes: tuple[Probe, ...] = ()
+
+
+class AskedStatic(Input):
+    #: Payload id or name.
+    payload: str
+    path: str
+
+
+class AskedDescription(Input):
+    """What a registrant says of an image that has no manifests, or whose manifests are not to count."""
+
+    #: None: the image's own entrypoint and command.
+    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)] | None = None
+    environment: dict[str, str] = Field(default={}, max_length=1024)
+    working_directory: str | None = None
+    input_path: str = "/var/holoscan/input"
+    output_path: str = "/var/holoscan/output"
+    resources: AskedResources = AskedResources()
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    static: AskedStatic | None = None
+    network: bool = False
+
+
+class Hardening(Input):
+    """How much of a host a run's container sees. `compatible` says why: the root file system may be written."""
+
+    mode: Literal["strict", "compatible"] = "strict"
+    reason: str | None = Field(default=None, max_length=1024)
 
 
 class Manifest(Message):
@@ -68,7 +119,7 @@ class Inspecting(Message):
 
 
 class Map(Owned):
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "inspecting"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "inspecting", "supplied"})
     LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"manifests"})
 
     name: str | None = None
@@ -85,8 +136,11 @@ class Map(Owned):
     labels: Labels = {}
     manifests: tuple[Manifest, ...] = ()
     description: Description | None = None
+    hardening: Hardening = Hardening()
     ready_at: Timestamp | None = None
     inspecting: Inspecting | None = None
+    #: As its registrant gave it, with the id of the payload.
+    supplied: AskedDescription | None = None
 
     def unique_keys(self) -> tuple[str, ...]:
         named = (f"name:{self.project}:{self.name}",) if self.name else ()
@@ -99,6 +153,8 @@ class RegisterMap(Input):
     urn: str
     name: str | None = None
     labels: InputLabels = {}
+    description: AskedDescription | None = None
+    hardening: Hardening = Hardening()
 
 
 class MapRegister(Message):
@@ -122,6 +178,8 @@ class InspectMap(Message):
     urn: str
     #: Nodes that were tried: asked again only where no other node can do it.
     avoid: tuple[str, ...] = ()
+    #: Somebody has said what the image does: it needs no manifests.
+    described: bool = False
 
 
 class InspectAccepted(Message):
@@ -139,6 +197,8 @@ class InspectReport(Message):
     digest: str | None = None
     #: Path -> text of the manifest, together at most 128 KiB.
     manifests: dict[str, str] = {}
+    #: The image's own entrypoint and command.
+    command: tuple[str, ...] = ()
     reason: Reason | None = None
 
 

@@ -8,7 +8,7 @@ once, also when the caller is frozen, killed or cut off, and what has lapsed can
 Times are wall clock UTC; durations in seconds by the monotonic clock; memory in bytes; cpu in cores.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -61,6 +61,12 @@ class RunSpec:
     lease_until: float | None = None
     #: Runs of one project may get what another run of it had, such as a network namespace.
     project: str = "default"
+    #: Host folders that the run reads at these paths, besides its input: path -> folder.
+    static: Mapping[str, Path] = field(default_factory=dict)
+    #: `compatible`: the root file system may be written, and capabilities are those of the runtime's default.
+    hardening: str = "strict"
+    #: A network by which the outside can be reached, instead of none.
+    network: bool = False
     #: Extra variables such as TRACEPARENT.
     extra_environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,6 +84,8 @@ class End:
     duration_s: float | None
     #: Highest resident memory seen, bytes; None when never sampled.
     peak_memory: int | None = None
+    #: Seconds of processors that the run took; None when not known.
+    cpu_s: float | None = None
     message: str = ""
 
 
@@ -99,6 +107,15 @@ class Inspection:
 
     digest: str
     manifests: Mapping[str, bytes]
+    #: The image's own entrypoint and command; nothing for a folder.
+    command: tuple[str, ...] = ()
+
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def silent(phase: str, done: int, total: int | None) -> None:
+    """Be told of progress, and do nothing."""
 
 
 class Runtime(Protocol):
@@ -119,8 +136,12 @@ class Runtime(Protocol):
     async def close(self) -> None:
         """Let go; runs stay."""
 
-    async def inspect(self, urn: str) -> Inspection:
-        """Pin and read a MAP without running its code; raises `MapUnreadable` whose reason and message say why."""
+    async def inspect(self, urn: str, *, described: bool = False, progress: Progress = silent) -> Inspection:
+        """Pin and read a MAP without running its code; raises `MapUnreadable` whose reason and message say why.
+
+        `described`: somebody else says what the MAP does, so that it needs no manifests. `progress` is told what is
+        under way (`pulling`), how much of it is done and of how much, in bytes; from any thread.
+        """
 
     async def available(self, urn: str, digest: str) -> None:
         """Make the pinned MAP present on this host; raises `ImageUnavailable`."""

@@ -20,7 +20,7 @@ from gurney.errors import Conflict, GurneyError, ImageChanged, ImageUnavailable,
 from gurney.runtime import folder
 from gurney.runtime.environment import process_environment
 from gurney.runtime.link import SupervisorLink
-from gurney.runtime.port import Cause, End, Inspection, Observed, RunSpec
+from gurney.runtime.port import Cause, End, Inspection, Observed, Progress, RunSpec, silent
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -72,7 +72,8 @@ class ProcessRuntime:
         for queue in self._listeners:
             queue.put_nowait(None)
 
-    async def inspect(self, urn: str) -> Inspection:
+    async def inspect(self, urn: str, *, described: bool = False, progress: Progress = silent) -> Inspection:
+        del described, progress  # a folder is read whatever it holds, and in a moment
         digest, manifests = await asyncio.to_thread(self._pin, urn)
         return Inspection(digest, manifests)
 

@@ -16,6 +16,8 @@ _LEAST_CPU = 0.01
 _LEAST_MEMORY = 6 * MIB
 #: What the daemon keeps of a run's output until the run is forgotten; we have it all in a file of our own.
 _LOG_OPTIONS = {"max-size": "256m", "max-file": "2", "compress": "false"}
+#: What even an application that needs the daemon's default capabilities has no use for.
+COMPATIBLE_DROPS = frozenset({"NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "NET_BIND_SERVICE"})
 _WORK = {"monai": "/var/monai"}
 _TEMPORARY = "/tmp"  # noqa: S108  the container's own
 
@@ -83,17 +85,19 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
 
 def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
     memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
+    strict = spec.hardening == "strict"
     given: dict[str, Any] = {
-        "NetworkMode": f"container:{means.network}" if means.network else "none",
+        "NetworkMode": _network(spec, means),
         # Signals reach an application that is not the first process of its container, and orphans are reaped.
         "Init": True,
-        "ReadonlyRootfs": True,
+        "ReadonlyRootfs": strict,
         "Tmpfs": {_TEMPORARY: "rw,exec,nosuid,nodev,mode=1777"},
         "Mounts": [
             _bind(str(spec.input_dir), spec.input_path, read_only=True),
             _bind(str(spec.output_dir), spec.output_path, read_only=False),
+            *[_bind(str(folder), path, read_only=True) for path, folder in spec.static.items()],
         ],
-        "CapDrop": ["ALL"],
+        "CapDrop": ["ALL"] if strict else sorted(COMPATIBLE_DROPS),
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": PROCESSES,
         "ShmSize": spec.shared_memory or SHARED_MEMORY,
@@ -109,6 +113,12 @@ def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
     if spec.gpus:
         given["DeviceRequests"] = [{"DeviceIDs": list(spec.gpus), "Capabilities": [["gpu"]]}]
     return given
+
+
+def _network(spec: RunSpec, means: Means) -> str:
+    if spec.network:
+        return "bridge"
+    return f"container:{means.network}" if means.network else "none"
 
 
 def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gurney.runtime.docker.container import Image
 from gurney.runtime.docker.daemon import Client, Daemon, one_line
 from gurney.runtime.docker.house import PREFIX, House
 from gurney.runtime.docker.reference import Reference, parse
-from gurney.runtime.port import Inspection
+from gurney.runtime.port import Inspection, Progress, silent
 
 #: Where images have their manifests, by generation, the newer one first.
 FOLDERS = ("/etc/holoscan", "/etc/monai")
@@ -44,13 +44,13 @@ class Images:
         self._house = house
         self._known: dict[str, Image] = {}
 
-    async def inspect(self, urn: str) -> Inspection:
+    async def inspect(self, urn: str, *, described: bool, progress: Progress) -> Inspection:
         """Pin and read; raises `MapUnreadable`, `Unavailable` while the daemon is away."""
         try:
             reference = parse(urn)
         except ValueError as error:
             raise MapUnreadable("bad_urn", str(error)) from error
-        return await self._daemon.slow(lambda client: self._inspect(client, reference))
+        return await self._daemon.slow(lambda client: self._inspect(client, reference, described, progress))
 
     async def bring(self, urn: str, digest: str) -> Image:
         """Have the pinned image on this host; raises `ImageUnavailable`, `Unavailable` while the daemon is away."""
@@ -65,13 +65,13 @@ class Images:
 
     # Blocking
 
-    def _inspect(self, client: Client, reference: Reference) -> Inspection:
-        found = _newest(client, reference)
+    def _inspect(self, client: Client, reference: Reference, described: bool, progress: Progress) -> Inspection:  # noqa: FBT001
+        found = _newest(client, reference, progress)
         with self._created(client, found["Id"]) as container:
             manifests = _manifests(client, container)
-        if not manifests:
+        if not manifests and not described:
             raise MapUnreadable("manifest_missing", f"the image {reference} has no app.json in {' or '.join(FOLDERS)}")
-        return Inspection(_digest(found, reference), manifests)
+        return Inspection(_digest(found, reference), manifests, _command(found))
 
     def _facts(self, client: Client, found: Json) -> Image:
         config = found.get("Config") or {}
@@ -101,13 +101,19 @@ class Images:
                 client.remove_container(container, v=True, force=True)
 
 
-def _newest(client: Client, reference: Reference) -> Json:
+def _command(found: Json) -> tuple[str, ...]:
+    """Return what the image runs by itself."""
+    config = found.get("Config") or {}
+    return (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
+
+
+def _newest(client: Client, reference: Reference, progress: Progress) -> Json:
     """Return the image as its registry has it now; what has no registry, or none that answers, as this host has it."""
     here = client.image(reference.local)
     if here is not None and (reference.digest or not reference.names_registry):
         return here
     try:
-        _pull(client, reference.name, reference.digest or reference.tag or "latest")
+        _pull(client, reference.name, reference.digest or reference.tag or "latest", progress)
     except _PullError as error:
         if here is not None:
             return here
@@ -122,7 +128,7 @@ def _newest(client: Client, reference: Reference) -> Json:
 
 def _fetch(client: Client, reference: Reference, digest: str) -> Json:
     try:
-        _pull(client, reference.name, digest)
+        _pull(client, reference.name, digest, silent)
     except _PullError as error:
         raise ImageUnavailable(f"{reference.at(digest)} is not on this host and cannot be pulled: {error}") from error
     found = _find(client, reference, digest)
@@ -144,11 +150,17 @@ def _digest(found: Json, reference: Reference) -> str:
     return str(next((digest for name, _, digest in digests if name == reference.name), found["Id"]))
 
 
-def _pull(client: Client, name: str, tag: str) -> None:
+def _pull(client: Client, name: str, tag: str, progress: Progress) -> None:
+    layers: dict[str, tuple[int, int]] = {}
     try:
         for line in client.pull(name, tag=tag, stream=True, decode=True):
             if "error" in line:
                 raise _PullError(one_line(line["error"]))
+            detail = line.get("progressDetail") or {}
+            if line.get("status") == "Downloading" and detail.get("total"):
+                layers[line["id"]] = (detail.get("current", 0), detail["total"])
+                done, total = (sum(each) for each in zip(*layers.values(), strict=True))
+                progress("pulling", done, total)
     except APIError as error:
         raise _PullError(one_line(error.explanation or error)) from error
     except json.JSONDecodeError as error:

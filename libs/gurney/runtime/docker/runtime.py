@@ -30,7 +30,7 @@ from gurney.runtime.docker.runs import Runs
 from gurney.runtime.docker.samples import Sampler
 from gurney.runtime.docker.shares import Owner, hand_over
 from gurney.runtime.docker.watch import Watch
-from gurney.runtime.port import Cause, Inspection, Observed, RunSpec
+from gurney.runtime.port import Cause, Inspection, Observed, Progress, RunSpec, silent
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ABSENT = 404
@@ -86,8 +86,8 @@ class DockerRuntime:
         await asyncio.to_thread(self._host.pump.close)
         self._daemon.close()
 
-    async def inspect(self, urn: str) -> Inspection:
-        return await self._images.inspect(urn)
+    async def inspect(self, urn: str, *, described: bool = False, progress: Progress = silent) -> Inspection:
+        return await self._images.inspect(urn, described=described, progress=progress)
 
     async def available(self, urn: str, digest: str) -> None:
         await self._images.bring(urn, digest)

@@ -1,0 +1,80 @@
+"""Descriptions that registrants supply: checked where they come in, and laid out as manifests are. Pure."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+
+from gurney.errors import FieldError, Invalid, MapUnreadable
+from gurney.model.map import AskedDescription, Description, Hardening, Static
+
+_FIELD = "description"
+#: Longest command line and environment that a host takes, in characters.
+MAX_TEXT = 64 * 1024
+
+
+def check(asked: AskedDescription | None, hardening: Hardening) -> None:
+    """Raise `Invalid` that names every field at fault."""
+    faults = list(_faults(asked)) if asked else []
+    if hardening.mode == "compatible" and not (hardening.reason or "").strip():
+        faults.append(FieldError(field="hardening.reason", message="must say why the strict mode does not do"))
+    if faults:
+        raise Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
+
+
+def described(asked: AskedDescription, image_command: Sequence[str]) -> Description:
+    """Return the description; `image_command` is the image's own. Raises `MapUnreadable` where there is no command."""
+    command = asked.command or tuple(image_command)
+    if not command:
+        raise MapUnreadable("no_command", "neither the description nor the image has a command")
+    return Description(
+        generation="supplied",
+        command=command,
+        environment=asked.environment,
+        working_directory=asked.working_directory,
+        input_path=posixpath.normpath(asked.input_path),
+        output_path=posixpath.normpath(asked.output_path),
+        resources=asked.resources,
+        timeout_s=asked.timeout_s,
+        static=Static(payload=asked.static.payload, path=posixpath.normpath(asked.static.path))
+        if asked.static
+        else None,
+        network=asked.network,
+    )
+
+
+def _faults(asked: AskedDescription) -> Iterator[FieldError]:
+    paths = {"input_path": asked.input_path, "output_path": asked.output_path}
+    if asked.static:
+        paths["static.path"] = asked.static.path
+    for name, path in paths.items():
+        if fault := _path_fault(path):
+            yield FieldError(field=f"{_FIELD}.{name}", message=fault)
+    for name, outer in paths.items():
+        for other, inner in paths.items():
+            if name != other and _holds(outer, inner):
+                yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
+    if asked.working_directory is not None and not posixpath.isabs(asked.working_directory):
+        yield FieldError(field=f"{_FIELD}.working_directory", message="must be an absolute path")
+    if sum(map(len, asked.command or ())) > MAX_TEXT:
+        yield FieldError(field=f"{_FIELD}.command", message=f"may have {MAX_TEXT} characters")
+    yield from _environment_faults(asked.environment)
+
+
+def _environment_faults(environment: dict[str, str]) -> Iterator[FieldError]:
+    if sum(len(name) + len(value) for name, value in environment.items()) > MAX_TEXT:
+        yield FieldError(field=f"{_FIELD}.environment", message=f"may have {MAX_TEXT} characters")
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            yield FieldError(field=f"{_FIELD}.environment", message=f"{name[:40]!r} is no variable")
+
+
+def _path_fault(path: str) -> str | None:
+    if not posixpath.isabs(path) or "\0" in path or ":" in path:
+        return "must be an absolute path without a colon"
+    if posixpath.normpath(path) in {"/", "//"}:
+        return "must not be the root of the image"
+    return None
+
+
+def _holds(outer: str, inner: str) -> bool:
+    outer, inner = posixpath.normpath(outer), posixpath.normpath(inner)
+    return inner == outer or inner.startswith(f"{outer}/")
