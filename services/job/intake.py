@@ -83,7 +83,6 @@ def new_job(
             payload=payload.id,
             resources=resources,
             timeout_s=timeout,
-            static=description.static,
             hardening=document.hardening.mode,
             network=description.network and settings.allow_network,
         ),

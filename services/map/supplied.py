@@ -4,7 +4,7 @@ import posixpath
 from collections.abc import Iterator, Sequence
 
 from gurney.errors import FieldError, Invalid, MapUnreadable
-from gurney.model.map import AskedDescription, Description, Hardening, Static
+from gurney.model.map import AskedDescription, Description, Hardening
 
 _FIELD = "description"
 #: Longest command line and environment that a host takes, in characters.
@@ -34,17 +34,12 @@ def described(asked: AskedDescription, image_command: Sequence[str]) -> Descript
         output_path=posixpath.normpath(asked.output_path),
         resources=asked.resources,
         timeout_s=asked.timeout_s,
-        static=Static(payload=asked.static.payload, path=posixpath.normpath(asked.static.path))
-        if asked.static
-        else None,
         network=asked.network,
     )
 
 
 def _faults(asked: AskedDescription) -> Iterator[FieldError]:
     paths = {"input_path": asked.input_path, "output_path": asked.output_path}
-    if asked.static:
-        paths["static.path"] = asked.static.path
     for name, path in paths.items():
         if fault := _path_fault(path):
             yield FieldError(field=f"{_FIELD}.{name}", message=fault)

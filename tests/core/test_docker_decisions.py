@@ -134,6 +134,17 @@ def test_limits_stay_within_what_the_daemon_takes() -> None:
     assert config(replace(SPEC, memory=0), IMAGE, MEANS)["HostConfig"]["Memory"] == 0
 
 
+def test_a_run_is_closed_in_unless_its_map_needs_more() -> None:
+    """Strict: nothing of the image may be written, no capability, no network; compatible gives what a MAP asked for."""
+    strict = config(SPEC, IMAGE, MEANS)["HostConfig"]
+    assert (strict["ReadonlyRootfs"], strict["CapDrop"], strict["NetworkMode"]) == (True, ["ALL"], "container:pause1")
+    compatible = config(replace(SPEC, hardening="compatible", network=True), IMAGE, MEANS)["HostConfig"]
+    assert (compatible["ReadonlyRootfs"], compatible["NetworkMode"]) == (False, "bridge")
+    assert "NET_RAW" in compatible["CapDrop"]
+    assert "ALL" not in compatible["CapDrop"]
+    assert compatible["SecurityOpt"] == strict["SecurityOpt"]
+
+
 def test_gpus() -> None:
     """A run gets the placed GPUs by UUID, and none otherwise, whatever the image asks for."""
     assert "DeviceRequests" not in config(SPEC, IMAGE, MEANS)["HostConfig"]

@@ -18,6 +18,7 @@ STATUSES: list[int] = [401, 403, 404, 409, 413, 415, 422, 503]
 CONFLICTS: Mapping[tuple[str, str], str] = {
     ("POST", "/v1/maps"): "a name that another MAP has",
     ("PUT", "/v1/maps/{map}/name"): "a name that another MAP has",
+    ("POST", "/v1/maps/{map}/approve"): "a MAP that is not ready",
     ("DELETE", "/v1/maps/{map}"): "a job of the MAP is live",
     ("POST", "/v1/payloads"): "a name that another payload has",
     ("PUT", "/v1/payloads/{payload}/name"): "a name that another payload has",

@@ -106,10 +106,60 @@ async def test_unregister(api: Api) -> None:
 
 
 async def test_dry_run(api: Api) -> None:
-    """A dry run answers with the document, and nothing is made."""
-    tried = (await api.post("/v1/maps?dry_run=true", {"urn": "registry.example/map"})).must(200).json
-    assert (tried["id"], tried["urn"]) == (None, "urn:oci:registry.example/map")
+    """A dry run reads the MAP and answers with what a registration would come to; nothing is made."""
+    tried = (await api.post("/v1/maps?dry_run=true", {"urn": "urn:gurney:dir:noop", "name": "x"})).must(200).json
+    assert (tried["id"], tried["name"], tried["state"]) == (None, "x", "ready")
+    assert tried["description"]["command"] == ["true"]
+    refused = (await api.post("/v1/maps?dry_run=true", {"urn": "registry.example/map"})).must(200).json
+    assert (refused["state"], refused["reason"]["code"]) == ("invalid", "no_runtime")
     assert await api.all("/v1/maps") == []
+    assert await api.all("/v1/maps?state=invalid") == []
+    await work.register(api, "noop", name="x")
+    taken = await api.post("/v1/maps?dry_run=true", {"urn": "urn:gurney:dir:noop", "name": "x"}, case="name taken")
+    taken.must(409, "name_taken")
+
+
+async def test_approval(api: Api, client_of: ClientOf) -> None:
+    """An administrator approves a MAP that is ready, once; who did and when is kept."""
+    head = await client_of("administrator", "head")
+    made = await work.register(api, "noop")
+    assert (made["approved"], made["approved_by"], made["approved_at"]) == (False, None, None)
+    approved = (await head.post(f"/v1/maps/{made['id']}/approve")).must(200).json
+    assert (approved["approved"], approved["approved_by"]) == (True, "head")
+    assert approved["approved_at"] > made["ready_at"]
+    assert (await head.post(f"/v1/maps/{made['id']}/approve")).must(200).json == approved
+    broken = await work.register(api, "no-manifest")
+    refused = await head.post(f"/v1/maps/{broken['id']}/approve", case="MAP is invalid")
+    refused.must(409, "map_not_ready")
+
+
+async def test_supplied_description(api: Api) -> None:
+    """What a registrant says of a MAP without manifests is what runs."""
+    description = {"command": ["/bin/sh", "-c", "echo $ORGAN"], "environment": {"ORGAN": "liver"}}
+    asked = {"urn": "urn:gurney:dir:no-manifest", "description": description}
+    made = (await api.post("/v1/maps", asked)).must(202).json
+    ready = await work.settled(api, made["id"])
+    assert (ready["state"], ready["manifests"], ready["description"]["generation"]) == ("ready", [], "supplied")
+    job = await work.ended(api, (await work.submit(api, made["id"], {"a": "1"}))["id"])
+    assert job["state"] == "succeeded", job
+    assert (await api.get(f"/v1/jobs/{job['id']}/logs")).must(200).body == b"liver\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("description.input_path", {"description": {"input_path": "input"}}),
+        ("description.output_path", {"description": {"output_path": "/"}}),
+        ("description.output_path", {"description": {"input_path": "/data", "output_path": "/data/out"}}),
+        ("description.working_directory", {"description": {"working_directory": "work"}}),
+        ("description.environment", {"description": {"environment": {"A=B": "1"}}}),
+        ("hardening.reason", {"hardening": {"mode": "compatible"}}),
+    ],
+)
+async def test_bad_description(api: Api, field: str, asked: dict[str, object]) -> None:
+    """What cannot be laid out in a container is refused when it is said, field by field."""
+    refused = await api.post("/v1/maps", {"urn": "urn:gurney:dir:noop", **asked}, case=f"bad {field}")
+    assert field in {each["field"] for each in refused.must(422).json["errors"]}
 
 
 async def test_repeated_registration(api: Api) -> None:

@@ -16,10 +16,17 @@ class Maps(Named):
         *,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
+        description: Json | None = None,
+        hardening: Json | None = None,
         idempotency_key: str | None = None,
     ) -> Json:
-        """Register a MAP; its state is `registering` until its manifests were read."""
-        body = {"urn": urn, "name": name, "labels": dict(labels or {})}
+        """Register a MAP; its state is `registering` until its manifests were read.
+
+        `description` says what an image without manifests does, `hardening` what its container may not do without.
+        """
+        body: Json = {"urn": urn, "name": name, "labels": dict(labels or {})}
+        body |= {"description": description} if description else {}
+        body |= {"hardening": hardening} if hardening else {}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         answer: Json = await self._http.json("POST", self._path, json=body, headers=headers)
         return answer

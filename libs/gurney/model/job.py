@@ -8,7 +8,7 @@ from pydantic import Field
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
 from gurney.model.common import Filtered
-from gurney.model.map import Generation, Static
+from gurney.model.map import Generation
 from gurney.model.resources import AskedResources, Resources
 
 
@@ -97,7 +97,6 @@ class RunRequest(Message):
     payload: str
     resources: Resources
     timeout_s: float | None = None
-    static: Static | None = None
     hardening: Literal["strict", "compatible"] = "strict"
     network: bool = False
 

@@ -27,14 +27,6 @@ class Model(Message):
     path: str
 
 
-class Static(Message):
-    """Content that every run of a MAP reads: a payload, mounted read-only at a path. Nodes keep it for the next run."""
-
-    #: Payload id.
-    payload: str
-    path: str
-
-
 class Probe(Message):
     """How the packager would have an application asked whether it is well; kept, not used for jobs."""
 
@@ -57,17 +49,10 @@ class Description(Message):
     resources: Resources = Resources()
     #: None: the deployment's default holds.
     timeout_s: float | None = None
-    static: Static | None = None
     #: Runs are to have a network, where the deployment allows it.
     network: bool = False
     #: `liveness` and `readiness`, as far as the manifest has them.
     probes: tuple[Probe, ...] = ()
-
-
-class AskedStatic(Input):
-    #: Payload id or name.
-    payload: str
-    path: str
 
 
 class AskedDescription(Input):
@@ -81,7 +66,6 @@ class AskedDescription(Input):
     output_path: str = "/var/holoscan/output"
     resources: AskedResources = AskedResources()
     timeout_s: Annotated[float, Field(gt=0)] | None = None
-    static: AskedStatic | None = None
     network: bool = False
 
 
@@ -139,7 +123,7 @@ class Map(Owned):
     hardening: Hardening = Hardening()
     ready_at: Timestamp | None = None
     inspecting: Inspecting | None = None
-    #: As its registrant gave it, with the id of the payload.
+    #: What its registrant said of it.
     supplied: AskedDescription | None = None
 
     def unique_keys(self) -> tuple[str, ...]:

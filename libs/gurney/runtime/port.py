@@ -61,8 +61,6 @@ class RunSpec:
     lease_until: float | None = None
     #: Runs of one project may get what another run of it had, such as a network namespace.
     project: str = "default"
-    #: Host folders that the run reads at these paths, besides its input: path -> folder.
-    static: Mapping[str, Path] = field(default_factory=dict)
     #: `compatible`: the root file system may be written, and capabilities are those of the runtime's default.
     hardening: str = "strict"
     #: A network by which the outside can be reached, instead of none.
@@ -84,8 +82,6 @@ class End:
     duration_s: float | None
     #: Highest resident memory seen, bytes; None when never sampled.
     peak_memory: int | None = None
-    #: Seconds of processors that the run took; None when not known.
-    cpu_s: float | None = None
     message: str = ""
 
 

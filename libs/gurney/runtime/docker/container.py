@@ -95,7 +95,6 @@ def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
         "Mounts": [
             _bind(str(spec.input_dir), spec.input_path, read_only=True),
             _bind(str(spec.output_dir), spec.output_path, read_only=False),
-            *[_bind(str(folder), path, read_only=True) for path, folder in spec.static.items()],
         ],
         "CapDrop": ["ALL"] if strict else sorted(COMPATIBLE_DROPS),
         "SecurityOpt": ["no-new-privileges"],
