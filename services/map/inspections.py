@@ -15,6 +15,8 @@ from services.map import effects, machine, repository
 
 #: Seconds between two looks at a MAP whose report another replica may have taken.
 LOOK_S = 0.05
+#: Seconds after which an inspection is asked for again: a node may be about to join.
+AGAIN_S = 1.0
 
 #: What tells of a MAP that an inspection has brought to this.
 Tell = Callable[[Map, datetime], Sequence[Event]]
@@ -28,6 +30,7 @@ class Inspections:
     def __init__(self, service: Service, collection: Collection[Map], tell: Tell) -> None:
         self._bus = service.bus
         self._store = service.store
+        self._reconcile_soon = service.reconcile_soon
         self._collection = collection
         self._tell = tell
         self._asking: set[asyncio.Task[None]] = set()
@@ -39,7 +42,7 @@ class Inspections:
         task.add_done_callback(self._asking.discard)
 
     async def ask(self, document: Map) -> None:
-        """Ask for an inspection; what is away now, the reconciler asks again."""
+        """Ask for an inspection; while no node is there, the reconciler asks again."""
         inspection = document.inspecting
         if inspection is None:
             return
@@ -47,6 +50,7 @@ class Inspections:
             node = await effects.ask_inspection(self._bus, document)
         except Unavailable as error:
             _log.info("inspection waits", map=document.id, error=error)
+            asyncio.get_running_loop().call_later(AGAIN_S, self._reconcile_soon)
             return
         except GurneyError as error:
             refused = Reason.of(error.code, str(error))
