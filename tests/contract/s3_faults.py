@@ -39,6 +39,20 @@ class Way:
 
         self.fate = fate
 
+    def fail_each(self, method: str, named: str, fate: Fate) -> set[str]:
+        """Give the first request of this method for each value of this in their query this fate; returns the values."""
+        failed: set[str] = set()
+
+        def once(request: web.Request) -> Fate:
+            value = request.query.get(named)
+            if request.method != method or value is None or value in failed:
+                return "pass"
+            failed.add(value)
+            return fate
+
+        self.fate = once
+        return failed
+
     def count(self, method: str, named: str | None = None) -> int:
         return sum(each == method and (named is None or named in query) for each, query in self.seen)
 
