@@ -23,7 +23,7 @@ from gurney.runtime.docker.container import Means, config
 from gurney.runtime.docker.daemon import Client
 from gurney.runtime.docker.house import name_of
 from gurney.runtime.docker.runtime import DockerRuntime
-from gurney.runtime.port import Cause
+from gurney.runtime.port import Cause, Inspection
 from gurney.settings import Settings
 from gurney.testing.disk import SmallDisk
 from gurney.testing.docker import DockerDaemon, make_image
@@ -345,12 +345,14 @@ async def test_registry_that_is_away(harness: DockerHarness) -> None:
     assert "\n" not in str(told.value)
 
 
-async def _inspect(harness: DockerHarness, client: Client, files: dict[str, str | bytes]) -> Any:
+async def _inspect(
+    harness: DockerHarness, client: Client, files: dict[str, str | bytes], *, described: bool = False
+) -> Inspection:
     name = f"read-{os.urandom(4).hex()}:1"
     # A command that would show if it were run.
     await asyncio.to_thread(make_image, client, name, files, ['ENTRYPOINT ["touch", "/ran"]'])
     try:
-        return (await harness.runtime.inspect(f"urn:oci:{name}")).manifests
+        return await harness.runtime.inspect(f"urn:oci:{name}", described=described)
     finally:
         await asyncio.to_thread(client.remove_image, name, force=True)
 
@@ -358,9 +360,10 @@ async def _inspect(harness: DockerHarness, client: Client, files: dict[str, str 
 async def test_manifests_of_both_generations(harness: DockerHarness, client: Client) -> None:
     """Manifests are read from either folder, the newer one first, bytes as they are."""
     old: dict[str, str | bytes] = {"etc/monai/app.json": b"\xef\xbb\xbf{}", "etc/monai/pkg.json": "{}"}
-    assert await _inspect(harness, client, old) == {f"/{path}": _bytes(raw) for path, raw in old.items()}
+    found = await _inspect(harness, client, old)
+    assert found.manifests == {f"/{path}": _bytes(raw) for path, raw in old.items()}
     new: dict[str, str | bytes] = {"etc/holoscan/app.json": '{"a": 1}'}
-    assert await _inspect(harness, client, old | new) == {"/etc/holoscan/app.json": b'{"a": 1}'}
+    assert (await _inspect(harness, client, old | new)).manifests == {"/etc/holoscan/app.json": b'{"a": 1}'}
 
 
 def _bytes(raw: str | bytes) -> bytes:
@@ -387,6 +390,12 @@ async def test_images_without_usable_manifests(
     assert told.value.reason == reason
     filters = {"label": "gurney.inspect"}
     assert await asyncio.to_thread(client.containers, all=True, filters=filters) == []
+
+
+async def test_an_image_that_somebody_describes_needs_no_manifests(harness: DockerHarness, client: Client) -> None:
+    """What it runs by itself is told, and is not run."""
+    found = await _inspect(harness, client, {}, described=True)
+    assert (found.manifests, found.command) == ({}, ("touch", "/ran"))
 
 
 async def test_a_frozen_daemon_is_told(harness: DockerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
