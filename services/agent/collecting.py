@@ -52,7 +52,8 @@ async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, 
     """Carry home what the run left; returns the outcome with what there is of it."""
     if left.on_full_disk:
         outcome = policy.on_full_disk(outcome)
-    outcome = policy.rejected(outcome, left.output.fault).but(metadata=left.metadata, log_tail=left.log.tail)
+    outcome = policy.declared(policy.rejected(outcome, left.output.fault), left.metadata)
+    outcome = outcome.but(metadata=left.metadata, log_tail=left.log.tail)
     counts.total = len(left.output) + (left.log.source is not None)
     kept: list[LogInfo] = []
 

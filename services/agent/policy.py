@@ -1,7 +1,9 @@
 """What the agent decides without doing anything: outcomes, whether to try again, whether a start fits. Pure."""
 
 import errno
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Internal, NotFound
 from gurney.model.base import Reason
@@ -75,6 +77,22 @@ def canceled(timings: Timings) -> Outcome:
 def lost(code: str, message: str, timings: Timings) -> Outcome:
     """Return the outcome of an attempt that the infrastructure failed."""
     return Outcome(ending="lost", reason=Reason.of(code, message), timings=timings)
+
+
+def declared(outcome: Outcome, metadata: Mapping[str, Any] | None) -> Outcome:
+    """Return the outcome in view of what the application says of itself: with an `exception` it has failed.
+
+    Some applications catch their own failure, write it down and end with 0: that is no success.
+    """
+    told = metadata.get("exception") if metadata else None
+    if not told:
+        return outcome
+    text = told if isinstance(told, str) else json.dumps(told)
+    if outcome.ending == "succeeded":
+        return outcome.but(ending="failed", reason=Reason.of("exception", text))
+    if outcome.ending == "failed" and outcome.reason is not None:
+        return outcome.but(reason=_reason(outcome.reason.code, outcome.reason.message, text))
+    return outcome
 
 
 def rejected(outcome: Outcome, fault: str | None) -> Outcome:

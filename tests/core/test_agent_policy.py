@@ -76,6 +76,28 @@ def test_full_disk_is_no_success(cause: Cause, exit_code: int) -> None:
 
 
 @pytest.mark.parametrize("cause", list(Cause))
+@pytest.mark.parametrize("told", ["no lungs found", {"type": "ValueError"}])
+def test_an_exception_that_the_application_tells_is_no_success(cause: Cause, told: object) -> None:
+    """Its metadata says why it failed, also where it ended with 0; a run that somebody ended has its own reason."""
+    before = policy.outcome_of(end(cause, 0), TIMINGS)
+    after = policy.declared(before, {"exception": told, "volume_ml": 3})
+    text = told if isinstance(told, str) else '{"type": "ValueError"}'
+    if before.ending == "succeeded":
+        assert (after.ending, after.reason and (after.reason.code, after.reason.message)) == (
+            "failed",
+            ("exception", text),
+        )
+    elif before.ending == "failed":
+        assert after.reason is not None
+        assert after.reason.code == (before.reason and before.reason.code)
+        assert text in after.reason.message
+    else:
+        assert after == before
+    for nothing in (None, {}, {"exception": None}, {"exception": ""}):
+        assert policy.declared(before, nothing) == before
+
+
+@pytest.mark.parametrize("cause", list(Cause))
 def test_only_a_success_can_be_rejected(cause: Cause) -> None:
     """Output that must not be fails a success, and hides no other reason."""
     outcome = policy.outcome_of(end(cause, 0), TIMINGS)

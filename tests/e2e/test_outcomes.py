@@ -84,6 +84,15 @@ async def test_timeout_of_the_manifest(api: Api, server: Server) -> None:
     assert (job["state"], job["reason"]["code"], job["timeout_s"]) == ("failed", "timeout", 0.3)
 
 
+async def test_exception_told_in_the_metadata(api: Api, server: Server) -> None:
+    """An application that writes down why it failed has failed, whatever it ends with; what it wrote is kept."""
+    script = """echo '{"exception": "no lungs found"}' > "$HOLOSCAN_OUTPUT_PATH/metadata.json" """
+    job = await outcome(api, server, "shell", {"run.sh": script})
+    assert (job["state"], job["reason"]) == ("failed", {"code": "exception", "message": "no lungs found"})
+    assert (job["exit_code"], job["metadata"]) == (0, {"exception": "no lungs found"})
+    assert set(await work.results(api, job)) == {"metadata.json"}
+
+
 async def test_nothing_written(api: Api, server: Server) -> None:
     """A run that writes nothing succeeds; its results are an empty archive."""
     job = await outcome(api, server, "shell", {"run.sh": "true"})
