@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from gurney.model.payload import SignedUpload, WantedParts
 from gurney.objects import calls
 from gurney.objects.choice import objects_of
 from gurney.objects.folder import FolderObjects
+from gurney.objects.pieces import Piece
 from gurney.objects.port import URL_LIFETIME_S, Digest
 from gurney.objects.s3 import S3Objects
 from gurney.settings import Settings
@@ -370,6 +372,29 @@ async def test_a_frozen_server_is_not_waited_for_for_ever(own_minio: S3Server, m
     await asyncio.to_thread(own_minio.resume)
     assert await objects.stat(KEY) is None
     await objects.close()
+
+
+async def test_what_a_server_refuses_early_is_not_sent_on() -> None:
+    """The connection breaks: closed in order it would stay until a server that does not want it had read all."""
+    broken = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                await asyncio.sleep(0.01)
+                writer.write(b" ")
+                await writer.drain()
+        broken.set()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, pooled() as session, asyncio.timeout(20):
+        with pytest.raises(Forbidden):
+            await calls.call(session, "PUT", f"http://{host}:{port}/x", body=Piece.of([bytes(32 * MIB)]))
+        await broken.wait()
 
 
 # --- wrong settings ---

@@ -155,7 +155,10 @@ async def request(
         raise
     async with response:
         if response.status >= _REDIRECTION:
-            raise refusal(response.status, await response.content.read(_TOLD))
+            refused = refusal(response.status, await response.content.read(_TOLD))
+            if data is not None:
+                data.cut()
+            raise refused
         yield response
 
 
