@@ -32,7 +32,7 @@ from tests.contract.s3_faults import Way, a_way_to
 MIB = 1 << 20
 KEY = "pay_x/upl_y"
 
-#: A connection that is cut while its loop ends is told by the collector: here, where it belongs, and not in a later test.
+#: A connection that is cut while its loop ends is told by the collector: here, and not in a later test.
 LEFT = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 pytestmark = LEFT
 
