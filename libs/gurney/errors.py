@@ -76,7 +76,12 @@ class Invalid(GurneyError):
     @classmethod
     def field(cls, field: str, message: str) -> "Invalid":
         """Return the error for one field."""
-        return cls(f"{field}: {message}", (FieldError(field=field, message=message),))
+        return cls.fields((FieldError(field=field, message=message),))
+
+    @classmethod
+    def fields(cls, faults: Sequence[FieldError]) -> "Invalid":
+        """Return the error that names every field at fault."""
+        return cls("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
 
 
 class IdempotencyKeyReused(Invalid):

@@ -1,5 +1,6 @@
 """Paths of files inside payloads, and names of MAPs and payloads: what is allowed, checked where they enter."""
 
+import posixpath
 import unicodedata
 from collections.abc import Iterator
 
@@ -36,6 +37,12 @@ def folders_of(path: str) -> Iterator[str]:
     while 0 <= end < len(path) - 1:
         yield path[: end + 1]
         end = path.find("/", end + 1)
+
+
+def holds(outer: str, inner: str) -> bool:
+    """Tell whether one absolute path of an image is the other, or lies below it."""
+    outer, inner = posixpath.normpath(outer), posixpath.normpath(inner)
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
 def check_name(name: str, field: str = "name") -> str:

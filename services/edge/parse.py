@@ -170,7 +170,7 @@ def invalid(error: ValidationError, *, flat: bool = False) -> Invalid:
 
 def _faults(faults: list[FieldError]) -> Invalid:
     told = faults[:MAX_FAULTS]
-    return Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in told), told)
+    return Invalid.fields(told)
 
 
 def _field(loc: tuple[int | str, ...], *, flat: bool) -> str:

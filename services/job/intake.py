@@ -99,7 +99,7 @@ def _resources(asked: Resources | None, described: Resources) -> Resources:
 
 def _refuse(faults: list[FieldError]) -> None:
     if faults:
-        raise Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
+        raise Invalid.fields(faults)
 
 
 def _faults(body: CreateJob) -> Iterator[FieldError]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from gurney.errors import FieldError, Invalid, MapUnreadable
 from gurney.model.map import AskedDescription, Description, Hardening
+from gurney.paths import holds
 
 _FIELD = "description"
 #: Longest command line and environment that a host takes, in characters.
@@ -17,7 +18,7 @@ def check(asked: AskedDescription | None, hardening: Hardening) -> None:
     if hardening.mode == "compatible" and not (hardening.reason or "").strip():
         faults.append(FieldError(field="hardening.reason", message="must say why the strict mode does not do"))
     if faults:
-        raise Invalid("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
+        raise Invalid.fields(faults)
 
 
 def described(asked: AskedDescription, image_command: Sequence[str]) -> Description:
@@ -45,7 +46,7 @@ def _faults(asked: AskedDescription) -> Iterator[FieldError]:
             yield FieldError(field=f"{_FIELD}.{name}", message=fault)
     for name, outer in paths.items():
         for other, inner in paths.items():
-            if name != other and _holds(outer, inner):
+            if name != other and holds(outer, inner):
                 yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
     if asked.working_directory is not None and not posixpath.isabs(asked.working_directory):
         yield FieldError(field=f"{_FIELD}.working_directory", message="must be an absolute path")
@@ -68,8 +69,3 @@ def _path_fault(path: str) -> str | None:
     if posixpath.normpath(path) in {"/", "//"}:
         return "must not be the root of the image"
     return None
-
-
-def _holds(outer: str, inner: str) -> bool:
-    outer, inner = posixpath.normpath(outer), posixpath.normpath(inner)
-    return inner == outer or inner.startswith(f"{outer}/")

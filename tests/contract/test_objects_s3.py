@@ -33,8 +33,14 @@ MIB = 1 << 20
 KEY = "pay_x/upl_y"
 
 #: A connection that is cut while its loop ends is told by the collector: here, and not in a later test.
-LEFT = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-pytestmark = LEFT
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test leaves is collected with it."""
+    yield
+    gc.collect()
 
 
 def store_of(**settings: str) -> S3Objects:
@@ -377,13 +383,6 @@ async def test_a_frozen_server_is_not_waited_for_for_ever(own_minio: S3Server, m
     await asyncio.to_thread(own_minio.resume)
     assert await objects.stat(KEY) is None
     await objects.close()
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test leaves is collected with it."""
-    yield
-    gc.collect()
 
 
 async def test_what_a_server_refuses_early_is_not_sent_on() -> None:

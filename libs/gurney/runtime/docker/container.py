@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gurney.errors import Invalid
+from gurney.paths import holds
 from gurney.runtime.environment import Places, run_variables
 from gurney.runtime.port import RunSpec
 
@@ -131,12 +132,7 @@ def _check_paths(spec: RunSpec, image: Image) -> None:
     for name, path in paths.items():
         if not posixpath.isabs(path):
             raise Invalid.field(f"{name}_path", f"{path!r} is not an absolute path")
-        if _holds(path, "/") or (work and work != "/" and _holds(path, work)):
+        if holds(path, "/") or (work and work != "/" and holds(path, work)):
             raise Invalid.field(f"{name}_path", f"{path!r} would hide the working directory of the application")
-    if _holds(spec.input_path, spec.output_path) or _holds(spec.output_path, spec.input_path):
+    if holds(spec.input_path, spec.output_path) or holds(spec.output_path, spec.input_path):
         raise Invalid.field("output_path", "input and output lie within each other")
-
-
-def _holds(outer: str, inner: str) -> bool:
-    outer, inner = posixpath.normpath(outer), posixpath.normpath(inner)
-    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
