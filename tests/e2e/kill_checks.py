@@ -17,6 +17,9 @@ Faults = list[str]
 _LOST, _ATTEMPTS = {"node_lost", "internal"}, 3
 #: More than the longest time after which something is made up for: a minute, and the rounds of a loaded machine.
 MADE_UP_WITHIN_S = 150
+#: Until only one is left of what there may be one of: a run that is just being forked is still called a supervisor, and
+#: so is one that finds the place taken.
+ALONE_WITHIN_S = 10
 
 
 async def eventually(check: Callable[[], Awaitable[Faults]], within_s: float = MADE_UP_WITHIN_S) -> Faults:

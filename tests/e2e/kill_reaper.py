@@ -38,7 +38,7 @@ class Reaper:
     async def begin(self) -> None:
         await self._server.start()
         await self._following.enter_async_context(self.watch.following(self._server.nats))
-        self.faults += await self._server.twice()
+        self.faults += await checks.eventually(self._server.twice, checks.ALONE_WITHIN_S)
 
     async def once(self, *, wipe: bool = False, supervisor: bool = False) -> None:
         """Kill at a moment of chance or of choice, and start again.

@@ -123,7 +123,7 @@ async def test_kills(
         faults += await checks.results_are_right(mortal, load)
         faults += await checks.files_are_right(mortal, load)
         faults += await checks.eventually(mortal.unsettled)
-        faults += await mortal.twice()
+        faults += await checks.eventually(mortal.twice, checks.ALONE_WITHIN_S)
         await reaper.end()
         assert await mortal.stop() == 0
         faults += await checks.eventually(mortal.left, 60)
