@@ -28,6 +28,8 @@ class Way:
     seen: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     #: Bytes of a body that pass before the connection breaks; None: all.
     breaks_after: int | None = None
+    #: Of a request whose client has gone, aiohttp forgets the task.
+    handling: set[asyncio.Task[object]] = field(default_factory=set)
 
     def fail(self, method: str, named: str | None, *fates: Fate) -> None:
         """Give the next requests of this method, with this in their query, these fates one by one."""
@@ -57,6 +59,10 @@ class Way:
         return sum(each == method and (named is None or named in query) for each, query in self.seen)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self.handling.add(task)
+        task.add_done_callback(self.handling.discard)
         fate = self.fate(request)
         self.seen.append((request.method, frozenset(key for key in request.query if not key.startswith("X-Amz-"))))
         if fate == "lost":
@@ -72,10 +78,16 @@ class Way:
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session:
                 return await self._answered(session, request, body, lose=lose)
-        except BaseException:
-            if body is not None:  # who asked has gone: closed in order its connection would outlive the test
+        finally:
+            if body is not None:  # closed in order it would wait until the store has read all, and outlive the test
                 body.cut()
-            raise
+
+    async def close(self) -> None:
+        """Break off what is still passed on."""
+        for task in self.handling:
+            task.cancel()
+        if self.handling:
+            await asyncio.wait(self.handling)
 
     async def _answered(
         self, session: aiohttp.ClientSession, request: web.Request, body: Body | None, *, lose: bool
@@ -116,4 +128,5 @@ async def a_way_to(target: str) -> AsyncIterator[Way]:
         yield way
     finally:
         await runner.cleanup()
+        await way.close()
         await asyncio.sleep(0.1)  # what was cut on either side closes in rounds of the loop to come

@@ -1,10 +1,9 @@
 """What the S3 adapter and its movers do when answers get lost, URLs lapse, and servers are away."""
 
 import asyncio
-import gc
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,16 +30,6 @@ from tests.contract.s3_faults import Way, a_way_to
 
 MIB = 1 << 20
 KEY = "pay_x/upl_y"
-
-#: A connection that is cut while its loop ends is told by the collector: here, and not in a later test.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test leaves is collected with it."""
-    yield
-    gc.collect()
 
 
 def store_of(**settings: str) -> S3Objects:
