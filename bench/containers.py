@@ -34,7 +34,8 @@ from gurney.testing.embedded import EmbeddedProcess
 
 IMAGE = "bench-noop:1"
 MANIFEST = {"command": '["true"]', "input": {"path": "input/"}, "output": {"path": "output/"}}
-SMALL = {"resources": {"cpu": 0.05, "memory": "64Mi"}}
+#: Enough for a container to begin without being held back by its own share of a core.
+SMALL = {"resources": {"cpu": 0.25, "memory": "64Mi"}}
 
 
 def docker_run(daemon: DockerDaemon) -> None:
@@ -71,7 +72,7 @@ def body_of(network: str, folder: Path) -> dict[str, Any]:
         output_path="/var/holoscan/output",
         input_dir=folders[0],
         output_dir=folders[1],
-        cpu=0.05,
+        cpu=0.25,
         memory=64 << 20,
     )
     return config(spec, Image(IMAGE, "", 0, 0, ""), Means(network, 1.0, None, {}))
