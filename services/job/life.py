@@ -31,13 +31,13 @@ def fill(job: Job, stamp: str, event: Told) -> Job:
 
 
 def stamped_start(job: Job, event: Ending) -> Job:
-    """Return the job with the start that the outcome tells, where no message told of it."""
+    """Return the job with the start that the outcome tells, where no message told of it yet."""
     if job.started_at or event.outcome is None or event.outcome.started_at is None:
         return job
     at = min(never_before(job, event.outcome.started_at), never_before(job, event.at))
     if job.scheduled_at is None:
         job = job.but(timings=outcome.queued(job, at))
-    return job.but(started_at=at)
+    return told_by(job.but(started_at=at), "started", at, event)
 
 
 def further(before: Phase | None, after: Phase) -> bool:

@@ -209,11 +209,19 @@ def _on_started(job: Job, event: Started) -> Decision:
 def _on_ended(job: Job, event: Ending, attempts: int) -> Decision:
     if job.terminal:
         return job, ()
-    job = life.stamped_start(job, event)
+    before, job = job, life.stamped_start(job, event)
     at = life.never_before(job, event.at)
     if job.scheduled_at is None and job.started_at is None:
         job = job.but(timings=outcome.queued(job, at))
+    began: tuple[Effect, ...] = ()
+    if job.started_at and not before.started_at:
+        began = (Announce(event="started", attempt=job.attempt, at=job.started_at),)
     job = life.folded(outcome.taken_over(job, event.outcome).but(node=event.node or job.node), event)
+    job, effects = _ended(job, event, at, attempts)
+    return job, (*began, *effects)
+
+
+def _ended(job: Job, event: Ending, at: datetime, attempts: int) -> Decision:
     match event:
         case Succeeded():
             return _finish(job, _OK, event, at)

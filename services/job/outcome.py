@@ -33,7 +33,7 @@ def taken_over(job: Job, outcome: Outcome | None) -> Job:
         return job
     return job.but(
         exit_code=outcome.exit_code,
-        usage=_bounded(outcome.usage),
+        usage=outcome.usage,
         metadata=_bounded(outcome.metadata),
         logs=_logs(job.logs, outcome.log),
         log_tail=tail(outcome.log_tail),

@@ -1,5 +1,6 @@
 """What becomes of a job, event by event."""
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from typing import Any, get_args
@@ -278,6 +279,17 @@ def test_a_start_that_no_message_told_is_taken_from_the_outcome() -> None:
     """The outcome's start stands where `started` is missing, between schedule and end."""
     job = folded(a_job(), scheduled(5), succeeded(9, outcome=an_outcome(started_at=after(20))))
     assert job.started_at == after(9)
+
+
+def test_a_start_is_told_once_whichever_message_comes_first() -> None:
+    """An end that overtakes its start tells of both, also where the job is tried again; the late start is no news."""
+    for end in (succeeded(9), lost()):
+        told = replace(end, outcome=an_outcome(started_at=after(6)))
+        job, effects = decide(folded(a_job(), scheduled(5)), told)
+        assert next(each.event for each in effects if isinstance(each, Announce)) == "started"
+        late, more = decide(job, started(6))
+        assert [item.event for item in late.story].count("started") == 1
+        assert not more
 
 
 def test_a_job_that_never_got_a_node_was_queued_to_its_end() -> None:
