@@ -101,6 +101,10 @@ class Settings(BaseSettings):
     """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
+    max_output_files: int = Field(default=1_000_000, gt=0)
+    """Most files and folders in what a run leaves; a success that leaves more fails as `output_rejected`."""
+    max_output: int = Field(default=256 * GIB, gt=0)
+    """Most bytes of what a run leaves, as for files."""
     events_max_messages: int = Field(default=20_000, gt=0)
     """Bound of the stream EVENTS, in messages."""
     events_max_bytes: int = Field(default=1 * GIB, gt=0)

@@ -69,6 +69,19 @@ PLACEMENT_SECONDS = Histogram(
 NODE_CAPACITY = Gauge("gurney_node_capacity", "What the nodes have: cores, bytes, GPUs.", ["resource"])
 NODE_USED = Gauge("gurney_node_used", "What live placements hold: cores, bytes, GPUs.", ["resource"])
 JOBS_WAITING = Gauge("gurney_jobs_waiting", "Jobs that wait for room.")
+RUN_SECONDS = Histogram(
+    "gurney_run_seconds",
+    "Seconds that an application ran, by how it ended.",
+    ["ending"],
+    buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
+)
+RUN_MEMORY = Histogram(
+    "gurney_run_peak_memory_bytes",
+    "Memory that the processes of a run held at once, as far as it was seen.",
+    buckets=[2.0**power for power in range(24, 39, 2)],
+)
+RUN_CPU = Counter("gurney_run_cpu_seconds_total", "Processor time of applications.")
+RUN_BYTES = Counter("gurney_run_bytes_total", "Bytes of files that applications found and left.", ["direction"])
 DELIVERIES = Counter("gurney_deliveries_total", "Attempts to deliver to a job handler.", ["result"])
 BYTES = Counter("gurney_bytes_total", "Bytes of files that clients moved.", ["direction"])
 SPANS = Counter("gurney_spans_total", "Spans of traces: sent to the collector, or lost.", ["result"])

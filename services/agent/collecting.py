@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gurney import telemetry
-from gurney.model.job import LogInfo
+from gurney.model.job import LogInfo, Usage
 from gurney.model.run import Outcome
+from gurney.settings import Settings
 from gurney.tasks import spread
 from services.agent import log, output, policy
 from services.agent.effects import Counts
@@ -29,6 +30,8 @@ class Left:
     output: Output
     metadata: dict[str, Any] | None
     log: Log
+    #: Of the files that it found.
+    bytes_in: int
     #: There was no room left on the disk to which it wrote.
     on_full_disk: bool
 
@@ -37,15 +40,16 @@ class Left:
         return not self.output and self.log.source is None and not self.on_full_disk
 
 
-async def look(work: Work, log_path: Path) -> Left:
+async def look(work: Work, log_path: Path, settings: Settings) -> Left:
     """Look at output and log, in one hop to a thread."""
-    return await asyncio.to_thread(_look, work, log_path)
+    return await asyncio.to_thread(_look, work, log_path, settings)
 
 
-def _look(work: Work, log_path: Path) -> Left:
+def _look(work: Work, log_path: Path, settings: Settings) -> Left:
     on_full_disk = shutil.disk_usage(work.folder).free < LEAST_FREE
-    found = output.look_through(work.output)
-    return Left(found, output.read_metadata(found), log.look_at(log_path, work.log), on_full_disk)
+    found = output.look_through(work.output, settings.max_output_files, settings.max_output)
+    kept = log.look_at(log_path, work.log)
+    return Left(found, output.read_metadata(found), kept, output.size_of(work.input), on_full_disk)
 
 
 async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, counts: Counts) -> Outcome:
@@ -53,7 +57,8 @@ async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, 
     if left.on_full_disk:
         outcome = policy.on_full_disk(outcome)
     outcome = policy.declared(policy.rejected(outcome, left.output.fault), left.metadata)
-    outcome = outcome.but(metadata=left.metadata, log_tail=left.log.tail)
+    usage = (outcome.usage or Usage()).but(bytes_in=left.bytes_in, bytes_out=left.output.bytes)
+    outcome = outcome.but(metadata=left.metadata, log_tail=left.log.tail, usage=usage)
     counts.total = len(left.output) + (left.log.source is not None)
     kept: list[LogInfo] = []
 

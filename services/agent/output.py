@@ -16,8 +16,6 @@ from pydantic_core import from_json
 from gurney.errors import Invalid
 from gurney.paths import check_path
 
-#: More entries than this, links followed, are no honest output.
-MAX_ENTRIES = 1_000_000
 MAX_METADATA = 64 * 1024
 MAX_METADATA_DEPTH = 32
 METADATA = "metadata.json"
@@ -27,10 +25,13 @@ METADATA = "metadata.json"
 class Output:
     """What was found."""
 
+    max_bytes: int
     #: Path in the payload -> the regular file that holds it.
     files: dict[str, Path] = field(default_factory=dict)
     #: Empty folders, each with `/` at its end.
     folders: list[str] = field(default_factory=list)
+    #: Bytes of all files.
+    bytes: int = 0
     #: The first thing that must not be there.
     fault: str | None = None
 
@@ -51,9 +52,9 @@ class _Folder:
     chain: frozenset[str]
 
 
-def look_through(root: Path) -> Output:
-    """Return what lies below `root`."""
-    found = Output()
+def look_through(root: Path, max_entries: int, max_bytes: int) -> Output:
+    """Return what lies below `root`, links followed, as far as it is within the limits."""
+    found = Output(max_bytes)
     if root.is_symlink():
         found.reject(".", "the output folder was replaced by a link")
         return found
@@ -66,13 +67,18 @@ def look_through(root: Path) -> Output:
         folder = folders.pop()
         names = _names(folder.real)
         entries += len(names)
-        if entries > MAX_ENTRIES:
-            found.reject(folder.path or ".", f"the output has more than {MAX_ENTRIES} entries")
+        if entries > max_entries:
+            found.reject(folder.path or ".", f"the output has more than {max_entries} files and folders")
             break
         if not names and folder.path:
             found.folders.append(folder.path)
         folders += filter(None, (_enter(found, folder, name, top) for name in names))
     return found
+
+
+def size_of(root: Path) -> int:
+    """Return the bytes of all files below `root`."""
+    return sum(each.lstat().st_size for each in root.rglob("*") if not each.is_dir())
 
 
 def _names(folder: str) -> list[str]:
@@ -102,14 +108,22 @@ def _enter(found: Output, folder: _Folder, name: str, top: str) -> _Folder | Non
             found.reject(path, "the link leads round in a circle")
             return None
         return _Folder(real, f"{path}/", folder.chain | {real})
-    if not stat.S_ISREG(status.st_mode):
+    if stat.S_ISREG(status.st_mode):
+        _keep(found, path, real, status)
+    else:
         found.reject(path, "is neither a file nor a folder")
-        return None
+    return None
+
+
+def _keep(found: Output, path: str, real: str, status: os.stat_result) -> None:
     if not status.st_mode & stat.S_IRUSR:
         with suppress(OSError):
             Path(real).chmod(stat.S_IMODE(status.st_mode) | stat.S_IRUSR)
+    if found.bytes + status.st_size > found.max_bytes:
+        found.reject(path, f"with it the output has more than {found.max_bytes} bytes")
+        return
     found.files[path] = Path(real)
-    return None
+    found.bytes += status.st_size
 
 
 def _follow(found: Output, path: str, real: str, top: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Internal, NotFound
 from gurney.model.base import Reason
-from gurney.model.job import Timings
+from gurney.model.job import Timings, Usage
 from gurney.model.resources import Amount
 from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
@@ -55,7 +55,7 @@ def outcome_of(end: End, timings: Timings) -> Outcome:
         started_at=end.started_at,
         stopped_at=end.stopped_at,
         timings=timings.but(running=end.duration_s),
-        usage=None if end.peak_memory is None else {"peak_memory": end.peak_memory},
+        usage=Usage(cpu_s=end.cpu_s, peak_memory=end.peak_memory, wall_s=end.duration_s),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, assert_never
 
 from gurney import clock, telemetry
 from gurney.errors import GurneyError
+from gurney.model.job import Usage
 from gurney.model.run import Outcome
 from gurney.runtime.port import End, Runtime
 from gurney.tracing import Span
@@ -305,7 +306,7 @@ class Run:
         settings = self._host.settings
         log_path = self._runtime.log_path(self.run_id)
         try:
-            left = await persist(lambda: collecting.look(self.work, log_path), settings.transfer_patience)
+            left = await persist(lambda: collecting.look(self.work, log_path, settings), settings.transfer_patience)
         except GaveUp as error:
             return await self._collected(policy.unstored(outcome, str(error)), began)
         if left.log.source is None:
@@ -325,6 +326,7 @@ class Run:
 
     async def _collected(self, outcome: Outcome, began: float, *, worth_keeping: bool = True) -> Event:
         self._phases.end()
+        _count(outcome)
         timings = outcome.timings.but(collecting=clock.monotonic() - began)
         if worth_keeping:
             await self._decide(outcome.but(timings=timings))
@@ -337,6 +339,18 @@ class Run:
             raise ValueError("a run is reported when its outcome is known")
         await self._host.effects.tell_end(self.run_id, self.entry.outcome)
         return Event.ANSWERED
+
+
+def _count(outcome: Outcome) -> None:
+    """Have what the run used in the metrics."""
+    used = outcome.usage or Usage()
+    if used.wall_s is not None:
+        telemetry.RUN_SECONDS.labels(outcome.ending).observe(used.wall_s)
+    if used.peak_memory is not None:
+        telemetry.RUN_MEMORY.observe(used.peak_memory)
+    telemetry.RUN_CPU.inc(used.cpu_s or 0)
+    telemetry.RUN_BYTES.labels("in").inc(used.bytes_in or 0)
+    telemetry.RUN_BYTES.labels("out").inc(used.bytes_out or 0)
 
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +22,9 @@ Make = Callable[..., App]
 
 #: A pipeline whose last part holds all of it in memory until it may go.
 EAT = '{ head -c 200000000 /dev/zero; read _ < "$OUT/eaten"; } | tail -n 1 > /dev/null'
+
+#: Minutes and seconds as the shell's `times` tells them.
+TIMES = re.compile(r"(\d+)m([\d.]+)s")
 
 
 @pytest.fixture(scope="session")
@@ -186,6 +190,17 @@ async def test_memory_is_enforced(app: Make) -> None:
     assert end.peak_memory is not None
     assert end.peak_memory >= 50 * MIB
     assert "survived" not in run.log()
+
+
+async def test_processor_time_is_measured(app: Make) -> None:
+    """The processor time of all of a run's processes is told, as near as the last look was to the end."""
+    count = "i=0; while [ $i -lt 700000 ]; do i=$((i+1)); done"
+    run = app(f"({count}) & wait; {count}; times", "job_1-1")
+    end = await run.run()
+    told = sum(60 * float(minutes) + float(seconds) for minutes, seconds in TIMES.findall(run.log()))
+    assert told > 0
+    assert end.cpu_s is not None
+    assert told / 2 < end.cpu_s < told * 2
 
 
 async def test_memory_within_the_limit(harness: Harness, app: Make) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gurney import errors
 from gurney.errors import GurneyError
-from gurney.model.job import RunRequest, Timings
+from gurney.model.job import RunRequest, Timings, Usage
 from gurney.model.resources import Amount, Resources
 from gurney.model.run import StartRun
 from gurney.runtime.port import Cause, End
@@ -44,7 +44,7 @@ def test_every_cause_has_its_outcome(found: End, ending: str, reason: str | None
     assert (outcome.ending, outcome.reason.code if outcome.reason else None) == (ending, reason)
     assert outcome.exit_code == found.exit_code
     assert outcome.timings == Timings(pulling=1.0, staging=2.0, running=3.0)
-    assert outcome.usage == {"peak_memory": 5}
+    assert outcome.usage == Usage(peak_memory=5, wall_s=3.0)
 
 
 @pytest.mark.parametrize("cause", list(Cause))

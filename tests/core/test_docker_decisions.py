@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.errors import Invalid
-from gurney.runtime.docker import ending, users
+from gurney.runtime.docker import ending, groups, users
 from gurney.runtime.docker.container import Image, Means, config, environment
 from gurney.runtime.docker.house import House
 from gurney.runtime.docker.logs import Frames
 from gurney.runtime.docker.pause import program
 from gurney.runtime.docker.reference import parse
-from gurney.runtime.docker.samples import resident
 from gurney.runtime.docker.shares import Owner
 from gurney.runtime.port import Cause, RunSpec
 
@@ -209,9 +208,31 @@ def test_houses_are_told_apart() -> None:
 
 def test_memory_without_the_cache() -> None:
     """What processes hold is told from the cache of files, in both versions of control groups."""
-    assert resident({"memory_stats": {"usage": 9, "stats": {"total_rss": 5, "cache": 4}}}) == 5
-    assert resident({"memory_stats": {"usage": 9, "stats": {"anon": 5, "shmem": 1}}}) == 6
-    assert resident({}) is None
+    assert groups.resident({"total_rss": 5, "cache": 4}) == 5
+    assert groups.resident({"anon": 5, "shmem": 1, "file": 3}) == 6
+    assert groups.resident({}) is None
+
+
+def test_use_as_the_daemon_tells_it() -> None:
+    """Nanoseconds become seconds; what the daemon does not tell is not made up."""
+    stats = {"cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000}}, "memory_stats": {"stats": {"anon": 5}}}
+    assert groups.told(stats) == groups.Used(1.5, 5)
+    assert groups.told({"cpu_stats": {}, "memory_stats": {}}) == groups.Used(None, None)
+
+
+@pytest.mark.parametrize("folder", ["docker/c1", "system.slice/docker-c1.scope"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_use_as_control_groups_tell_it(tmp_path: Path, folder: str, version: int) -> None:
+    """Files of both versions are read, wherever the daemon's driver has put them; of what is gone there is nothing."""
+    if version == 1:
+        texts = {f"cpuacct/{folder}/cpuacct.usage": "1500000000\n", f"memory/{folder}/memory.stat": "total_rss 5\n"}
+    else:
+        texts = {f"{folder}/cpu.stat": "usage_usec 1500000\n", f"{folder}/memory.stat": "anon 4\nshmem 1\n"}
+    for path, text in texts.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert groups.read("c1", tmp_path) == groups.Used(1.5, 5)
+    assert groups.read("c2", tmp_path) is None
 
 
 def test_program_that_waits() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.model.base import Reason
-from gurney.model.job import LogInfo
+from gurney.model.job import LogInfo, Usage
 from services.job import outcome, retry
 from tests.job_builders import a_job, an_outcome
 
@@ -49,9 +49,9 @@ def test_attempts_are_bounded(codes: list[str], retries: int, attempts: int) -> 
 
 
 def test_free_fields_are_bounded() -> None:
-    """Metadata and usage too large for a document are left to the result files; small ones are kept."""
-    job = outcome.taken_over(a_job(), an_outcome(metadata={"x": "y" * 70_000}, usage={"cpu": 1}))
-    assert (job.metadata, job.usage) == (None, {"cpu": 1})
+    """Metadata too large for a document is left to the result files."""
+    job = outcome.taken_over(a_job(), an_outcome(metadata={"x": "y" * 70_000}, usage=Usage(cpu_s=1)))
+    assert (job.metadata, job.usage) == (None, Usage(cpu_s=1))
 
 
 @given(st.lists(st.text(max_size=3000), max_size=150))

@@ -283,6 +283,17 @@ async def test_metadata(api: Api) -> None:
     assert "metadata" not in (await api.all("/v1/jobs"))[0]
 
 
+async def test_use(api: Api) -> None:
+    """What a run used is told with its end: processor time, wall time, bytes in and out."""
+    script = 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; printf 12345 > "$HOLOSCAN_OUTPUT_PATH/f"'
+    job = await work.shell(api, script)
+    used = job["usage"]
+    assert (used["bytes_in"], used["bytes_out"]) == (len(script), 5)
+    assert 0 < used["cpu_s"] <= 2 * used["wall_s"]
+    assert used["wall_s"] <= job["timings"]["running"] * 1.01
+    assert used.keys() >= {"peak_memory"}
+
+
 async def test_exactly_the_files_of_the_payload(api: Api) -> None:
     """A run sees the payload's files and empty folders, byte for byte, and nothing else."""
     script = 'cd "$HOLOSCAN_INPUT_PATH"; find . | LC_ALL=C sort; cat sub/f'

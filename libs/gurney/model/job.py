@@ -76,6 +76,20 @@ class Timings(Message):
     other: float | None = None
 
 
+class Usage(Message):
+    """What one attempt used, as far as it was measured. Counted from begin to end of the application."""
+
+    #: Processor time in seconds, of all its processes.
+    cpu_s: float | None = None
+    #: Bytes that its processes held at once, without the cache of files.
+    peak_memory: int | None = None
+    #: Seconds from begin to end.
+    wall_s: float | None = None
+    #: Bytes of the files that it found, and of those that it left.
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+
+
 class LogInfo(Message):
     attempt: int
     bytes: int
@@ -175,7 +189,7 @@ class Job(Owned):
     #: Given: exactly these. None: all that match.
     handlers: tuple[str, ...] | None = None
     metadata: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     timings: Timings = Timings()
     logs: tuple[LogInfo, ...] = ()
     log_tail: tuple[str, ...] = ()

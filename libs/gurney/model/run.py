@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.base import Document, Labels, Message, Reason, Timestamp
-from gurney.model.job import Admission, LogInfo, Phase, Priority, RunRequest, Timings, Waiting
+from gurney.model.job import Admission, LogInfo, Phase, Priority, RunRequest, Timings, Usage, Waiting
 from gurney.model.resources import Amount, Gpu, Resources
 
 
@@ -32,7 +32,7 @@ class Outcome(Message):
     started_at: Timestamp | None = None
     stopped_at: Timestamp | None = None
     timings: Timings = Timings()
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     metadata: dict[str, Any] | None = None
     log: LogInfo | None = None
     #: At most 100 lines and 16 KiB.

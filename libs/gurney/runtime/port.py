@@ -82,6 +82,8 @@ class End:
     duration_s: float | None
     #: Highest resident memory seen, bytes; None when never sampled.
     peak_memory: int | None = None
+    #: Processor time of all its processes in seconds; None when never measured.
+    cpu_s: float | None = None
     message: str = ""
 
 

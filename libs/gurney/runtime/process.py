@@ -205,6 +205,7 @@ def _end(told: dict[str, Any]) -> End:
         stopped_at=_at(told.get("stopped_at")),
         duration_s=told.get("duration_s"),
         peak_memory=told.get("peak_memory"),
+        cpu_s=told.get("cpu_s"),
         message=told.get("message", ""),
     )
 

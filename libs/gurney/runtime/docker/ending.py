@@ -44,7 +44,14 @@ def moment(text: str | None) -> datetime | None:
     return found if found.year > _UNKNOWN_YEAR else None
 
 
-def end_of(state: State, asked: Cause | None, *, daemon_died: bool = False, peak: int | None = None) -> End:
+def end_of(
+    state: State,
+    asked: Cause | None,
+    *,
+    daemon_died: bool = False,
+    peak: int | None = None,
+    cpu_s: float | None = None,
+) -> End:
     """Return the end of a run; `asked`: why we ended it, if we did.
 
     A daemon that goes down without live restore takes its containers with it: an exit code that comes of that is not
@@ -61,6 +68,7 @@ def end_of(state: State, asked: Cause | None, *, daemon_died: bool = False, peak
         stopped_at=stopped,
         duration_s=(stopped - state.started_at).total_seconds(),
         peak_memory=peak,
+        cpu_s=cpu_s,
         message="the Docker daemon went down and took the container with it" if cause is Cause.LOST else "",
     )
 

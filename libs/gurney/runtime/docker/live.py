@@ -10,6 +10,7 @@ from gurney import clock
 from gurney.errors import Unavailable
 from gurney.runtime.docker.daemon import Refused
 from gurney.runtime.docker.ending import NOT_EXECUTED, State, end_of, lost, state_of
+from gurney.runtime.docker.groups import Used
 from gurney.runtime.docker.host import Host
 from gurney.runtime.docker.output import Output
 from gurney.runtime.docker.records import Ending, Mark
@@ -45,6 +46,7 @@ class LiveRun:
         #: Until when it may live, by the monotonic clock; None: it has no lease.
         self.lease_until: float | None = None
         self._peak: int | None = None
+        self._cpu_s: float | None = None
 
     # --- what is heard of it ---
 
@@ -66,8 +68,10 @@ class LiveRun:
             self.lease_until = max(until, self.lease_until or 0.0)
             self._changed.set()
 
-    def sampled(self, memory: int) -> None:
-        self._peak = max(self._peak or 0, memory)
+    def sampled(self, used: Used) -> None:
+        """Note what it has used so far."""
+        self._peak = max(self._peak or 0, used.memory or 0) or None
+        self._cpu_s = used.cpu_s or self._cpu_s
 
     def was_cut_off(self) -> None:
         """Note that the daemon broke off: something may not have been heard."""
@@ -158,7 +162,7 @@ class LiveRun:
         died = cause is None and not state.oom_killed and await self._went_down(state)
         peak = self.mark.memory if self._is_oom or state.oom_killed else 0
         await self._output.finish()
-        end = end_of(state, cause, daemon_died=died, peak=peak or self._peak)
+        end = end_of(state, cause, daemon_died=died, peak=peak or self._peak, cpu_s=self._cpu_s)
         if end.exit_code in NOT_EXECUTED and not end.message:
             return replace(end, message=await self._output.not_executed())
         return end

@@ -222,7 +222,10 @@ class Keeper:
                 break
             if pid == 0:
                 break
-            if run := self._by_pid.pop(pid, None):
+            run = self._by_pid.pop(pid, None)
+            if owner := run or self._kin.owner(pid):
+                owner.cpu += usage.ru_utime + usage.ru_stime
+            if run:
                 if run.pipe >= 0:
                     self._hear(run)
                 run.exited(status)
@@ -318,6 +321,8 @@ class Keeper:
         limit = run.mark["memory"]
         held = memory.used(self._kin.refresh(run, search=search), limit)
         run.peak = max(run.peak, held)
+        if run.adopted:
+            run.cpu = max(run.cpu, sum(found.cpu for pid in run.members if (found := procfs.stat(pid))))
         run.look_at = now + memory.pause(held, limit, time.monotonic() - now)
         if 0 < limit < held and not run.has_exited():
             if not run.reason:

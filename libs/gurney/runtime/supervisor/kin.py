@@ -35,6 +35,10 @@ class Kin:
         run.members = {pid: started for pid in procfs.descendants(roots) if (started := procfs.ticks(pid))}
         return run.members
 
+    def owner(self, pid: int) -> Run | None:
+        """Return the run of which the process was a member when it was last seen."""
+        return next((run for run in self._runs.values() if pid in run.members), None)
+
     def strays(self) -> dict[int, int]:
         """Return our children that are no run's main process, by start time."""
         mains = {run.pid for run in self._runs.values() if run.running}

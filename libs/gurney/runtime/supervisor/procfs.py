@@ -9,6 +9,7 @@ import os
 import signal
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Kernels without CONFIG_PROC_CHILDREN make us read all of /proc instead.
 _CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -16,7 +17,7 @@ _CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 class Stat:
     """The fields of /proc/<pid>/stat that we use."""
 
-    __slots__ = ("parent", "session", "state", "ticks")
+    __slots__ = ("cpu", "parent", "session", "state", "ticks")
 
     def __init__(self, raw: bytes) -> None:
         # The second field is the program's name in parentheses and may hold anything.
@@ -24,6 +25,8 @@ class Stat:
         self.state = fields[0]
         self.parent = int(fields[1])
         self.session = int(fields[3])
+        #: Seconds of processor time, its own and that of children that it has reaped.
+        self.cpu = sum(map(int, fields[11:15])) / _TICKS_PER_S
         #: Start time in clock ticks since boot: with the pid it names a process for ever.
         self.ticks = int(fields[19])
 

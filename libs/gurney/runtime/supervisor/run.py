@@ -27,6 +27,7 @@ LOST, NOT_STARTED = "lost", "not_started"
 
 class Run:
     __slots__ = (
+        "cpu",
         "deadline",
         "drain_until",
         "id",
@@ -73,6 +74,8 @@ class Run:
         #: Processes of the run by start time, as last seen.
         self.members: dict[int, int] = {}
         self.peak = 0
+        #: Seconds of processor time of those that were reaped; of an adopted run, of those that were last seen.
+        self.cpu = 0.0
         self.status: int | None = None
         self.stopped_at: float | None = None
         self.stopped_mono = 0.0
@@ -133,6 +136,7 @@ class Run:
             "stopped_at": self.stopped_at,
             "duration_s": self.stopped_mono - self.mark["started_mono"],
             "peak_memory": self.peak or None,
+            "cpu_s": round(self.cpu, 6) if self.cpu else None,
             "message": self.message,
         }
 
@@ -168,6 +172,7 @@ _UNKNOWN: dict[str, Any] = {
     "stopped_at": None,
     "duration_s": None,
     "peak_memory": None,
+    "cpu_s": None,
     "message": "",
 }
 
