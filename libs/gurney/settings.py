@@ -125,8 +125,8 @@ class Settings(BaseSettings):
     """Seconds between two rounds in which a service makes up what is missing."""
     request_timeout: float = Field(default=5.0, gt=0)
     """Seconds that a question to another service may take."""
-    job_timeout: float = Field(default=86_400.0, gt=0)
-    """Seconds that a run may take when neither job nor MAP say so."""
+    job_timeout: float = Field(default=86_400.0, ge=0)
+    """Seconds that a run may take when neither job nor MAP say so; 0: as long as it wants."""
     attempts: int = Field(default=3, ge=1)
     """How often a job is started when the infrastructure fails under it."""
     stop_grace: float = Field(default=10.0, ge=0)

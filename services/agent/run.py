@@ -243,7 +243,8 @@ class Run:
         """Have the runtime begin the run, however long it takes: whether it has begun is for the runtime to say."""
         if self._runtime is None:
             raise ValueError("a run without a runtime is never staged")
-        timeout_s = self.entry.start.request.timeout_s or self._host.settings.job_timeout
+        asked = self.entry.start.request.timeout_s
+        timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
         leases = self._host.leases
         self._follow_log(self._runtime)
         self._told_runtime = True

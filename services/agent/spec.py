@@ -9,7 +9,7 @@ _DEFAULT_CPU = 1.0
 
 
 def spec_of(
-    start: StartRun, work: Work, timeout_s: float, traceparent: str | None, lease_until: float | None
+    start: StartRun, work: Work, timeout_s: float | None, traceparent: str | None, lease_until: float | None
 ) -> RunSpec:
     """Return the start in the runtime's words."""
     request = start.request

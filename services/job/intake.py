@@ -52,7 +52,8 @@ def new_job(
     body, caller = question.body, question.caller
     description = ready(document, approved_only=settings.require_approval)
     resources = _resources(body.resources, description.resources)
-    timeout = body.timeout_s or description.timeout_s or settings.job_timeout
+    said = (body.timeout_s, description.timeout_s, settings.job_timeout)
+    timeout = next(each for each in said if each is not None)
     digest = document.digest or ""
     return Job(
         id=job_id,

@@ -153,6 +153,22 @@ def test_gpus() -> None:
     assert environment(placed, IMAGE)["NVIDIA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
+def test_what_the_packagers_always_set() -> None:
+    """Each generation gets its own names; what the image sets itself is left to it, and the manifest wins over both."""
+    holoscan, monai = environment(SPEC, IMAGE), environment(replace(SPEC, generation="monai"), IMAGE)
+    assert {name.partition("_")[0] for name in monai} & {"HOLOSCAN", "MONAI"} == {"MONAI"}
+    assert (monai["MONAI_APPLICATION"], monai["MONAI_MODELPATH"]) == ("/opt/monai/app", "/opt/monai/models")
+    assert {name.removeprefix("HOLOSCAN_") for name in holoscan if name.startswith("HOLOSCAN_")} == {
+        *("INPUT_PATH", "OUTPUT_PATH", "WORKDIR", "APPLICATION", "TIMEOUT", "MODEL_PATH", "DOCS_PATH", "CONFIG_PATH"),
+        *("APP_MANIFEST_PATH", "PKG_MANIFEST_PATH", "LOGS_PATH"),
+    }
+    own = replace(IMAGE, variables=frozenset({"HOLOSCAN_MODEL_PATH", "HOLOSCAN_LOGS_PATH", "HOLOSCAN_INPUT_PATH"}))
+    given = environment(replace(SPEC, environment={"HOLOSCAN_LOGS_PATH": "/logs"}), own)
+    assert "HOLOSCAN_MODEL_PATH" not in given
+    assert (given["HOLOSCAN_LOGS_PATH"], given["HOLOSCAN_INPUT_PATH"]) == ("/logs", "/var/holoscan/input")
+    assert "HOLOSCAN_MODEL_PATH" not in environment(replace(SPEC, generation="supplied"), IMAGE)
+
+
 def test_working_directory() -> None:
     """The application's folder is the manifest's, else the image's, else that of its generation."""
     assert environment(replace(SPEC, working_directory="/w"), IMAGE)["HOLOSCAN_WORKDIR"] == "/w"

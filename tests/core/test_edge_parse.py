@@ -122,7 +122,7 @@ def test_parameter_given_twice_is_refused() -> None:
         (b'{"map":"m","payload":"p","retries":true}', "retries"),
         (b'{"map":"m","payload":"p","timeout_s":"5"}', "timeout_s"),
         (b'{"map":"m","payload":"p","resources":{"memory":"5"}}', "resources.memory"),
-        (b'{"map":"m","payload":"p","timeout_s":0}', "timeout_s"),
+        (b'{"map":"m","payload":"p","timeout_s":-1}', "timeout_s"),
         (b'{"map":"m","payload":"p","priority":"first"}', "priority"),
         (b'{"map":"m","payload":"p","resources":{"memory":"much"}}', "resources.memory"),
         (b'{"map":"m","payload":"p","labels":{"a=b":"c"}}', "labels"),

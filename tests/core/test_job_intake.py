@@ -100,13 +100,15 @@ def test_resources_of_a_map_are_checked_too() -> None:
 
 
 def test_the_timeout_is_the_jobs_then_the_maps_then_the_deployments() -> None:
-    """Job, MAP and settings say in this order how long a run may take."""
+    """Job, MAP and settings say in this order how long a run may take; 0 is an answer: as long as it wants."""
     description = a_map().description
     assert description
     slow = a_map(description=description.but(timeout_s=50))
     assert new_job(document=slow, timeout_s=7).request.timeout_s == 7
     assert new_job(document=slow).request.timeout_s == 50
     assert new_job(Settings(job_timeout=9)).request.timeout_s == 9
+    assert new_job(Settings(job_timeout=9), document=slow, timeout_s=0).request.timeout_s == 0
+    assert new_job(Settings(job_timeout=0)).timeout_s == 0
 
 
 def test_the_request_is_frozen_from_the_map() -> None:

@@ -69,8 +69,9 @@ def test_who_the_run_is() -> None:
 
 @pytest.mark.parametrize(("timeout_s", "told"), [(None, "0"), (60.0, "60"), (0.5, "1")])
 def test_timeout_is_told_in_whole_seconds(timeout_s: float | None, told: str) -> None:
-    """MONAI_TIMEOUT is a whole number, zero where there is none, never zero where there is one."""
-    assert environment(replace(SPEC, timeout_s=timeout_s))["MONAI_TIMEOUT"] == told
+    """The timeout is a whole number, zero where there is none, never zero where there is one."""
+    given = environment(replace(SPEC, timeout_s=timeout_s))
+    assert (given["MONAI_TIMEOUT"], given["HOLOSCAN_TIMEOUT"]) == (told, told)
 
 
 def test_only_harmless_variables_are_inherited() -> None:

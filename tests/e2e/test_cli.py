@@ -164,7 +164,7 @@ async def test_errors(gurney: CommandLine, arguments: tuple[str, ...], said: str
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--timeout", "0"), "timeout: "),
+        (("--timeout=-1",), "timeout: "),
         (("--timeout", "nan"), "timeout: "),
         (("--timeout", "1e9"), "timeout: "),
         (("--name", "n" * 129), "name: "),

@@ -33,7 +33,7 @@ BODIES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/payloads", {"keep": "yes"}, "keep"),
     ("/v1/jobs", {"map": "m"}, "payload"),
     ("/v1/jobs", {"map": "m", "payload": "p", "priority": "urgent"}, "priority"),
-    ("/v1/jobs", {"map": "m", "payload": "p", "timeout_s": 0}, "timeout_s"),
+    ("/v1/jobs", {"map": "m", "payload": "p", "timeout_s": -1}, "timeout_s"),
     ("/v1/jobs", {"map": "m", "payload": "p", "retries": 11}, "retries"),
     ("/v1/jobs", {"map": "m", "payload": "p", "retries": "1"}, "retries"),
     ("/v1/jobs", {"map": "m", "payload": "p", "admission": "perhaps"}, "admission"),

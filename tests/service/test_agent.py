@@ -158,6 +158,15 @@ async def test_ends_have_reasons(  # noqa: PLR0917
     await house.is_clean()
 
 
+@pytest.mark.parametrize(("asked", "ending"), [(0.0, "succeeded"), (None, "failed")])
+async def test_a_timeout_of_zero_is_none(settings: Settings, asked: float | None, ending: str) -> None:
+    """A job that asks for no timeout has none, whatever the deployment's is, which holds where nothing is said."""
+    async with neighbours(settings.model_copy(update={"job_timeout": 0.2})) as house:
+        await house.agent_starts()
+        _, outcome = await house.finish("sleep 0.6", timeout_s=asked)
+    assert outcome.ending == ending
+
+
 async def test_a_failed_run_keeps_what_it_wrote(house: House) -> None:
     """The output and the log of a run that failed come home all the same."""
     run_id, outcome = await house.finish('echo part > "$OUT/part"; echo oh; exit 3')

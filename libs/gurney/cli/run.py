@@ -47,7 +47,7 @@ async def run(
     output
         Folder for the results.
     timeout
-        Seconds that the run may take.
+        Seconds that the run may take; 0 for as long as it wants.
     """
     options = _options(timeout, name)
     missing = [str(path) for path in paths if not path.exists()]

@@ -110,6 +110,7 @@ class RunRequest(Message):
     #: Payload id of the input.
     payload: str
     resources: Resources
+    #: Seconds; 0: none.
     timeout_s: float | None = None
     hardening: Literal["strict", "compatible"] = "strict"
     network: bool = False
@@ -182,6 +183,7 @@ class Job(Owned):
     node: str | None = None
     priority: Priority = Priority.NORMAL
     resources: Resources
+    #: Seconds that a run may take; 0: as long as it wants.
     timeout_s: float | None = None
     admission: Admission
     #: How often a failure of the application is retried.
@@ -233,7 +235,8 @@ class CreateJob(Input):
     handlers: tuple[str, ...] | None = None
     priority: Priority = Priority.NORMAL
     resources: AskedResources | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    #: Over that of the MAP, which is over the deployment's; 0: none.
+    timeout_s: Annotated[float, Field(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Field(ge=0, le=10)] = 0
     admission: Admission | None = None
 

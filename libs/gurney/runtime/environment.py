@@ -4,7 +4,7 @@ Real manifests carry relative paths (`HOLOSCAN_INPUT_PATH=input/`), so the absol
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gurney.runtime.port import RunSpec
@@ -32,12 +32,28 @@ class Places:
     work: str
 
 
-def generation_paths(generation: str, places: Places) -> dict[str, str]:
-    """Return the paths under the names of the generation; `supplied` gets both sets."""
+#: Where the packagers put things in an image, by generation. Nobody knows that of an image that somebody described.
+_IMAGE_DEFAULTS = {
+    "holoscan": {
+        "HOLOSCAN_APPLICATION": "/opt/holoscan/app",
+        "HOLOSCAN_MODEL_PATH": "/opt/holoscan/models",
+        "HOLOSCAN_DOCS_PATH": "/opt/holoscan/docs",
+        "HOLOSCAN_CONFIG_PATH": "/var/holoscan/app.yaml",
+        "HOLOSCAN_APP_MANIFEST_PATH": "/etc/holoscan/app.json",
+        "HOLOSCAN_PKG_MANIFEST_PATH": "/etc/holoscan/pkg.json",
+        "HOLOSCAN_LOGS_PATH": "/var/holoscan/logs",
+    },
+    "monai": {"MONAI_APPLICATION": "/opt/monai/app", "MONAI_MODELPATH": "/opt/monai/models"},
+}
+
+
+def generation_variables(generation: str, places: Places, timeout: str) -> dict[str, str]:
+    """Return paths and timeout under the names of the generation; `supplied` gets both sets."""
     holoscan = {
         "HOLOSCAN_INPUT_PATH": places.input,
         "HOLOSCAN_OUTPUT_PATH": places.output,
         "HOLOSCAN_WORKDIR": places.work,
+        "HOLOSCAN_TIMEOUT": timeout,
     }
     monai = {
         "MONAI_INPUTPATH": places.input,
@@ -49,16 +65,23 @@ def generation_paths(generation: str, places: Places) -> dict[str, str]:
 
 def run_variables(spec: RunSpec, places: Places) -> dict[str, str]:
     """Return what every runtime sets, over the manifest's environment."""
+    timeout = str(math.ceil(spec.timeout_s or 0))
     return {
         **spec.environment,
-        **generation_paths(spec.generation, places),
+        **generation_variables(spec.generation, places, timeout),
         "MONAI_JOBID": spec.job_id,
-        "MONAI_TIMEOUT": str(math.ceil(spec.timeout_s or 0)),
+        "MONAI_TIMEOUT": timeout,
         **spec.extra_environment,
         "GURNEY_RUN_ID": spec.run_id,
         "GURNEY_JOB_ID": spec.job_id,
         "GURNEY_ATTEMPT": str(spec.attempt),
     }
+
+
+def image_defaults(generation: str, set_by_image: Collection[str]) -> dict[str, str]:
+    """Return what both image and manifest may leave unsaid; what the image's own environment sets is left to it."""
+    defaults = _IMAGE_DEFAULTS.get(generation, {})
+    return {name: path for name, path in defaults.items() if name not in set_by_image}
 
 
 def folder_defaults(generation: str, folder: str) -> dict[str, str]:

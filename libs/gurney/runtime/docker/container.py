@@ -7,7 +7,7 @@ from typing import Any
 
 from gurney.errors import Invalid
 from gurney.paths import holds
-from gurney.runtime.environment import Places, run_variables
+from gurney.runtime.environment import Places, image_defaults, run_variables
 from gurney.runtime.port import RunSpec
 
 MIB = 1 << 20
@@ -33,6 +33,8 @@ class Image:
     uid: int
     gid: int
     working_directory: str
+    #: Names of the variables that it sets.
+    variables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
     work = spec.working_directory or image.working_directory or _WORK.get(spec.generation, "/var/holoscan")
     return {
         "TMPDIR": _TEMPORARY,
+        **image_defaults(spec.generation, image.variables),
         **run_variables(spec, Places(spec.input_path, spec.output_path, work)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.

@@ -81,7 +81,8 @@ class Images:
                 uid, gid = users.ids(user, lambda path: files.read(client, container, path, users.LIMIT))
         else:
             uid, gid = users.ids(user, lambda _: None)
-        return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "")
+        variables = frozenset(each.partition("=")[0] for each in config.get("Env") or ())
+        return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "", variables)
 
     @contextmanager
     def _created(self, client: Client, image: str) -> Iterator[str]:
