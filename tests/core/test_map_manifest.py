@@ -1,6 +1,7 @@
 """Manifests of MAPs as real packagers write them, and what is wrong with broken ones."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.errors import Invalid, MapUnreadable
+from gurney.model.resources import Resources
 from services.map import manifest
 from services.map.urn import normalise
 
+MAPS = Path(__file__).parents[1] / "maps"
+GIB = 1024**3
 HOLOSCAN_APP: dict[str, Any] = {
     "apiVersion": "1.0.0",
     "command": '["python3", "/opt/holoscan/app"]',
@@ -51,6 +55,53 @@ def reason_of(app: Any, pkg: Any = HOLOSCAN_PKG) -> str:
     with pytest.raises(MapUnreadable) as fault:
         manifest.read(texts(app, pkg))
     return fault.value.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "models", "memory", "gpu_memory", "probes"),
+    [
+        ("monai-spleen", "-u /opt/monai/app/app.py", ["/opt/monai/models/model/model.ts"], 7 * GIB, None, 0),
+        ("holoscan-simple", "/opt/holoscan/app", [], GIB, GIB, 0),
+        (
+            "holoscan-multi-model",
+            "/opt/holoscan/app",
+            ["/opt/holoscan/models/spleen_ct", "/opt/holoscan/models/pancreas_ct_dints"],
+            GIB,
+            10 * GIB,
+            0,
+        ),
+        (
+            "holoscan-mednist",
+            "/opt/holoscan/app/mednist_classifier_monaideploy.py",
+            ["/opt/holoscan/models/model"],
+            GIB,
+            GIB,
+            0,
+        ),
+        (
+            "holoscan-corner",
+            "/opt/holoscan/app",
+            ["/opt/holoscan/models/model-1", "/opt/holoscan/models/model-2"],
+            GIB,
+            GIB,
+            2,
+        ),
+    ],
+)
+def test_manifests_of_the_field(  # noqa: PLR0917
+    name: str, command: str, models: list[str], memory: int, gpu_memory: int | None, probes: int
+) -> None:
+    """What real packagers wrote is understood without a change, and kept as it is."""
+    generation = name.partition("-")[0]
+    found = {f"/etc/{generation}/{part}.json": (MAPS / name / f"{part}.json").read_text() for part in ("app", "pkg")}
+    manifests, described = manifest.read(found)
+    assert {each.path: each.content for each in manifests} == {path: json.loads(text) for path, text in found.items()}
+    assert (described.generation, described.command) == (generation, ("python3", *command.split()))
+    assert (described.input_path, described.output_path) == (f"/var/{generation}/input", f"/var/{generation}/output")
+    assert str(described.working_directory).rstrip("/") == f"/var/{generation}"
+    assert [model.path for model in described.models] == models
+    assert described.resources == Resources(cpu=1, memory=memory, gpus=1, gpu_memory=gpu_memory)
+    assert (described.timeout_s, len(described.probes)) == (None, probes)
 
 
 def test_a_holoscan_package_is_understood() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gurney.testing.docker import DockerDaemon
 from gurney.testing.embedded import EmbeddedProcess
 from gurney.testing.stack import Stack
 from tests.e2e import work
@@ -39,11 +40,12 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test against both kinds of servers, unless it is about one."""
-    if "server" in metafunc.fixturenames:
+    name = next((name for name in ("docker_server", "server") if name in metafunc.fixturenames), None)
+    if name is not None:
         kinds: list[Any] = ["embedded"]
         if metafunc.definition.get_closest_marker("embedded") is None:
             kinds.append(pytest.param("stack", marks=[pytest.mark.slow, pytest.mark.needs("mongo", "minio")]))
-        metafunc.parametrize("server", kinds, indirect=True, scope="session")
+        metafunc.parametrize(name, kinds, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,26 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     kind = Stack if request.param == "stack" else EmbeddedProcess
     options: dict[str, Any] = {"agents": 1} if request.param == "stack" else {}
     with kind(tmp_path_factory.mktemp(request.param) / "data", maps, ENVIRONMENT, **options) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def docker_server(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    maps: Path,
+    docker_daemon: DockerDaemon,
+) -> Iterator[Server]:
+    """A server whose agent has the daemon: what modules about containers call `server`."""
+    kind = Stack if request.param == "stack" else EmbeddedProcess
+    options: dict[str, Any] = {"agents": 1} if request.param == "stack" else {}
+    environment = ENVIRONMENT | {
+        "GURNEY_DOCKER_URL": docker_daemon.url,
+        "GURNEY_TRANSFER_PATIENCE": "2",
+        # What MAPs of the field ask for; whether this machine has it does not matter here.
+        "GURNEY_MEMORY": str(8 * 1024**3),
+    }
+    with kind(tmp_path_factory.mktemp(f"docker-{request.param}") / "data", maps, environment, **options) as running:
         yield running
 
 
