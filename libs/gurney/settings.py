@@ -101,10 +101,6 @@ class Settings(BaseSettings):
     """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
-    max_output_files: int = Field(default=1_000_000, gt=0)
-    """Most files and folders in what a run leaves; a success that leaves more fails as `output_rejected`."""
-    max_output: int = Field(default=256 * GIB, gt=0)
-    """Most bytes of what a run leaves, as for files."""
     events_max_messages: int = Field(default=20_000, gt=0)
     """Bound of the stream EVENTS, in messages."""
     events_max_bytes: int = Field(default=1 * GIB, gt=0)
@@ -127,6 +123,10 @@ class Settings(BaseSettings):
     """Seconds that a question to another service may take."""
     job_timeout: float = Field(default=86_400.0, ge=0)
     """Seconds that a run may take when neither job nor MAP say so; 0: as long as it wants."""
+    max_output: int = Field(default=64 * GIB, gt=0)
+    """Bytes that a run may leave in its output; the job of one that leaves more fails as `output_rejected`."""
+    max_output_files: int = Field(default=1_000_000, gt=0)
+    """Files, folders and links that a run may leave in its output."""
     attempts: int = Field(default=3, ge=1)
     """How often a job is started when the infrastructure fails under it."""
     stop_grace: float = Field(default=10.0, ge=0)

@@ -9,13 +9,12 @@ from typing import Any
 from gurney import telemetry
 from gurney.model.job import LogInfo, Usage
 from gurney.model.run import Outcome
-from gurney.settings import Settings
 from gurney.tasks import spread
 from services.agent import log, output, policy
 from services.agent.effects import Counts
 from services.agent.folders import Work
 from services.agent.log import Log
-from services.agent.output import Output
+from services.agent.output import Limits, Output
 from services.agent.patience import GaveUp
 from services.agent.upload import Uploader
 
@@ -40,14 +39,14 @@ class Left:
         return not self.output and self.log.source is None and not self.on_full_disk
 
 
-async def look(work: Work, log_path: Path, settings: Settings) -> Left:
+async def look(work: Work, log_path: Path, limits: Limits) -> Left:
     """Look at output and log, in one hop to a thread."""
-    return await asyncio.to_thread(_look, work, log_path, settings)
+    return await asyncio.to_thread(_look, work, log_path, limits)
 
 
-def _look(work: Work, log_path: Path, settings: Settings) -> Left:
+def _look(work: Work, log_path: Path, limits: Limits) -> Left:
     on_full_disk = shutil.disk_usage(work.folder).free < LEAST_FREE
-    found = output.look_through(work.output, settings.max_output_files, settings.max_output)
+    found = output.look_through(work.output, limits)
     kept = log.look_at(log_path, work.log)
     return Left(found, output.read_metadata(found), kept, output.size_of(work.input), on_full_disk)
 

@@ -21,19 +21,37 @@ MAX_METADATA_DEPTH = 32
 METADATA = "metadata.json"
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an output may have, links followed; what goes past it is left behind."""
+
+    #: Files, folders and links.
+    entries: int = 1_000_000
+    bytes: int = 64 << 30
+
+
 @dataclass
 class Output:
     """What was found."""
 
-    max_bytes: int
+    limits: Limits = field(default_factory=Limits)
+
     #: Path in the payload -> the regular file that holds it.
     files: dict[str, Path] = field(default_factory=dict)
     #: Empty folders, each with `/` at its end.
     folders: list[str] = field(default_factory=list)
-    #: Bytes of all files.
-    bytes: int = 0
     #: The first thing that must not be there.
     fault: str | None = None
+    #: Of all files.
+    bytes: int = 0
+
+    def add(self, path: str, real: str, size: int) -> None:
+        """Take in a file, unless it is too much."""
+        if self.bytes + size > self.limits.bytes:
+            self.reject(path, f"with this file the output has more than {self.limits.bytes} bytes")
+        else:
+            self.bytes += size
+            self.files[path] = Path(real)
 
     def reject(self, path: str, what: str) -> None:
         if self.fault is None:
@@ -52,9 +70,9 @@ class _Folder:
     chain: frozenset[str]
 
 
-def look_through(root: Path, max_entries: int, max_bytes: int) -> Output:
-    """Return what lies below `root`, links followed, as far as it is within the limits."""
-    found = Output(max_bytes)
+def look_through(root: Path, limits: Limits | None = None) -> Output:
+    """Return what lies below `root`."""
+    found = Output(limits or Limits())
     if root.is_symlink():
         found.reject(".", "the output folder was replaced by a link")
         return found
@@ -67,8 +85,8 @@ def look_through(root: Path, max_entries: int, max_bytes: int) -> Output:
         folder = folders.pop()
         names = _names(folder.real)
         entries += len(names)
-        if entries > max_entries:
-            found.reject(folder.path or ".", f"the output has more than {max_entries} files and folders")
+        if entries > found.limits.entries:
+            found.reject(folder.path or ".", f"the output has more than {found.limits.entries} entries")
             break
         if not names and folder.path:
             found.folders.append(folder.path)
@@ -108,22 +126,14 @@ def _enter(found: Output, folder: _Folder, name: str, top: str) -> _Folder | Non
             found.reject(path, "the link leads round in a circle")
             return None
         return _Folder(real, f"{path}/", folder.chain | {real})
-    if stat.S_ISREG(status.st_mode):
-        _keep(found, path, real, status)
-    else:
+    if not stat.S_ISREG(status.st_mode):
         found.reject(path, "is neither a file nor a folder")
-    return None
-
-
-def _keep(found: Output, path: str, real: str, status: os.stat_result) -> None:
+        return None
     if not status.st_mode & stat.S_IRUSR:
         with suppress(OSError):
             Path(real).chmod(stat.S_IMODE(status.st_mode) | stat.S_IRUSR)
-    if found.bytes + status.st_size > found.max_bytes:
-        found.reject(path, f"with it the output has more than {found.max_bytes} bytes")
-        return
-    found.files[path] = Path(real)
-    found.bytes += status.st_size
+    found.add(path, real, status.st_size)
+    return None
 
 
 def _follow(found: Output, path: str, real: str, top: str) -> str | None:

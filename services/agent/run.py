@@ -16,6 +16,7 @@ from services.agent.folders import Work
 from services.agent.host import Host
 from services.agent.journal import Entry
 from services.agent.machine import Event, Step
+from services.agent.output import Limits
 from services.agent.patience import GaveUp, delays, persist
 from services.agent.preparing import Preparation
 from services.agent.spec import spec_of
@@ -305,9 +306,10 @@ class Run:
         outcome = policy.outcome_of(self._end.result(), self.entry.timings)
         counts = self._phases.begin("collecting")
         settings = self._host.settings
+        limits = Limits(settings.max_output_files, settings.max_output)
         log_path = self._runtime.log_path(self.run_id)
         try:
-            left = await persist(lambda: collecting.look(self.work, log_path, settings), settings.transfer_patience)
+            left = await persist(lambda: collecting.look(self.work, log_path, limits), settings.transfer_patience)
         except GaveUp as error:
             return await self._collected(policy.unstored(outcome, str(error)), began)
         if left.log.source is None:

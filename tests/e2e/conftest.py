@@ -19,10 +19,11 @@ from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
 from tests.e2e.servers import Server
 
-#: Short waits, a small limit of uploads, and a machine of two cores whatever this one has.
+#: Short waits, small limits of uploads and outputs, and a machine of two cores whatever this one has.
 ENVIRONMENT = {
     "GURNEY_STOP_GRACE": "0.4",
     "GURNEY_MAX_UPLOAD": str(64 * 1024**2),
+    "GURNEY_MAX_OUTPUT": str(64 * 1024**2),
     "GURNEY_CPU": "2",
     "GURNEY_DOCKER_URL": "none",
 }

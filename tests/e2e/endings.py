@@ -49,6 +49,7 @@ REJECTED = {
     "link-to-nothing": 'ln -s nothing "$OUT/bad"',
     "link-in-a-circle": 'ln -s . "$OUT/bad"',
     "fifo": 'mkfifo "$OUT/bad"',
+    "too-large": 'dd if=/dev/zero of="$OUT/bad" bs=1 seek=67108864 count=1 2> /dev/null',
 }
 
 #: Writes `5,000` files, fifty folders of a hundred.

@@ -71,6 +71,12 @@ async def test_timeout_of_the_manifest(api: Api, server: Server) -> None:
     assert (job["state"], job["reason"]["code"], job["timeout_s"]) == ("failed", "timeout", 0.3)
 
 
+async def test_a_job_without_a_timeout(api: Api, server: Server) -> None:
+    """A job that asks for no timeout has none, whatever its MAP says."""
+    job = await outcome(api, server, "brief", {"run.sh": "sleep 0.6"}, timeout_s=0)
+    assert (job["state"], job["timeout_s"]) == ("succeeded", 0)
+
+
 @pytest.mark.parametrize("name", FAILURES)
 async def test_failures(api: Api, run: Run, name: str) -> None:
     """Each way to fail is told as what it is, with the end of the log, and keeps what was written as partial."""
