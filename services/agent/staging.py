@@ -21,7 +21,9 @@ from services.agent.patience import Early, persist
 #: Files in one message.
 BATCH = 256
 #: Files that one run moves at once.
-WIDTH = 4
+WIDTH = 8
+#: While one batch is fetched the next one is signed.
+_BATCHES_AT_ONCE = 2
 _PAGE = 1000
 _READ_ONLY = 0o444
 
@@ -67,8 +69,11 @@ class Staging:
             await persist(lambda: asyncio.to_thread(_make_folders, self._work.input, folders), self._patience_s)
         if page.next_cursor is None:
             counts.total = counts.done + len(files)
-        for batch in _batches(files):
+
+        async def fetch(batch: Sequence[FileView]) -> None:
             await self._fetch_batch(batch, counts)
+
+        await spread(fetch, list(_batches(files)), _BATCHES_AT_ONCE)
 
     async def _fetch_batch(self, files: Sequence[FileView], counts: Counts) -> None:
         left = {file.path for file in files}

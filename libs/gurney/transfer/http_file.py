@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import aiohttp
 
 from gurney.errors import IntegrityError
 from gurney.objects.port import Digest
-from gurney.objects.threads import Lane, landed
+from gurney.objects.threads import Lane, hop_stoppable, landed
 from gurney.tasks import spread
 from gurney.transfer import copy
 from gurney.transfer.http_get import HttpGet, opened
@@ -19,6 +19,8 @@ from gurney.transfer.port import Put
 #: Bytes that come over one connection, and connections at once.
 PIECE, _WIDTH = 64 << 20, 2
 _BLOCK = 1 << 20
+#: What is so small is brought into memory whole.
+SMALL = 1 << 20
 
 
 async def store(path: Path, put: Put) -> Digest:
@@ -31,12 +33,24 @@ async def store(path: Path, put: Put) -> Digest:
 
 async def fetch(session: aiohttp.ClientSession, url: str, path: Path, expected: Digest, mode: int) -> None:
     """Bring an object to a local file and hold it against what was expected."""
+    if expected.size <= SMALL:
+        await _fetch_small(session, url, path, expected, mode)
+        return
     async with _kept_open(copy.replacing(path, mode)) as (lane, fd):
         if expected.size > PIECE:
             await _fetch_pieces(session, url, lane, fd, expected)
             return
         async with opened(session, url, 0, None, expected) as get:
             await _write(get, lane, fd, 0)
+
+
+async def _fetch_small(session: aiohttp.ClientSession, url: str, path: Path, expected: Digest, mode: int) -> None:
+    """Bring all of it into memory first: what is left takes one hop to a thread, not one for each chunk."""
+    async with opened(session, url, 0, None, None) as get:
+        if get.size != expected.size:
+            raise IntegrityError(f"the store has {get.size} bytes where {expected.size} were stored")
+        chunks = [chunk async for chunk in get]
+    await hop_stoppable(lambda _: _keep(path, mode, chunks, expected))
 
 
 async def _fetch_pieces(session: aiohttp.ClientSession, url: str, lane: Lane, fd: int, expected: Digest) -> None:
@@ -83,6 +97,16 @@ async def _kept_open(context: AbstractContextManager[int]) -> AsyncIterator[tupl
 
 
 # What follows runs in threads.
+
+
+def _keep(path: Path, mode: int, chunks: Sequence[bytes], expected: Digest) -> None:
+    with copy.replacing(path, mode) as fd:
+        sha256 = hashlib.sha256()
+        for chunk in chunks:
+            sha256.update(chunk)
+            copy.write_all(fd, chunk)
+        if (found := sha256.hexdigest()) != expected.sha256:
+            raise IntegrityError(f"the object is not what was stored: its SHA-256 is {found}")
 
 
 def _write_all(fd: int, data: bytes, at: int) -> None:
