@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
+    content_cache: int = Field(default=64 * GIB, ge=0)
+    """Bytes of what MAPs bring along in payloads that a node keeps for the next run; what runs use stays anyway."""
     events_max_messages: int = Field(default=20_000, gt=0)
     """Bound of the stream EVENTS, in messages."""
     events_max_bytes: int = Field(default=1 * GIB, gt=0)

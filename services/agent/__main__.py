@@ -13,6 +13,7 @@ from gurney.settings import Settings
 from gurney.streams import agent_runs
 from gurney.transfer import pooled
 from services.agent.claim import Claim
+from services.agent.contents import Contents
 from services.agent.effects import Effects
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
@@ -44,6 +45,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         live_log=live_log,
         lanes=asyncio.Semaphore(TRANSFERS),
         work=folder / "work",
+        contents=Contents(folder / "content", folder / "work", settings.content_cache),
     )
     supervisor = Supervisor(host, runtimes)
     identity = Identity(folder)

@@ -12,7 +12,7 @@ from gurney.model.run import Outcome
 from gurney.tasks import spread
 from services.agent import log, output, policy
 from services.agent.effects import Counts
-from services.agent.folders import Work
+from services.agent.folders import Work, size_of
 from services.agent.log import Log
 from services.agent.output import Limits, Output
 from services.agent.patience import GaveUp
@@ -48,7 +48,7 @@ def _look(work: Work, log_path: Path, limits: Limits) -> Left:
     on_full_disk = shutil.disk_usage(work.folder).free < LEAST_FREE
     found = output.look_through(work.output, limits)
     kept = log.look_at(log_path, work.log)
-    return Left(found, output.read_metadata(found), kept, output.size_of(work.input), on_full_disk)
+    return Left(found, output.read_metadata(found), kept, size_of(work.input), on_full_disk)
 
 
 async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, counts: Counts) -> Outcome:

@@ -1,4 +1,7 @@
-"""The folders of a run: `agent/work/<run id>/input`, which the run reads, and `output`, which it writes. All blocks."""
+"""The folders of a run: `agent/work/<run id>/input`, which the run reads, and `output`, which it writes. All blocks.
+
+`content`, where the MAP brings something along, is a link to what the node keeps of it.
+"""
 
 from pathlib import Path
 
@@ -15,6 +18,7 @@ class Work:
         self.folder = root / run_id
         self.input = self.folder / "input"
         self.output = self.folder / "output"
+        self.content = self.folder / "content"
         #: What is kept of a log that is too long to be kept whole.
         self.log = self.folder / "log"
 
@@ -28,14 +32,21 @@ class Work:
         self.input.mkdir(_READ_ONLY)
         self.output.mkdir()
 
-    def unseal(self) -> None:
-        """Let files into the input."""
-        self.input.chmod(_OWN)
-
-    def seal(self) -> None:
-        """Make the input read-only: its files are already."""
-        for path in (self.input, *(each for each in self.input.rglob("*") if each.is_dir())):
-            path.chmod(_READ_ONLY)
-
     def remove(self) -> None:
         remove_tree(self.folder)
+
+
+def unseal(folder: Path) -> None:
+    """Let files into a folder."""
+    folder.chmod(_OWN)
+
+
+def seal(folder: Path) -> None:
+    """Make a folder read-only: its files are already."""
+    for path in (folder, *(each for each in folder.rglob("*") if each.is_dir())):
+        path.chmod(_READ_ONLY)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(each.lstat().st_size for each in folder.rglob("*") if not each.is_dir())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gurney.bus import Bus
 from gurney.settings import Settings
+from services.agent.contents import Contents
 from services.agent.effects import Effects
 from services.agent.journal import Journal
 from services.agent.leases import Leases
@@ -26,3 +27,4 @@ class Host:
     lanes: asyncio.Semaphore
     #: Below it each run has its folders.
     work: Path
+    contents: Contents

@@ -94,11 +94,6 @@ def look_through(root: Path, limits: Limits | None = None) -> Output:
     return found
 
 
-def size_of(root: Path) -> int:
-    """Return the bytes of all files below `root`."""
-    return sum(each.lstat().st_size for each in root.rglob("*") if not each.is_dir())
-
-
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208  names, not paths: there may be many

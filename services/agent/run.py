@@ -230,6 +230,7 @@ class Run:
         counts = self._phases.begin("staging")
         try:
             await self._preparation.bring_input(counts, anew=self._anew)
+            await self._preparation.bring_content()
         except (GaveUp, GurneyError, OSError) as error:
             return await self._give_up("input_unavailable", f"the input cannot be had: {error}")
         self._phases.end()

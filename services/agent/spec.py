@@ -28,6 +28,8 @@ def spec_of(
         output_path=request.output_path,
         input_dir=work.input,
         output_dir=work.output,
+        content_path=request.content.path if request.content else None,
+        content_dir=work.content.resolve() if request.content else None,
         cpu=request.resources.cpu or _DEFAULT_CPU,
         memory=request.resources.memory or 0,
         shared_memory=request.resources.shared_memory,

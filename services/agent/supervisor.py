@@ -230,6 +230,7 @@ class Supervisor:
         for folder in self._host.work.iterdir():
             if folder.name not in known:
                 remove_tree(folder)
+        self._host.contents.open()
         return entries
 
     def _resume_one(self, entry: Entry, observed: Observed | None) -> None:

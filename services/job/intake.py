@@ -86,6 +86,7 @@ def new_job(
             timeout_s=timeout,
             hardening=document.hardening.mode,
             network=description.network and settings.allow_network,
+            content=description.content,
         ),
     )
 

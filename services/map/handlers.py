@@ -10,11 +10,12 @@ from gurney.errors import KeyTaken, MapInUse, NameTaken, RevisionConflict
 from gurney.model.common import Empty, Page, Ref, Rename
 from gurney.model.event import Event
 from gurney.model.job import MapJobs
-from gurney.model.map import InspectReport, Map, MapList, MapRegister, MapState
+from gurney.model.map import AskedContent, InspectReport, Map, MapList, MapRefs, MapRegister, MapsAlive, MapState
 from gurney.paths import check_name
 from gurney.service import Service
 from gurney.subjects import JOB_LIVE
 from services.map import effects, machine, repository, supplied, urn
+from services.map.contents import Contents
 from services.map.inspections import Inspections
 from services.map.repository import MAPS, TRIALS
 
@@ -30,6 +31,7 @@ class Handlers:
         self._bus = service.bus
         self._store = service.store
         self._inspections = Inspections(service, MAPS, _outcome)
+        self._contents = Contents(self._bus)
         self._trials = Inspections(service, TRIALS, lambda _, __: ())
 
     # --- questions ---
@@ -38,10 +40,13 @@ class Handlers:
         if question.dry_run:
             return await self._try(question)
         document = _new_map(question, clock.now())
+        if (asked := _asked_content(document)) is not None:
+            document = document.but(content=await self._contents.hold(question.caller, asked, document.id))
         event = effects.told("registered", document, document.created_at)
         try:
             await self._store.insert(MAPS, document, event)
         except KeyTaken as taken:
+            await self._contents.release(document)
             return await self._taken(question, taken)
         self._inspections.soon(document)
         return document
@@ -90,8 +95,12 @@ class Handlers:
             after = machine.unregistered(document)
             return (after, [effects.told("unregistered", after, now)]) if after else None
 
-        await self._store.update(MAPS, found.id, change)
+        await self._contents.release(await self._store.update(MAPS, found.id, change))
         return Empty()
+
+    async def alive(self, question: MapRefs) -> MapsAlive:
+        found = await self._store.documents.get_many(MAPS, question.maps)
+        return MapsAlive(live=tuple(each.id for each in found if machine.may_run(each)))
 
     # --- inspections ---
 
@@ -112,6 +121,8 @@ class Handlers:
         for key in trial.unique_keys():
             if taken := await self._store.documents.by_key(MAPS, key):
                 raise NameTaken(f"the name {trial.name} is that of {taken.id}")
+        if (asked := _asked_content(trial)) is not None:
+            trial = trial.but(content=await self._contents.look(question.caller, asked))
         await self._store.insert(TRIALS, trial.but(name=None))  # others may try the same name
         try:
             await self._trials.ask(trial)
@@ -142,6 +153,10 @@ def _outcome(document: Map, now: datetime) -> list[Event]:
     """Return what tells of the end of an inspection, if it has ended."""
     ended = document.state in {MapState.READY, MapState.INVALID}
     return [effects.told(document.state.value, document, now)] if ended else []
+
+
+def _asked_content(document: Map) -> AskedContent | None:
+    return document.supplied.content if document.supplied else None
 
 
 def _new_map(question: MapRegister, now: datetime) -> Map:

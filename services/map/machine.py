@@ -19,6 +19,11 @@ TRANSITIONS: dict[MapState, frozenset[MapState]] = {
 }
 
 
+def may_run(document: Map) -> bool:
+    """Tell whether jobs may be made of the MAP, or perhaps later: so long what it brings along is held."""
+    return document.state in {MapState.REGISTERING, MapState.READY}
+
+
 def first_inspection(inspection_id: str, now: datetime) -> Inspecting:
     return Inspecting(id=inspection_id, deadline=now + timedelta(seconds=INSPECTION_S))
 
@@ -107,7 +112,8 @@ def _read(document: Map, report: InspectReport, now: datetime) -> Map:
 def _described(document: Map, report: InspectReport) -> tuple[tuple[Manifest, ...], Description]:
     if document.supplied is None:
         return manifest.read(report.manifests)
-    return manifest.raw(report.manifests), supplied.described(document.supplied, report.command)
+    description = supplied.described(document.supplied, report.command)
+    return manifest.raw(report.manifests), description.but(content=document.content)
 
 
 def _to(document: Map, state: MapState) -> Map:

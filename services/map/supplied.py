@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 
 from gurney.errors import FieldError, Invalid, MapUnreadable
 from gurney.model.map import AskedDescription, Description, Hardening
@@ -41,13 +42,14 @@ def described(asked: AskedDescription, image_command: Sequence[str]) -> Descript
 
 def _faults(asked: AskedDescription) -> Iterator[FieldError]:
     paths = {"input_path": asked.input_path, "output_path": asked.output_path}
+    if asked.content is not None:
+        paths["content.path"] = asked.content.path
     for name, path in paths.items():
         if fault := _path_fault(path):
             yield FieldError(field=f"{_FIELD}.{name}", message=fault)
-    for name, outer in paths.items():
-        for other, inner in paths.items():
-            if name != other and holds(outer, inner):
-                yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
+    for (name, outer), (other, inner) in permutations(paths.items(), 2):
+        if holds(outer, inner):
+            yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
     if asked.working_directory is not None and not posixpath.isabs(asked.working_directory):
         yield FieldError(field=f"{_FIELD}.working_directory", message="must be an absolute path")
     if sum(map(len, asked.command or ())) > MAX_TEXT:

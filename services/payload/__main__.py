@@ -7,7 +7,9 @@ from functools import partial
 
 from gurney import clock, subjects
 from gurney.documents.port import Documents
+from gurney.ids import is_id
 from gurney.model.job import JobRefs, JobsAlive
+from gurney.model.map import MapRefs
 from gurney.objects.port import Objects
 from gurney.service import Parts, Service
 from gurney.settings import Settings
@@ -33,8 +35,14 @@ def build(
     """Return the service. `alone`: none but this process moves bytes or makes jobs, so what began before is dead."""
     service = Service("payload", settings, documents, COLLECTIONS)
 
-    async def alive(jobs: Sequence[str]) -> JobsAlive:
-        return await service.bus.request(subjects.JOB_ALIVE, JobRefs(jobs=tuple(jobs)))
+    async def alive(holders: Sequence[str]) -> JobsAlive:
+        maps = tuple(each for each in holders if is_id(each, "map"))
+        jobs = tuple(each for each in holders if not is_id(each, "map"))
+        found = await service.bus.request(subjects.JOB_ALIVE, JobRefs(jobs=jobs)) if jobs else JobsAlive()
+        if not maps:
+            return found
+        held = await service.bus.request(subjects.MAP_ALIVE, MapRefs(maps=maps))
+        return found.but(live=(*found.live, *held.live))
 
     secret = settings.run_secret.get_secret_value()
     desk = furnish(service.store, objects, secret=secret, alive=alive, now=now)

@@ -25,7 +25,7 @@ from gurney.store import Store
 from services.payload import machine, policy
 from services.payload.repository import PAYLOADS, Repository
 
-#: Asks the job service which of these jobs there are.
+#: Asks which of these jobs there are, and which of these MAPs may run.
 AskAlive = Callable[[Sequence[str]], Awaitable[JobsAlive]]
 Uploads = BeginUploads | SignUpload | CommitUploads | AbandonUploads
 

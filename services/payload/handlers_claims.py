@@ -38,7 +38,7 @@ class ClaimHandlers:
     async def claim(self, asked: ClaimInput) -> Payload:
         """Hold the payload first, then see whether it may be held: whoever changes it counts claims after his mark."""
         payload = await self._desk.access.open_payload(asked.caller, asked.payload)
-        claim = machine.claim(payload.id, asked.job, "input", self._desk.now())
+        claim = machine.claim(payload.id, asked.job, asked.kind, self._desk.now())
         with contextlib.suppress(RevisionConflict):  # this request came before
             await self._desk.store.insert(CLAIMS, claim)
         try:
@@ -63,7 +63,7 @@ class ClaimHandlers:
         return Empty()
 
     async def release(self, asked: ReleaseClaim) -> Empty:
-        await self._drop(machine.claim_id(asked.payload, asked.job, "input"))
+        await self._drop(machine.claim_id(asked.payload, asked.job, asked.kind))
         return Empty()
 
     # --- a job ends ---

@@ -12,9 +12,7 @@ from datetime import datetime
 from typing import Literal
 
 from gurney.errors import Conflict, NotFound
-from gurney.model.payload import Claim, EndPayloads, Payload, PayloadCreate, PayloadState
-
-Kind = Literal["input", "result"]
+from gurney.model.payload import Claim, ClaimKind, EndPayloads, Payload, PayloadCreate, PayloadState
 
 
 def created(payload_id: str, name: str | None, asked: PayloadCreate, now: datetime) -> Payload:
@@ -110,13 +108,13 @@ def touched(payload: Payload, now: datetime) -> Payload:
 # --- claims ---
 
 
-def claim_id(payload: str, job: str, kind: Kind) -> str:
+def claim_id(payload: str, job: str, kind: ClaimKind) -> str:
     return f"{payload}.{job}.{kind}"
 
 
-def claim(payload: str, job: str, kind: Kind, now: datetime) -> Claim:
-    """Return the claim by which a job holds its input, or keeps its results."""
-    state: Literal["holding", "keeping"] = "holding" if kind == "input" else "keeping"
+def claim(payload: str, job: str, kind: ClaimKind, now: datetime) -> Claim:
+    """Return the claim by which a job holds its input or keeps its results, or a MAP holds what it brings along."""
+    state: Literal["holding", "keeping"] = "keeping" if kind == "result" else "holding"
     return Claim(id=claim_id(payload, job, kind), payload=payload, job=job, kind=kind, state=state, created_at=now)
 
 

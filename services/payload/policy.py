@@ -107,7 +107,7 @@ def require_open(payload: Payload) -> None:
 
 
 def refuse_held(payload_id: str, holding: Sequence[Claim]) -> None:
-    """Raise `PayloadInUse` with the names of the jobs that hold the payload, if any do."""
+    """Raise `PayloadInUse` with the ids of the jobs and MAPs that hold the payload, if any do."""
     if holding:
         jobs = ", ".join(claim.job for claim in holding[:NAMED_HOLDERS])
         raise PayloadInUse(f"{payload_id} is held by {jobs}")

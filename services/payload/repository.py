@@ -7,7 +7,7 @@ from datetime import datetime
 from gurney.documents.port import Collection, Query, Where
 from gurney.errors import Invalid
 from gurney.model.common import Page
-from gurney.model.payload import Claim, File, FileList, FileView, Payload, PayloadList, PayloadState
+from gurney.model.payload import Claim, ClaimKind, File, FileList, FileView, Payload, PayloadList, PayloadState
 from gurney.paging import cut, decode_cursor, encode_cursor, given, label_where, newest_first, scope_where
 from gurney.store import Store
 from services.payload import file_machine, machine, policy
@@ -176,7 +176,7 @@ class Repository:
 
     # --- claims ---
 
-    async def claim(self, payload: str, job: str, kind: machine.Kind) -> Claim | None:
+    async def claim(self, payload: str, job: str, kind: ClaimKind) -> Claim | None:
         return await self._documents.get(CLAIMS, machine.claim_id(payload, job, kind))
 
     async def holding(self, payload: str) -> list[Claim]:

@@ -97,7 +97,7 @@ class Sweep:
             await self._desk.objects.delete(unknown)
 
     async def claims(self) -> None:
-        """Drop holding claims of jobs that never came to be; end those of jobs that have ended."""
+        """Drop holding claims of jobs that never came to be, and of MAPs that run no more; end those of ended jobs."""
         after: tuple[str, str] | None = None
         while claims := await self._desk.repository.held_before(self._before(CLAIM), after):
             alive = await self._ask([claim.job for claim in claims])

@@ -44,6 +44,7 @@ class Effects:
         """Return the command to start; `again` gives it an id of its own, which no de-duplication drops."""
         if placement.node is None or placement.request is None:
             raise ValueError(f"{placement.id} was never placed")
+        content = placement.request.content
         data = StartRun(
             run_id=placement.id,
             job_id=placement.job_id,
@@ -54,6 +55,7 @@ class Effects:
             request=placement.request,
             project=placement.project,
             token=runtoken.mint(self._secret, placement.id, placement.request.payload),
+            content_token=runtoken.mint(self._secret, placement.id, content.payload) if content else "",
         )
         subject = RUN_START.of(node_id=placement.node, run_id=placement.id)
         trace = traceparent or telemetry.caused(placement.traceparent)

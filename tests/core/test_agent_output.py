@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gurney.runtime.folder import remove_tree
 from services.agent import live_log, log, output
-from services.agent.folders import Work
+from services.agent.folders import Work, seal, unseal
 from services.agent.output import Limits, look_through
 
 
@@ -231,10 +231,10 @@ def test_work_folders_are_made_and_removed(tmp_path: Path) -> None:
     """The input can be filled and sealed; making the folders again forgets what was in them; closed ones go, too."""
     work = Work(tmp_path, "run")
     work.make()
-    work.unseal()
+    unseal(work.input)
     (work.input / "d").mkdir()
     (work.input / "d/f").write_text("x")
-    work.seal()
+    seal(work.input)
     assert [path.stat().st_mode & 0o777 for path in (work.input, work.input / "d")] == [0o555, 0o555]
     (work.output / "x").mkdir(0)
     work.make()

@@ -125,6 +125,20 @@ async def test_older_generation(api: Api, server: Server, images: dict[str, str]
     assert await work.result(api, job, "out") == b"input\n"
 
 
+async def test_static_content(api: Api, server: Server, images: dict[str, str]) -> None:
+    """What a MAP brings along is mounted where it says, read-only, beside the input."""
+    models = await work.payload(api, {"net/weights": b"w" * 1000})
+    command = ["sh", "-c", "wc -c < /opt/models/net/weights; touch /opt/models/x 2>&1; echo $GURNEY_CONTENT_PATH"]
+    content = {"command": command, "content": {"payload": models, "path": "/opt/models"}}
+    made = await register(api, images["without"], description=content)
+    assert made["state"] == "ready", made
+    job = await work.ended(api, (await work.submit(api, made["id"]))["id"])
+    assert job["state"] == "succeeded", job
+    lines = (await work.log(api, job)).splitlines()
+    assert lines == ["1000", "touch: /opt/models/x: Read-only file system", "/opt/models"]
+    await work.nothing_left(server, job["id"])
+
+
 @pytest.mark.parametrize(("name", "code"), [("nowhere", 127), ("plain", 126)])
 async def test_no_program(api: Api, server: Server, images: dict[str, str], name: str, code: int) -> None:
     """A command that is not found ends with 127, one that cannot be executed with 126, as in a shell."""

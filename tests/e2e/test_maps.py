@@ -145,9 +145,59 @@ async def test_supplied_description(api: Api) -> None:
     assert (await api.get(f"/v1/jobs/{job['id']}/logs")).must(200).body == b"liver\n"
 
 
+async def test_static_content(api: Api) -> None:
+    """A payload that a MAP brings along is there for every run of it, and stays as it is until the MAP is no more."""
+    models = await work.payload(api, {"net/weights": b"w" * 1000, "labels": "liver"}, name="models")
+    description = {
+        "command": ["/bin/sh", "-c", 'cd "$GURNEY_CONTENT_PATH"; cat labels; wc -c < net/weights'],
+        "content": {"payload": "models", "path": "/opt/models"},
+    }
+    asked = {"urn": "urn:gurney:dir:no-manifest", "description": description}
+    tried = (await api.post("/v1/maps?dry_run=true", asked)).must(200).json
+    (await api.put(f"/v1/payloads/{models}/files/more", b"1")).must(201)  # a dry run holds nothing
+    (await api.delete(f"/v1/payloads/{models}/files/more")).must(204)
+    made = await work.settled(api, (await api.post("/v1/maps", asked)).must(202).json["id"])
+    assert made["state"] == "ready", made
+    assert made["description"]["content"] == tried["description"]["content"]
+    assert (made["description"]["content"]["payload"], made["description"]["content"]["path"]) == (
+        models,
+        "/opt/models",
+    )
+    for _ in range(2):
+        job = await work.ended(api, (await work.submit(api, made["id"], {"in": b"123"}))["id"])
+        assert job["state"] == "succeeded", job
+        assert await work.log(api, job) == "liver1000\n"
+        assert job["usage"]["bytes_in"] == 3
+
+    held = (await api.put(f"/v1/payloads/{models}/files/labels", b"spleen", case="held by a MAP")).must(409)
+    assert made["id"] in held.json["detail"]
+    (await api.delete(f"/v1/payloads/{models}", case="held by a MAP")).must(409, "payload_in_use")
+    assert (await api.get(f"/v1/payloads/{models}")).json["held_by"] == [made["id"]]
+    (await api.delete(f"/v1/maps/{made['id']}")).must(204)
+    (await api.put(f"/v1/payloads/{models}/files/labels", b"spleen")).must(200)
+    (await api.delete(f"/v1/payloads/{models}")).must(204)
+
+
+async def test_content_that_cannot_be_held(api: Api) -> None:
+    """A payload that is not there, or has no files, is refused, and so is a name taken: then nothing is held."""
+    empty, models = await work.payload(api), await work.payload(api, {"a": "1"})
+    await work.register(api, "noop", name="spleen")
+    for payload, status, name in (("pay_none", 404, "a"), (empty, 422, "b"), (models, 409, "spleen")):
+        content = {"content": {"payload": payload, "path": "/opt/models"}}
+        asked = {"urn": "urn:gurney:dir:noop", "name": name, "description": content}
+        (await api.post("/v1/maps", asked, case=f"content, {status}")).must(status)
+    for payload in (empty, models):
+        (await api.delete(f"/v1/payloads/{payload}")).must(204)
+
+
 @pytest.mark.parametrize(
     ("field", "asked"),
     [
+        ("description.content.path", {"description": {"content": {"payload": "p", "path": "models"}}}),
+        (
+            "description.content.path",
+            {"description": {"content": {"payload": "p", "path": "/var/holoscan/input/models"}}},
+        ),
         ("description.input_path", {"description": {"input_path": "input"}}),
         ("description.output_path", {"description": {"output_path": "/"}}),
         ("description.output_path", {"description": {"input_path": "/data", "output_path": "/data/out"}}),

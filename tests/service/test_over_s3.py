@@ -17,9 +17,6 @@ from aiohttp import ClientError, ClientSession
 from gurney import subjects as s
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.ids import new_id
-from gurney.model.job import RunRequest
-from gurney.model.resources import Resources
-from gurney.model.run import StartRun
 from gurney.objects import calls
 from gurney.objects.choice import objects_of
 from gurney.objects.s3 import S3Objects
@@ -29,7 +26,7 @@ from gurney.testing.nats import NatsServer
 from gurney.testing.s3 import S3Server, a_bucket
 from services.agent.effects import Counts
 from services.agent.folders import Work
-from services.agent.staging import Staging
+from services.agent.staging import Source, Staging
 from services.agent.upload import Uploader
 from services.edge import server as edge_server
 from services.edge.__main__ import build as build_edge
@@ -227,23 +224,19 @@ async def test_an_agent_stages_and_carries_home(house: House, tmp_path: Path) ->
     await house.claim(made.id, job)
     token = token_of(job, made.id)
 
-    request = RunRequest(
-        urn="urn:gurney:dir:x", digest="sha256:00", generation="monai", command=("true",), input_path="/in",
-        output_path="/out", payload=made.id, resources=Resources(cpu=1, memory=1),
-    )  # fmt: skip
-    start = StartRun(run_id=f"{job}-1", job_id=job, attempt=1, node="n1", epoch=1, token=token, request=request)
     work = Work(tmp_path, "run")
     await asyncio.to_thread(work.make)
-    staging = Staging(house.bus, start, work, lanes=asyncio.Semaphore(4), patience_s=10)
+    source = Source(made.id, token)
+    staging = Staging(house.bus, source, work.input, lanes=asyncio.Semaphore(4), patience_s=10)
     await staging.bring(Counts())
     assert {path: (work.input / path).read_bytes() for path in inputs} == inputs
 
     sources = {}
     for path, content in inputs.items():
-        source = work.output / path
-        source.parent.mkdir(exist_ok=True, parents=True)
-        source.write_bytes(content)
-        sources[path] = source
+        written = work.output / path
+        written.parent.mkdir(exist_ok=True, parents=True)
+        written.write_bytes(content)
+        sources[path] = written
     uploader = Uploader(house.bus, token, asyncio.Semaphore(4), 10)
     stored = await uploader.store("results", sources, Counts())
     assert {each.path: each.size for each in stored} == {path: len(content) for path, content in inputs.items()}

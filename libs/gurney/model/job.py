@@ -8,7 +8,7 @@ from pydantic import Field
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Input, InputLabels, Labels, Message, Owned, Reason, Timestamp
 from gurney.model.common import Filtered
-from gurney.model.map import Generation
+from gurney.model.map import Generation, StaticContent
 from gurney.model.resources import AskedResources, Resources
 
 
@@ -114,6 +114,7 @@ class RunRequest(Message):
     timeout_s: float | None = None
     hardening: Literal["strict", "compatible"] = "strict"
     network: bool = False
+    content: StaticContent | None = None
 
 
 class StoryItem(Message):

@@ -35,6 +35,17 @@ class Probe(Message):
     content: Any = None
 
 
+class StaticContent(Message):
+    """What a MAP brings along in a payload, for every run of it."""
+
+    #: Payload id.
+    payload: str
+    #: Where a container has it, read-only.
+    path: str
+    #: Of all its files, as `gurney.content.digest_of` makes it.
+    digest: str
+
+
 class Description(Message):
     """The normalised view of a MAP's manifests, or what its registrant supplied."""
 
@@ -53,6 +64,14 @@ class Description(Message):
     network: bool = False
     #: `liveness` and `readiness`, as far as the manifest has them.
     probes: tuple[Probe, ...] = ()
+    content: StaticContent | None = None
+
+
+class AskedContent(Input):
+    """One payload, by id or name, that every run finds at `path`, read-only."""
+
+    payload: str
+    path: str
 
 
 class AskedDescription(Input):
@@ -67,6 +86,7 @@ class AskedDescription(Input):
     resources: AskedResources = AskedResources()
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     network: bool = False
+    content: AskedContent | None = None
 
 
 class Hardening(Input):
@@ -103,7 +123,7 @@ class Inspecting(Message):
 
 
 class Map(Owned):
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "inspecting", "supplied"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "inspecting", "supplied", "content"})
     LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"manifests"})
 
     name: str | None = None
@@ -125,6 +145,8 @@ class Map(Owned):
     inspecting: Inspecting | None = None
     #: What its registrant said of it.
     supplied: AskedDescription | None = None
+    #: What it brings along, held as long as the MAP may run.
+    content: StaticContent | None = None
 
     def unique_keys(self) -> tuple[str, ...]:
         named = (f"name:{self.project}:{self.name}",) if self.name else ()
@@ -146,6 +168,16 @@ class MapRegister(Message):
     body: RegisterMap
     idempotency: Idempotency | None = None
     dry_run: bool = False
+
+
+class MapRefs(Message):
+    maps: tuple[str, ...] = Field(max_length=256)
+
+
+class MapsAlive(Message):
+    """Of the MAPs asked for, those that may run, or may be able to yet."""
+
+    live: tuple[str, ...] = ()
 
 
 class MapList(Filtered):

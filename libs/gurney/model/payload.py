@@ -37,7 +37,7 @@ class Payload(Owned):
     # Derived when asked for, never stored:
     files: int = 0
     bytes: int = 0
-    #: The first ten ids of jobs with a holding claim.
+    #: The first ten ids of jobs, and of MAPs, with a holding claim.
     held_by: tuple[str, ...] = ()
     #: How many claims there are, holding and keeping.
     claims: int = 0
@@ -107,12 +107,18 @@ class FileView(Message):
     created_at: Timestamp
 
 
+ClaimKind = Literal["input", "result", "static"]
+
+
 class Claim(Document):
-    """A job's claim on a payload: `input` or `result`; `holding` until the job ends, then `keeping`."""
+    """A job's claim on a payload: `input` or `result`; `holding` until the job ends, then `keeping`.
+
+    Of a MAP it is `static`, and holds for as long as the MAP may run; `job` is the MAP then.
+    """
 
     payload: str
     job: str
-    kind: Literal["input", "result"]
+    kind: ClaimKind
     state: Literal["holding", "keeping"]
     created_at: Timestamp
 
@@ -284,11 +290,12 @@ class AbandonUploads(Message):
 
 
 class ClaimInput(Message):
-    """job -> payload: insert a holding claim, wait until no file is changing, return the payload."""
+    """job or map -> payload: insert a holding claim, wait until no file is changing, return the payload."""
 
     caller: Caller
     payload: str
     job: str
+    kind: Literal["input", "static"] = "input"
 
 
 class RestoreClaims(Message):
@@ -299,10 +306,11 @@ class RestoreClaims(Message):
 
 
 class ReleaseClaim(Message):
-    """job -> payload: the create was given up, its claim goes."""
+    """job or map -> payload: the create was given up, or the MAP runs no more: its claim goes."""
 
     payload: str
     job: str
+    kind: Literal["input", "static"] = "input"
 
 
 class EndPayloads(Message):

@@ -188,6 +188,8 @@ class StartRun(Message):
     project: str = "default"
     #: Lets the run's agent read its input and write its results and log, nothing else.
     token: str
+    #: Lets it read what the MAP brings along; empty: it brings nothing.
+    content_token: str = ""
 
 
 class StopRun(Message):

@@ -30,6 +30,8 @@ class Places:
     output: str
     #: The application's folder.
     work: str
+    #: What the MAP brings along in a payload; None: nothing.
+    content: str | None = None
 
 
 #: Where the packagers put things in an image, by generation. Nobody knows that of an image that somebody described.
@@ -75,6 +77,7 @@ def run_variables(spec: RunSpec, places: Places) -> dict[str, str]:
         "GURNEY_RUN_ID": spec.run_id,
         "GURNEY_JOB_ID": spec.job_id,
         "GURNEY_ATTEMPT": str(spec.attempt),
+        **({"GURNEY_CONTENT_PATH": places.content} if places.content else {}),
     }
 
 
@@ -104,7 +107,8 @@ def process_environment(
     `folder` is the MAP's copy, `python_dir` the folder of the server's Python, `inherited` the server's environment.
     """
     threads = str(max(1, math.ceil(spec.cpu)))
-    given = run_variables(spec, Places(str(spec.input_dir), str(spec.output_dir), folder))
+    content = None if spec.content_dir is None else str(spec.content_dir)
+    given = run_variables(spec, Places(str(spec.input_dir), str(spec.output_dir), folder, content))
     path = given.get("PATH") or inherited.get("PATH") or _DEFAULT_PATH
     return {
         **{name: inherited[name] for name in INHERITED if name in inherited},

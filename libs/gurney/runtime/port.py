@@ -53,6 +53,9 @@ class RunSpec:
     output_dir: Path
     cpu: float
     memory: int
+    #: What the MAP brings along, read-only as the input, and where container runtimes mount it; None: nothing.
+    content_dir: Path | None = None
+    content_path: str | None = None
     shared_memory: int | None = None
     #: UUIDs of the placed GPUs; empty: none may be visible.
     gpus: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
 """What the container of a run is and may: one body for the daemon's create. Pure."""
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from gurney.errors import Invalid
@@ -80,7 +81,7 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
     return {
         "TMPDIR": _TEMPORARY,
         **image_defaults(spec.generation, image.variables),
-        **run_variables(spec, Places(spec.input_path, spec.output_path, work)),
+        **run_variables(spec, Places(spec.input_path, spec.output_path, work, spec.content_path)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
         "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or "void",
@@ -96,10 +97,7 @@ def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
         "Init": True,
         "ReadonlyRootfs": strict,
         "Tmpfs": {_TEMPORARY: "rw,exec,nosuid,nodev,mode=1777"},
-        "Mounts": [
-            _bind(str(spec.input_dir), spec.input_path, read_only=True),
-            _bind(str(spec.output_dir), spec.output_path, read_only=False),
-        ],
+        "Mounts": list(_mounts(spec)),
         "CapDrop": ["ALL"] if strict else sorted(COMPATIBLE_DROPS),
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": PROCESSES,
@@ -124,6 +122,13 @@ def _network(spec: RunSpec, means: Means) -> str:
     return f"container:{means.network}" if means.network else "none"
 
 
+def _mounts(spec: RunSpec) -> Iterator[dict[str, Any]]:
+    yield _bind(str(spec.input_dir), spec.input_path, read_only=True)
+    yield _bind(str(spec.output_dir), spec.output_path, read_only=False)
+    if spec.content_path is not None:
+        yield _bind(str(spec.content_dir), spec.content_path, read_only=True)
+
+
 def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
 
@@ -131,11 +136,14 @@ def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
 def _check_paths(spec: RunSpec, image: Image) -> None:
     """Refuse a mount that would hide the application, or another mount."""
     paths = {"input": spec.input_path, "output": spec.output_path}
+    if spec.content_path is not None:
+        paths["content"] = spec.content_path
     work = spec.working_directory or image.working_directory
     for name, path in paths.items():
         if not posixpath.isabs(path):
             raise Invalid.field(f"{name}_path", f"{path!r} is not an absolute path")
         if holds(path, "/") or (work and work != "/" and holds(path, work)):
             raise Invalid.field(f"{name}_path", f"{path!r} would hide the working directory of the application")
-    if holds(spec.input_path, spec.output_path) or holds(spec.output_path, spec.input_path):
-        raise Invalid.field("output_path", "input and output lie within each other")
+    for (outer, path), (inner, other) in permutations(paths.items(), 2):
+        if holds(path, other):
+            raise Invalid.field(f"{inner}_path", f"{inner} and {outer} lie within each other")
