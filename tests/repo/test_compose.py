@@ -53,3 +53,15 @@ def test_a_frozen_replica_is_soon_asked_no_more() -> None:
 def test_jaeger_does_not_trace_itself() -> None:
     """What is asked of Jaeger makes no traces among ours."""
     assert "OTEL_TRACES_SAMPLER: always_off" in (COMPOSE / "compose.yaml").read_text("utf-8")
+
+
+def test_archives_are_spooled_to_a_disk() -> None:
+    """The edge's folder is on the host's disk, made by the setup and emptied by the reset; /tmp is small."""
+    edge = re.search(
+        r"^  edge:$(.*?)(?=^  \w)", (COMPOSE / "compose.yaml").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert edge is not None
+    assert "GURNEY_DATA: /data" in edge[1]
+    assert "- ${SITE_DATA}/edge:/data" in edge[1]
+    assert re.search(r'"\$data"/\{[a-z,]*edge[,}]', (COMPOSE / "setup").read_text("utf-8"))
+    assert len(re.findall(r"folders=\([a-z ]*\bedge\b", (COMPOSE / "reset").read_text("utf-8"))) == 2
