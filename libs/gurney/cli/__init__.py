@@ -26,4 +26,4 @@ def main() -> None:
 
 
 def _plain(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__

@@ -1,5 +1,6 @@
 """Jobs."""
 
+import codecs
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,23 @@ class Jobs:
         return answer
 
     async def logs(self, job: str, *, follow: bool = False, attempt: int | None = None) -> AsyncIterator[str]:
-        """Yield the run's output; with `follow` as it is written, until the job ends."""
+        """Yield the run's output; with `follow` as it is written, until the job ends.
+
+        Who follows a run that writes faster than he reads gets a line about what is left out; it is in the kept log.
+        """
         path = self._of(job, "/logs") + query(filters(attempt=attempt, follow="true" if follow else None))
         if follow:
             async for event in self._http.events(path):
                 if event.type == "log":
                     yield event.data["text"] if isinstance(event.data, dict) else str(event.data)
+                elif event.type == "gap":
+                    yield f"\n[gurney: {event.data['bytes']} bytes of the log are not here]\n"
             return
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         async with self._http.stream("GET", path) as response:
             async for chunk in response.content.iter_any():
-                yield chunk.decode(errors="replace")
+                yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
 
     def events(self, job: str) -> AsyncIterator[ServerEvent]:
         """Yield what happens to the job, until it ends."""

@@ -140,8 +140,8 @@ async def together(works: Iterable[Awaitable[T]]) -> Sequence[T]:
 def local_files(sources: Iterable[Path | str]) -> Sequence[tuple[str, Path]]:
     """Return (path in the payload, local file): a file by its name, a folder's files by their paths below it.
 
-    Raises `Invalid` for a path that no payload holds and where two would get one, and OSError for a folder that cannot
-    be read: nothing is left out.
+    Raises `Invalid` for a path that no payload holds, where two would get one, and for what is no file, as a link to a
+    folder; OSError for a folder that cannot be read: nothing is left out.
     """
     found: dict[str, Path] = {}
     for source in map(Path, sources):
@@ -164,7 +164,12 @@ def _below(folder: Path) -> Iterable[tuple[str, Path]]:
     def refuse(error: OSError) -> NoReturn:
         raise error
 
-    walk = os.walk(folder, onerror=refuse)
-    for file in sorted(Path(parent, name) for parent, _, names in walk for name in names):
-        if file.is_file():
-            yield file.relative_to(folder).as_posix(), file
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        links = [path for name in folders if (path := Path(parent, name)).is_symlink()]  # which the walk does not enter
+        others = [path for name in names if not (path := Path(parent, name)).is_file()]
+        if links or others:
+            raise Invalid(f"{(links + others)[0]} is no file: upload what it leads to itself, or take it out")
+        files += [Path(parent, name) for name in names]
+    for file in sorted(files):
+        yield file.relative_to(folder).as_posix(), file
