@@ -125,8 +125,11 @@ class Connection:
             await self.nats.close()
 
     async def _on_error(self, error: Exception) -> None:
-        _log.warning("nats error", connection=self._name, reason=_short(error))
-        self._fault = _short(error)
+        reason = _short(error)
+        # It tries again each second, for as long as the server is away.
+        tell = _log.debug if reason == self._fault else _log.warning
+        tell("nats error", connection=self._name, reason=reason)
+        self._fault = reason
         if isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in str(error).lower():
             self._refused.set()
 
@@ -136,6 +139,7 @@ class Connection:
 
     async def _on_reconnect(self) -> None:
         _log.info("nats reconnected", connection=self._name)
+        self._fault = ""
         for call in self.on_reconnect:
             call()
 

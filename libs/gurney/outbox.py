@@ -41,6 +41,8 @@ class Outbox:
         #: The ids of what is in the queue, or on its way.
         self._waiting: set[str] = set()
         self._behind = True
+        #: That events wait was told, and nothing was sent since.
+        self._told = False
 
     def push(self, collection: Collection[Any], events: Sequence[Event]) -> None:
         """Send these soon; they are in the documents already."""
@@ -58,7 +60,9 @@ class Outbox:
                 else:
                     await self._send(await self._next())
             except GurneyError as error:
-                _log.warning("events wait", service=self._bus.service, error=error)
+                tell = _log.debug if self._told else _log.warning
+                tell("events wait", service=self._bus.service, error=error)
+                self._told = True
                 self._fall_behind()
                 await asyncio.sleep(RETRY_S)
 
@@ -117,6 +121,7 @@ class Outbox:
 
     async def _send(self, batch: Sequence[Queued]) -> None:
         await self._bus.publish_events([event for _, event in batch])
+        self._told = False
         by_collection: dict[str, tuple[Collection[Any], list[str]]] = {}
         for collection, event in batch:
             by_collection.setdefault(collection.name, (collection, []))[1].append(event.id)

@@ -33,6 +33,8 @@ DECLARE_INTERVAL_S = 5.0
 OTHERS_START_S = 15.0
 #: Seconds after which a part that has not answered counts as away.
 ANSWERS_WITHIN_S = 2.0
+#: Seconds until a task that failed begins again: at first, and at most.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 
 @dataclass
@@ -179,11 +181,20 @@ class Service:
         stack.push_async_callback(_cancel, running)
 
     async def _guard(self, name: str, task: Task) -> None:
-        try:
-            await task()
-        except Exception:
-            _log.exception("task ended", service=self.name, task=name)
-            raise
+        """Run a task; one that fails begins again. Without it the service would answer, and do its work no more."""
+        pause = FIRST_PAUSE_S
+        while True:
+            began = monotonic()
+            try:
+                await task()
+            except Exception:
+                _log.exception("task failed and begins again", service=self.name, task=name)
+            else:
+                return
+            if monotonic() - began > LONGEST_PAUSE_S:
+                pause = FIRST_PAUSE_S
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE_S, 2 * pause)
 
     async def _keep_declared(self) -> None:
         while True:
@@ -198,15 +209,19 @@ class Service:
         wake = asyncio.Event()
         self._wakes.add(wake)
         quiet_until = monotonic() + OTHERS_START_S
+        told: type[Exception] | None = None
         try:
             while True:
                 wake.clear()
                 try:
                     if parts.reconcile:
                         await parts.reconcile()
+                    told = None
                 except Exception as error:
                     starting = isinstance(error, Unavailable) and monotonic() < quiet_until
-                    tell = _log.debug if starting else _log.warning
+                    # It tries each second, for as long as what it needs is away: a weekend, too.
+                    tell = _log.debug if starting or told is type(error) else _log.warning
+                    told = told if starting else type(error)
                     tell("reconciler will try again", service=self.name, error=error)
                     asyncio.get_running_loop().call_later(1.0, wake.set)
                 with contextlib.suppress(TimeoutError):

@@ -191,7 +191,7 @@ class Supervisor:
             try:
                 async for observed in ends:
                     self._note_end(observed)
-            except GurneyError as error:
+            except Exception as error:  # whatever it is: without this no run would end any more
                 _log.warning("runtime broke off", error=error)
             else:
                 return  # it was closed

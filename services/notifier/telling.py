@@ -52,7 +52,7 @@ class Telling:
                 heard.append(self._queue.get_nowait())
             try:
                 await self.tell([event for event, _ in heard])
-            except GurneyError as error:
+            except Exception as error:  # whatever it is: they come again, and who waits here is told
                 for _, stored in heard:
                     if not stored.done():
                         stored.set_exception(error)

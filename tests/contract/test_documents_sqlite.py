@@ -1,5 +1,6 @@
 """What SQLite does beside the contract: columns for indexed fields, plans, files of other versions."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -203,3 +204,16 @@ async def test_a_file_that_is_no_database_says_so(path: Path) -> None:
     with pytest.raises(StoreUnavailable, match=r"cannot open the documents in .*not a database"):
         await documents.open([PARTS])
     await documents.close()
+
+
+async def test_what_cannot_be_written_stops_no_other_write(tmp_path: Path) -> None:
+    """A write that the database cannot even take in is told to its writer; the thread of all writes goes on."""
+    documents = SqliteDocuments(tmp_path / "documents.sqlite")
+    await documents.open([PARTS])
+    try:
+        async with asyncio.timeout(20):
+            (fault,) = await documents.cas([Write(PARTS, "\ud800", 1, None)])  # no character, so no text
+            assert isinstance(fault, StoreUnavailable)
+            assert await documents.cas([Write(PARTS, "p1", 0, part())]) == [None]
+    finally:
+        await documents.close()

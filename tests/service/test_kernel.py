@@ -283,9 +283,16 @@ async def test_events_that_a_crash_left_are_published_at_the_next_start(
 
 
 async def test_events_written_while_nats_is_away_are_published_later_in_order(
-    own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+    own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write succeeds while nats-server is down; its events follow when it is back, in the order of the writes."""
+    """A write succeeds while nats-server is down; its events follow when it is back, in the order of the writes.
+
+    That they wait, and why, is told once, however often they are tried.
+    """
+    log, errors = CapturingLogger(), CapturingLogger()
+    monkeypatch.setattr(outbox, "_log", log)
+    monkeypatch.setattr("gurney.connection._log", errors)
+    monkeypatch.setattr(outbox, "RETRY_S", 0.01)
     heard = Heard()
     service = Service("job", settings_of(own_nats_server, tmp_path), documents, [PAYLOADS])
     async with service.does(Parts(consumers={HEARD: heard})):
@@ -296,11 +303,17 @@ async def test_events_written_while_nats_is_away_are_published_later_in_order(
         written = [payload() for _ in range(5)]
         for document in written:
             await service.store.insert(PAYLOADS, document, told(document))
+        async with asyncio.timeout(40):
+            while len([call for call in log.calls if call.args == ("events wait",)]) < 2 or len(errors.calls) < 4:
+                await asyncio.sleep(0.05)
         await asyncio.to_thread(own_nats_server.start)
         await heard.count(6)
         stream = await service.bus.js.stream_info("EVENTS")
         stored = [(await service.bus.js.get_msg("EVENTS", seq)).subject for seq in range(1, stream.state.messages + 1)]
     assert [str(subject).rpartition(".")[2] for subject in stored] == [each.id for each in (first, *written)]
+    assert len([call for call in log.calls if call.method_name == "warning"]) == 1
+    reasons = [call.kwargs["reason"] for call in errors.calls if call.method_name == "warning"]
+    assert len(reasons) == len(set(reasons))
 
 
 async def test_a_wiped_jetstream_is_declared_again_and_reconciled(
@@ -463,12 +476,12 @@ async def test_events_of_another_replica_are_published_and_so_is_what_comes_afte
 
 
 @pytest.mark.parametrize(
-    ("fault", "seconds", "told"), [(NoRoom("x"), 60.0, 0), (NoRoom("x"), 0.0, 2), (Internal("x"), 60.0, 2)]
+    ("fault", "seconds", "told"), [(NoRoom("x"), 60.0, 0), (NoRoom("x"), 0.0, 1), (Internal("x"), 60.0, 1)]
 )
 async def test_a_reconciler_whom_nobody_answers_yet_says_nothing(
     starting: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception, seconds: float, told: int
 ) -> None:
-    """While all start, that another is away is no warning; later, or another fault, is one each time."""
+    """While all start, that another is away is no warning; later, or another fault, is one, however long it lasts."""
     log, rounds = CapturingLogger(), asyncio.Queue[None]()
     monkeypatch.setattr("gurney.service._log", log)
     monkeypatch.setattr("gurney.service.OTHERS_START_S", seconds)
@@ -483,6 +496,24 @@ async def test_a_reconciler_whom_nobody_answers_yet_says_nothing(
             starting.reconcile_soon()
             await asyncio.sleep(0.01)
     assert len([call for call in log.calls if call.method_name == "warning"]) == told
+
+
+async def test_a_task_that_fails_begins_again(starting: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in one of a service's tasks is told, and does not leave the service without the task."""
+    log, begun = CapturingLogger(), asyncio.Queue[None]()
+    monkeypatch.setattr("gurney.service._log", log)
+    monkeypatch.setattr("gurney.service.FIRST_PAUSE_S", 0.01)
+
+    async def task() -> None:
+        begun.put_nowait(None)
+        if begun.qsize() <= 2:
+            raise RuntimeError("a defect")
+        await asyncio.Event().wait()
+
+    async with starting.does(Parts(tasks=[task])), asyncio.timeout(20):
+        while begun.qsize() <= 2:
+            await asyncio.sleep(0.01)
+    assert len([call for call in log.calls if call.method_name == "exception"]) == 2
 
 
 async def test_events_that_a_killed_replica_left_are_soon_published(

@@ -107,6 +107,29 @@ async def test_a_change_during_a_look_is_not_forgotten(documents: Watched, store
     assert await handlers.recent() == [added]
 
 
+async def test_a_defect_leaves_nobody_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong while an event is told, its consumer hears of it, and the next event is told."""
+    handlers = KnownHandlers(service.store, alone=True)
+    lanes = Lanes(service.store, Sender(service.settings), handlers, service.settings, alone=True)
+    telling = Telling(service.bus, service.store, lanes, handlers)
+    event = sample(JobEvent).but(event="succeeded")
+    faults: list[Exception] = [RuntimeError("a defect")]
+
+    async def tell(_: Sequence[JobEvent]) -> None:
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(telling, "tell", tell)
+    running = asyncio.create_task(telling.run())
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="a defect"):
+                await telling.heard("job.succeeded.x", event.encode())
+            await telling.heard("job.succeeded.x", event.encode())
+    finally:
+        running.cancel()
+
+
 async def test_an_end_that_nobody_wants_costs_no_write(documents: Watched, service: Service) -> None:
     """What no handler is to be told of goes past the writer of the documents, whom all services wait for."""
     handlers = KnownHandlers(service.store, alone=True)

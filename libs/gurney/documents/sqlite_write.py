@@ -47,7 +47,7 @@ def write_loop(
             batches.append(following)
         try:
             results = commit(connection, batches)
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, who waits is told, and the thread goes on: all writes are its own
             fault = StoreUnavailable(f"cannot write the documents: {error}")
             results = [[fault] * len(batch.writes) for batch in batches]
         answer([*zip(batches, results, strict=True)])
