@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from gurney import telemetry
+from gurney.clock import monotonic
 from gurney.errors import NatsUnavailable
 from gurney.ids import new_secret
 
@@ -21,6 +22,8 @@ _log = telemetry.log("nats-server")
 
 STARTS_WITHIN_S = 10.0
 ENDS_WITHIN_S = 5.0
+#: Seconds until a child that ended is started again: at first, and at most where it ends again and again.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 #: Up to here the server's own collector may let garbage grow; more is given where it is really needed.
 MEMORY = "64MiB"
 
@@ -55,7 +58,11 @@ class NatsServer:
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._prepare)
-        await self._start()
+        try:
+            await self._start()
+        except BaseException:
+            await asyncio.to_thread(self._end)
+            raise
         self._watching = asyncio.create_task(self._watch())
         return self
 
@@ -77,11 +84,15 @@ class NatsServer:
 
     async def _start(self) -> None:
         await asyncio.to_thread(self._spawn)
-        async with asyncio.timeout(STARTS_WITHIN_S):
-            while not await _answers(self._port):
-                if self._process is None or self._process.poll() is not None:
-                    raise NatsUnavailable(f"nats-server did not start: see {self._folder / 'nats-server.log'}")
-                await asyncio.sleep(0.01)
+        log = self._folder / "nats-server.log"
+        try:
+            async with asyncio.timeout(STARTS_WITHIN_S):
+                while not await _answers(self._port):
+                    if self._process is None or self._process.poll() is not None:
+                        raise NatsUnavailable(f"nats-server did not start: see {log}")
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise NatsUnavailable(f"nats-server did not answer within {STARTS_WITHIN_S:g} s: see {log}") from None
 
     def _spawn(self) -> None:
         with (self._folder / "nats-server.log").open("wb") as log:
@@ -100,11 +111,16 @@ class NatsServer:
 
     async def _watch(self) -> None:
         """Start the child again whenever it ends by itself; services connect again to the same port."""
+        pause = FIRST_PAUSE_S
         while self._process:
+            began = monotonic()
             code = await asyncio.to_thread(self._process.wait)
+            if monotonic() - began > LONGEST_PAUSE_S:
+                pause = FIRST_PAUSE_S
             _log.error("nats-server ended, starting it again", code=code)
-            await asyncio.sleep(0.2)
-            with contextlib.suppress(NatsUnavailable, TimeoutError):
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE_S, 2 * pause)
+            with contextlib.suppress(NatsUnavailable, OSError):  # a full disk, too
                 await self._start()
 
     def _end(self) -> None:
