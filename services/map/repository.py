@@ -1,5 +1,7 @@
 """The collection `maps` and its queries."""
 
+from unicodedata import normalize
+
 from gurney.documents.port import Collection, Where
 from gurney.errors import NotFound
 from gurney.ids import is_id
@@ -30,7 +32,7 @@ async def resolve(store: Store, caller: Caller | None, ref: str) -> Map:
     if is_id(ref, "map"):
         found = await store.documents.get(MAPS, ref)
     elif caller:
-        found = await store.documents.by_key(MAPS, f"name:{caller.project}:{ref}")
+        found = await store.documents.by_key(MAPS, f"name:{caller.project}:{normalize('NFC', ref)}")
     else:
         found = None
     if found is None or (caller and not sees(caller, found)):
@@ -43,7 +45,7 @@ async def page(store: Store, question: MapList) -> Page[Map]:
     project = None if caller.role is Role.ADMINISTRATOR else caller.project
     where = given(
         project=("project", "=", project),
-        name=("name", "=", question.name),
+        name=("name", "=", question.name and normalize("NFC", question.name)),
         state=("state", "=", question.state),
         urn=("urn", "=", question.urn),
         after=("created_at", ">=", question.created_after),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from unicodedata import normalize
 
 from gurney.documents.port import Collection, Query, Where
 from gurney.errors import Invalid
@@ -74,7 +75,7 @@ class Repository:
         where = [
             *scope_where(*asked.caller.scope()),
             *given(
-                name=("name", "=", asked.name),
+                name=("name", "=", asked.name and normalize("NFC", asked.name)),
                 after=("created_at", ">=", asked.created_after),
                 before=("created_at", "<", asked.created_before),
             ),

@@ -10,10 +10,11 @@ from gurney.bus import Bus
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import NoNodes
 from gurney.model.access import Caller, Role
-from gurney.model.map import InspectAccepted, InspectMap, MapRegister, RegisterMap
+from gurney.model.common import Ref
+from gurney.model.map import InspectAccepted, InspectMap, MapList, MapRegister, RegisterMap
 from gurney.service import Parts, Service
 from gurney.settings import Settings
-from gurney.subjects import MAP_REGISTER, SCHEDULER_INSPECT
+from gurney.subjects import MAP_GET, MAP_LIST, MAP_REGISTER, SCHEDULER_INSPECT
 from gurney.testing.nats import NatsServer
 from services.map.__main__ import build
 from services.map.repository import MAPS, TRIALS
@@ -74,6 +75,17 @@ async def test_a_map_that_comes_before_the_first_node_is_read_when_one_is_there(
     async with asyncio.timeout(20):
         asked = await scheduler.asked.get()
     assert (asked.map_id, asked.avoid) == (made.id, ())
+
+
+async def test_a_name_is_the_same_however_its_characters_are_made_up(bus: Bus) -> None:
+    """A MAP is found by its name in NFD, as macOS has names of files, too."""
+    composed, apart = "Sch\u00e4del", "Scha\u0308del"
+    body = RegisterMap(urn="urn:gurney:dir:app", name=apart)
+    made = await bus.request(MAP_REGISTER, MapRegister(caller=ANN, body=body))
+    assert made.name == composed
+    for name in (composed, apart):
+        assert (await bus.request(MAP_GET, Ref(caller=ANN, ref=name))).id == made.id
+        assert [each.id for each in (await bus.request(MAP_LIST, MapList(caller=ANN, name=name))).items] == [made.id]
 
 
 async def test_a_dry_run_that_nobody_reads_in_time_leaves_nothing(
