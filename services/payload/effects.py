@@ -150,6 +150,8 @@ class Deletion:
         self._files = files
         self._now = now
         self._doomed: asyncio.Queue[str] = asyncio.Queue()
+        #: What is in the queue: each sweep brings the same again, for as long as the store is away.
+        self._queued: set[str] = set()
 
     async def delete(self, payload_id: str, *, unclaimed: bool = False) -> None:
         """Delete an open payload; raises `PayloadInUse` where jobs hold it. `unclaimed`: any claim keeps it, too."""
@@ -179,12 +181,15 @@ class Deletion:
 
     def soon(self, payload_id: str) -> None:
         """Empty and remove this doomed payload."""
-        self._doomed.put_nowait(payload_id)
+        if payload_id not in self._queued:
+            self._queued.add(payload_id)
+            self._doomed.put_nowait(payload_id)
 
     async def run(self) -> None:
         """Empty and remove what is doomed, for ever. What fails is left to the sweep."""
         while True:
             payload_id = await self._doomed.get()
+            self._queued.discard(payload_id)
             try:
                 await self.finish(payload_id)
             except Exception as error:

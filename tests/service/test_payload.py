@@ -54,9 +54,9 @@ from gurney.testing.nats import NatsServer
 from gurney.testing.s3 import a_bucket
 from gurney.transfer import open_get, open_put
 from services.payload.__main__ import build
-from services.payload.effects import Quiet
+from services.payload.effects import Deletion, Quiet
 from services.payload.policy import file_id
-from services.payload.repository import CLAIMS, FILES, PAYLOADS
+from services.payload.repository import CLAIMS, FILES, PAYLOADS, Repository
 from tests.payload_builders import ANN, SECRET, Asker, Jobs, Time, token_of, until
 
 BOB = Caller(token="tok_b", subject="bob", role=Role.CLINICIAN)
@@ -152,6 +152,13 @@ async def test_unknown_references_are_not_found(house: House, ref: str) -> None:
     """Whatever the reference looks like, what is not there is not found."""
     with pytest.raises(NotFound):
         await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=ref))
+
+
+async def test_a_name_is_listed_however_its_characters_are_made_up(house: House) -> None:
+    """The filter `name` finds a payload by its name in NFD, too."""
+    made = await house.create("Sch\u00e4del")
+    page = await house.ask(s.PAYLOAD_LIST, PayloadList(caller=ANN, name="Scha\u0308del"))
+    assert [each.id for each in page.items] == [made.id]
 
 
 async def test_a_name_is_unique_until_it_is_free(house: House) -> None:
@@ -940,6 +947,24 @@ async def test_a_deletion_that_a_crash_interrupted_is_finished(house: House) -> 
     await house.sweep()
     assert not await exists(house, free.id)
     assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref="held"))).held_by == (job,)
+
+
+async def test_a_deletion_that_waits_is_asked_for_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot go while the store is away is not lined up again by every sweep."""
+    deletion = Deletion(house.service.store, Repository(house.service.store), None, house.time)  # type: ignore[arg-type]
+    finished = asyncio.Queue[str]()
+    monkeypatch.setattr(deletion, "finish", finished.put)
+    for payload in ("pay_a", "pay_a", "pay_b", "pay_a"):
+        deletion.soon(payload)
+    running = asyncio.create_task(deletion.run())
+    try:
+        async with asyncio.timeout(20):
+            assert [await finished.get() for _ in range(2)] == ["pay_a", "pay_b"]
+            deletion.soon("pay_a")
+            assert await finished.get() == "pay_a"
+    finally:
+        running.cancel()
+    assert finished.empty()
 
 
 async def test_claims_of_jobs_that_never_came_are_swept(house: House) -> None:
