@@ -191,8 +191,10 @@ class Supervisor:
             try:
                 async for observed in ends:
                     self._note_end(observed)
-            except Exception as error:  # whatever it is: without this no run would end any more
+            except GurneyError as error:
                 _log.warning("runtime broke off", error=error)
+            except Exception:  # whatever it is: without this no run would end any more
+                _log.exception("runtime broke off")
             else:
                 return  # it was closed
             await asyncio.sleep(delay)

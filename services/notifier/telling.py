@@ -53,6 +53,8 @@ class Telling:
             try:
                 await self.tell([event for event, _ in heard])
             except Exception as error:  # whatever it is: they come again, and who waits here is told
+                if not isinstance(error, GurneyError):
+                    _log.exception("events are not told")
                 for _, stored in heard:
                     if not stored.done():
                         stored.set_exception(error)

@@ -285,10 +285,7 @@ async def test_events_that_a_crash_left_are_published_at_the_next_start(
 async def test_events_written_while_nats_is_away_are_published_later_in_order(
     own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write succeeds while nats-server is down; its events follow when it is back, in the order of the writes.
-
-    That they wait, and why, is told once, however often they are tried.
-    """
+    """A write succeeds while nats-server is down, which is told once; its events follow when it is back, in order."""
     log, errors = CapturingLogger(), CapturingLogger()
     monkeypatch.setattr(outbox, "_log", log)
     monkeypatch.setattr("gurney.connection._log", errors)

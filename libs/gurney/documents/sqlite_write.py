@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gurney import clock
+from gurney import clock, telemetry
 from gurney.documents.port import Write
 from gurney.documents.sqlite_table import table_of
 from gurney.errors import GurneyError, KeyTaken, RevisionConflict, StoreUnavailable
 from gurney.model.event import Event
 
 BATCH = 512
+
+_log = telemetry.log("documents")
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ def write_loop(
         try:
             results = commit(connection, batches)
         except Exception as error:  # whatever it is, who waits is told, and the thread goes on: all writes are its own
+            if not isinstance(error, sqlite3.Error):
+                _log.exception("documents cannot be written")
             fault = StoreUnavailable(f"cannot write the documents: {error}")
             results = [[fault] * len(batch.writes) for batch in batches]
         answer([*zip(batches, results, strict=True)])
