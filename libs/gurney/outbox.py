@@ -83,7 +83,7 @@ class Outbox:
             try:
                 await self._sweep()
             except GurneyError as error:
-                _log.info("no sweep of events", service=self._bus.service, error=error)
+                _log.debug("no sweep of events", service=self._bus.service, error=error)
 
     async def _sweep(self) -> None:
         late = [(each, event) for each in self._collections for event in await self._late(each)]
