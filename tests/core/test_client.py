@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from gurney.cli import main
 from gurney.client import AsyncClient
 from gurney.client.payloads import local_files
-from gurney.errors import Invalid
+from gurney.errors import Invalid, Unavailable
 
 #: Of five bytes: no chunk ends where it does, but by chance.
 TEXT = "ä€" * 200_000
@@ -54,6 +54,47 @@ async def test_a_gap_in_a_live_log_is_told() -> None:
     async with serving(answer) as client:
         told = "".join([text async for text in client.jobs.logs("job", follow=True)])
     assert told == "a\n[gurney: 7 bytes of the log are not here]\nb"
+
+
+@pytest.mark.parametrize("patience_s", [60.0, 0.0])
+async def test_who_waits_for_a_job_asks_a_server_that_was_away_again(
+    monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    """The job goes on meanwhile; patience has an end."""
+    monkeypatch.setattr("gurney.client.jobs.PATIENCE_S", patience_s)
+    monkeypatch.setattr("gurney.client.jobs.PAUSE_S", 0.01)
+    told = iter(["", "", '{"state": "running"}', "", '{"state": "succeeded"}'])
+
+    async def answer(request: web.Request, response: web.StreamResponse) -> None:
+        if said := next(told):
+            await response.write(said.encode())
+        else:
+            _break_off(request)
+
+    async with serving(answer) as client:
+        if patience_s:
+            assert await client.jobs.wait("job") == {"state": "succeeded"}
+        else:
+            with pytest.raises(Unavailable):
+                await client.jobs.wait("job")
+
+
+def _break_off(request: web.Request) -> None:
+    assert request.transport is not None
+    request.transport.abort()
+
+
+@pytest.mark.parametrize("follow", [True, False])
+async def test_an_answer_that_breaks_off_is_an_error_of_ours(*, follow: bool) -> None:
+    """As when the server is killed in the middle of it: one line for who sits at the command line."""
+
+    async def answer(request: web.Request, response: web.StreamResponse) -> None:
+        await response.write(b"data: ")
+        _break_off(request)
+
+    async with serving(answer) as client:
+        with pytest.raises(Unavailable, match="broke off"):
+            _ = [text async for text in client.jobs.logs("job", follow=follow)]
 
 
 def _to_a_folder(at: Path) -> None:

@@ -91,6 +91,9 @@ class Http:
             if isinstance(error.__cause__, OSError) and error.__cause__.filename:
                 raise error.__cause__ from None  # a local file that could not be read, not the server
             raise Unavailable(f"cannot reach {self.base}: {error}") from error
+        except aiohttp.ClientPayloadError as error:
+            fault = error
+            raise Unavailable(f"the answer of {self.base} broke off") from error
         except GurneyError as error:
             fault = error
             raise

@@ -1,5 +1,6 @@
 """Jobs."""
 
+import asyncio
 import codecs
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 from gurney.client.http import Http, Json, Moved, ServerEvent, filters, query, segment
 from gurney.client.payloads import Payloads
+from gurney.clock import monotonic
+from gurney.errors import Unavailable
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 #: Seconds that one question with `Prefer: wait` may take.
 WAIT_S = 60
+#: Seconds for which a server that is away is asked again, and between two tries.
+PATIENCE_S, PAUSE_S = 60.0, 0.5
 
 
 class Jobs:
@@ -36,11 +41,20 @@ class Jobs:
         return answer
 
     async def wait(self, job: str) -> Json:
-        """Return the job once it has ended."""
+        """Return the job once it has ended. A server that is away is asked again for a while: the job goes on."""
+        until: float | None = None
         while True:
-            found = await self.get(job, wait_s=WAIT_S)
+            try:
+                found = await self.get(job, wait_s=WAIT_S)
+            except Unavailable:
+                until = until or monotonic() + PATIENCE_S
+                if monotonic() >= until:
+                    raise
+                await asyncio.sleep(PAUSE_S)
+                continue
             if found["state"] in TERMINAL:
                 return found
+            until = None
 
     def list(self, *, label: Mapping[str, str] | None = None, **wanted: Any) -> AsyncIterator[Json]:
         """Iterate over jobs, newest first; filters: map, payload, state, created_after, ..., completed_before."""
