@@ -6,6 +6,8 @@ Each field documents itself; `docs/settings.md` is generated from here.
 
 import os
 import socket
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -27,6 +29,10 @@ SECRETS_DIR = "GURNEY_SECRETS_DIR"
 #: The least number of heartbeats that a node may miss before it is lost.
 BEATS_UNTIL_LOST = 3
 
+_PREFIX = "GURNEY_"
+#: How alike a variable and a setting are at least when one is the other misspelt.
+ALIKE = 0.75
+
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
@@ -39,7 +45,7 @@ def default_node() -> str:
 class Settings(BaseSettings):
     """The deployment's settings. Durations in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="GURNEY_", frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     secrets_dir: Path | None = None
     """Folder of secrets, for example /run/secrets: `gurney_<setting>` has a setting's value, `nats_<user>` the password
@@ -199,3 +205,11 @@ class Settings(BaseSettings):
         file = os.environ.get("GURNEY_CONFIG")
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
         return (init_settings, env_settings, *secrets, *toml)
+
+
+def misspelt(variables: Iterable[str]) -> dict[str, str]:
+    """Return the variables that look like a setting and are none, and which: they would be passed over in silence."""
+    known = [name.upper() for name in Settings.model_fields]
+    ours = (name.removeprefix(_PREFIX) for name in variables if name.startswith(_PREFIX))
+    likely = {name: get_close_matches(name, known, n=1, cutoff=ALIKE) for name in ours if name not in known}
+    return {_PREFIX + name: _PREFIX + meant[0] for name, meant in likely.items() if meant}

@@ -5,6 +5,7 @@ Handlers say at most which job they are about; spans are made around them.
 
 import gc
 import logging
+import os
 import sys
 from functools import cache
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from gurney import recording
 from gurney.logs import Bridge, processors
-from gurney.settings import Settings
+from gurney.settings import Settings, misspelt
 from gurney.tracing import (
     CLIENT,
     CONSUMER,
@@ -103,6 +104,8 @@ def setup(settings: Settings, service: str) -> None:
     )
     if not logging.root.handlers:
         logging.root.addHandler(Bridge(verbose=verbose))
+    for name, meant in misspelt(os.environ).items():
+        log("settings").warning("there is no such setting", name=name, meant=meant)
     if settings.otlp_endpoint:
         recording.record(settings.otlp_endpoint, service=service, ratio=settings.trace_ratio, watcher=_Watcher())
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gurney.errors import Invalid
-from gurney.settings import Settings
+from gurney.settings import Settings, misspelt
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_times_that_leave_no_room_are_told(times: dict[str, float], told: str) -
 def test_times_that_just_fit_are_taken(times: dict[str, float]) -> None:
     """Three heartbeats are enough, and no lease is one."""
     Settings(**times)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setting", [f"GURNEY_{name.upper()}" for name in Settings.model_fields])
+def test_a_setting_by_a_letter_less_is_told(setting: str) -> None:
+    """`GURNEY_REQUIRE_APROVAL` would let any MAP run. Settings themselves, and what is none, are not told."""
+    others = ["GURNEY_URL", "GURNEY_TOKEN", "GURNEY_CONFIG", "GURNEY_RUN_ID", "GURNEY_REQUIRE", "GURNEY_TOOLS", "HOME"]
+    less = setting[:-2] + setting[-1]
+    assert misspelt([setting, *others, less]) == {less: setting}
