@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from gurney import clock, telemetry
 from gurney.documents.port import Write
-from gurney.errors import GurneyError
+from gurney.errors import GurneyError, Internal
 from gurney.model.job import PlacementRequest
 from gurney.model.run import Placement
 from services.scheduler import machine
@@ -88,6 +88,9 @@ class Placer:
             faults = await self._store.write(*[self._write_of(placement) for _, placement in taken])
         except GurneyError as error:
             faults = [error] * len(taken)
+        except Exception:  # whatever it was: a decision that nobody wrote holds its room, and its job waits for ever
+            _log.exception("placements cannot be written")
+            faults = [Internal()] * len(taken)
         for (entry, placement), fault in zip(taken, faults, strict=True):
             if fault:
                 await self._undo(entry, placement, fault)

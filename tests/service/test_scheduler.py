@@ -695,8 +695,11 @@ async def test_a_new_leader_takes_over_what_is_live(settings: Settings, document
         assert (await world.node()).used.cpu == 1.0
 
 
-async def test_a_placement_whose_write_fails_is_decided_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the store is away for a moment the job waits, and is placed afterwards."""
+@pytest.mark.parametrize("fault", [Invalid("away"), RuntimeError("a defect")])
+async def test_a_placement_whose_write_fails_is_decided_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """When the store is away for a moment, or something is wrong with it, the job waits, and is placed afterwards."""
     await world.join()
     real = world.documents.cas
     fails = [True]
@@ -704,7 +707,9 @@ async def test_a_placement_whose_write_fails_is_decided_again(world: World, monk
     async def cas(writes: Sequence[Write]) -> list[GurneyError | None]:
         if fails and any(write.collection is PLACEMENTS for write in writes):
             fails.pop()
-            return [Invalid("away") for _ in writes]
+            if isinstance(fault, GurneyError):
+                return [fault for _ in writes]
+            raise fault
         return await real(writes)
 
     monkeypatch.setattr(world.documents, "cas", cas)
