@@ -113,7 +113,7 @@ class Handlers:
             state=DeliveryState.PENDING,
             created_at=now,
             next_attempt_at=now,
-            body=Body(type="handler.test", timestamp=now, data={"handler": handler.id}).model_dump_json(),
+            body=Body(type=policy.TEST, timestamp=now, data={"handler": handler.id}).model_dump_json(),
             taken_until=now + timedelta(seconds=policy.TAKEN_S),
         )
         await self._store.insert(DELIVERIES, delivery)

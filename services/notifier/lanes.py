@@ -123,6 +123,10 @@ class Lanes:
         if handler is None or handler.deleting:
             await self._store.remove(DELIVERIES, delivery)
             return
+        if ended := policy.given_up(delivery, handler):
+            with contextlib.suppress(RevisionConflict):  # another took it, and sees the same
+                await self._store.replace(DELIVERIES, ended)
+            return
         if later := policy.kept(delivery, clock.now(), self._attempt_s):
             try:
                 delivery = await self._store.replace(DELIVERIES, later)

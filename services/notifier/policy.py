@@ -16,6 +16,8 @@ BACKOFF_S = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 #: Share by which a wait is made longer or shorter, so that targets are not hit by all at once.
 JITTER = 0.2
 GONE = 410
+#: Type of what a handler is sent to try it.
+TEST = "handler.test"
 
 
 def wanted(handler: Handler, event: JobEvent) -> bool:
@@ -97,6 +99,13 @@ def kept(delivery: Delivery, now: datetime, needed_s: float) -> Delivery | None:
     if until is not None and until - now >= timedelta(seconds=needed_s):
         return None
     return delivery.next(taken_until=now + timedelta(seconds=TAKEN_S))
+
+
+def given_up(delivery: Delivery, handler: Handler) -> Delivery | None:
+    """Return the delivery ended, where its handler was disabled meanwhile and it is no test; None: it is to be sent."""
+    if handler.state == "active" or json.loads(delivery.body)["type"] == TEST:
+        return None
+    return delivery.next(state=DeliveryState.FAILED, next_attempt_at=None, taken_until=None)
 
 
 def _is_taken(delivery: Delivery, now: datetime, born: datetime | None) -> bool:

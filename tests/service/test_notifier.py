@@ -1,6 +1,7 @@
 """The notifier over a real nats-server: signed deliveries, retries, lanes, and what a crash leaves."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,7 +19,15 @@ from gurney.errors import IdempotencyKeyReused, Invalid, NotFound, StoreUnavaila
 from gurney.model.access import Caller, Role
 from gurney.model.base import Idempotency
 from gurney.model.common import Empty, Ref
-from gurney.model.handler import CreateHandler, Delivery, DeliveryList, Handler, HandlerCreate
+from gurney.model.handler import (
+    CreateHandler,
+    Delivery,
+    DeliveryList,
+    Handler,
+    HandlerCreate,
+    HandlerPatch,
+    PatchHandler,
+)
 from gurney.model.job import JobEvent, JobOwed, JobRefs, OwedJobs
 from gurney.service import Parts, Service
 from gurney.settings import Settings
@@ -27,6 +36,7 @@ from gurney.subjects import (
     HANDLER_DELETE,
     HANDLER_DELIVERIES,
     HANDLER_GET,
+    HANDLER_PATCH,
     HANDLER_TEST,
     JOB_NOTIFIED,
     JOB_OWED,
@@ -195,6 +205,24 @@ async def test_a_target_that_is_gone_is_disabled(world: World) -> None:
         assert delivery.state == "failed"
         async with asyncio.timeout(20):
             await world.until_disabled(handler)
+
+
+async def test_what_is_under_way_to_a_handler_ends_when_it_is_disabled(world: World) -> None:
+    """It is not sent once more, for a day; but who is disabled can be tried."""
+    async with Target().serving() as target:
+        target.answers = [500] * 9
+        handler = await world.register(target.url)
+        await world.publish(ended())
+        await asyncio.wait_for(target.heard.get(), 20)
+        body = PatchHandler(state="disabled")
+        await world.client.bus.request(HANDLER_PATCH, HandlerPatch(caller=CALLER, handler=handler.id, body=body))
+        (delivery,) = await world.settled(handler)
+        assert (delivery.state, {each.status for each in delivery.attempts}) == ("failed", {500})
+        while not target.heard.empty():
+            target.heard.get_nowait()
+        await world.client.bus.request(HANDLER_TEST, Ref(caller=CALLER, ref=handler.id))
+        sent, _ = await asyncio.wait_for(target.heard.get(), 20)
+        assert json.loads(sent)["type"] == "handler.test"
 
 
 async def test_a_target_that_is_gone_is_told_no_more(nats_server: NatsServer, tmp_path: Path) -> None:
