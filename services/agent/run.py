@@ -172,6 +172,22 @@ class Run:
         elif self._told_runtime:
             await self._stop_runtime()
 
+    async def end(self) -> None:
+        """Stop it, and return when nothing of it runs any more, whatever else goes wrong."""
+        if self._runtime is None or not self._told_runtime:
+            return
+        is_asked = False
+        for delay in delays():
+            try:
+                if not is_asked:
+                    await self._stop_runtime()
+                is_asked = True
+                if all(each.end for each in await self._runtime.runs() if each.run_id == self.run_id):
+                    return
+            except Exception as error:
+                _log.warning("run cannot be ended", run=self.run_id, error=error)
+            await asyncio.sleep(delay)
+
     async def _stop_runtime(self) -> None:
         if self._runtime is not None:
             await self._runtime.stop(self.run_id, self._host.settings.stop_grace)

@@ -138,6 +138,7 @@ class Supervisor:
             _log.exception("run failed within the agent", run=run.run_id, step=run.step)
             outcome = policy.lost("internal", "the agent failed", run.entry.timings)
             run.entry = run.entry.but(outcome=run.entry.outcome or outcome)
+            await run.end()  # before it is told: the next attempt may begin at once
             run.step = Step.REPORTING
             await run.live()
         # From here on only rubbish is left, which nobody waits for.

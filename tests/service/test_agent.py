@@ -12,11 +12,12 @@ from gurney.errors import Forbidden, StoreUnavailable
 from gurney.heartbeats import Heartbeats
 from gurney.service import Service
 from gurney.settings import MIB, Settings
-from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM
+from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM, SCHEDULER_ENDED
 from gurney.testing.nats import NatsServer
 from services.agent import claim, heartbeat, live_log, log
 from services.agent.__main__ import build
 from services.agent.journal import Entry, Journal
+from services.agent.run import Run
 from tests.service.agent_house import SECONDS, House, neighbours
 
 pytestmark = pytest.mark.needs("nats")
@@ -271,6 +272,30 @@ async def test_a_stop_ends_a_live_run(house: House) -> None:
     outcome = await house.outcome(start)
     assert outcome.reason is not None
     assert (outcome.ending, outcome.reason.code) == ("canceled", "canceled")
+    await house.is_clean()
+
+
+async def test_a_defect_ends_a_run_before_it_is_told(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that the agent gives up is over when the scheduler hears of it: the next may begin at once."""
+    number = tmp_path / "pid"
+
+    async def breaks(_: Run) -> None:
+        while not await asyncio.to_thread(lambda: number.exists() and number.read_text()):
+            await asyncio.sleep(0.01)
+        raise RuntimeError
+
+    monkeypatch.setattr(Run, "_keep_timings", breaks)
+    told = house.scheduler.gate(SCHEDULER_ENDED)
+    start = await house.start(house.run(f"echo $$ > {number}; sleep {SECONDS}"))
+    await told.reached.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
+    told.open()
+    outcome = await house.outcome(start)
+    assert outcome.reason is not None
+    assert (outcome.ending, outcome.reason.code) == ("lost", "internal")
     await house.is_clean()
 
 
