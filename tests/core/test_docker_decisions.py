@@ -181,21 +181,21 @@ RAN = ending.State(0, oom_killed=False, started_at=BEGAN, stopped_at=STOPPED)
 
 
 @pytest.mark.parametrize(
-    ("state", "asked", "died", "cause", "code"),
+    ("state", "asked", "doubt", "cause", "code"),
     [
-        (RAN, None, False, Cause.EXITED, 0),
-        (replace(RAN, exit_code=137), None, False, Cause.EXITED, 137),
-        (replace(RAN, exit_code=137, oom_killed=True), None, False, Cause.MEMORY, 137),
-        (replace(RAN, exit_code=143), Cause.STOPPED, False, Cause.STOPPED, 143),
-        (replace(RAN, exit_code=143), None, True, Cause.LOST, None),
-        (RAN, None, True, Cause.EXITED, 0),
-        (replace(RAN, started_at=None, exit_code=127, error="not found"), None, False, Cause.EXITED, 127),
-        (replace(RAN, started_at=None, exit_code=128, error="no device"), None, False, Cause.NOT_STARTED, None),
+        (RAN, None, "", Cause.EXITED, 0),
+        (replace(RAN, exit_code=137), None, "", Cause.EXITED, 137),
+        (replace(RAN, exit_code=137, oom_killed=True), None, "", Cause.MEMORY, 137),
+        (replace(RAN, exit_code=143), Cause.STOPPED, "", Cause.STOPPED, 143),
+        (replace(RAN, exit_code=143), None, "taken down", Cause.LOST, None),
+        (RAN, None, "not seen", Cause.LOST, None),
+        (replace(RAN, started_at=None, exit_code=127, error="not found"), None, "", Cause.EXITED, 127),
+        (replace(RAN, started_at=None, exit_code=128, error="no device"), None, "", Cause.NOT_STARTED, None),
     ],
 )
-def test_ends(state: ending.State, asked: Cause | None, died: bool, cause: Cause, code: int | None) -> None:  # noqa: FBT001
-    """The cause is why we ended it, else the daemon's flag, else the exit; what the daemon took down is lost."""
-    end = ending.end_of(state, asked, daemon_died=died)
+def test_ends(state: ending.State, asked: Cause | None, doubt: str, cause: Cause, code: int | None) -> None:
+    """The cause is why we ended it, else the daemon's flag, else the exit; an end in doubt is lost."""
+    end = ending.end_of(state, asked, doubt=doubt)
     assert (end.cause, end.exit_code) == (cause, code)
 
 

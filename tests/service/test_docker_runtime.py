@@ -509,3 +509,50 @@ async def test_end_of_which_nothing_is_known(harness: DockerHarness, client: Cli
     end = await run.end()
     assert (end.cause, end.exit_code) == (Cause.LOST, None)
     run.close()
+
+
+async def test_a_success_that_the_daemon_has_not_seen_is_none(harness: DockerHarness, client: Client) -> None:
+    """A daemon that finds a container ended and not how may say 0, as Docker 20.10 does: that run is lost."""
+    run = await waiting(harness)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    container = client.inspect_container(name_of("job_1-1"))
+    await asyncio.to_thread(harness.daemon.kill)
+    os.kill(container["State"]["Pid"], signal.SIGKILL)
+    kept = harness.daemon.folder / "data/containers" / container["Id"] / "config.v2.json"
+    told = json.loads(kept.read_text())
+    told["State"] |= {"Running": False, "Pid": 0, "ExitCode": 0, "FinishedAt": clock.now().isoformat()}
+    kept.write_text(json.dumps(told))
+    await asyncio.to_thread(harness.daemon.start)
+    end = await run.end()
+    state = (await asyncio.to_thread(client.inspect_container, container["Id"]))["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 0)
+    assert (end.cause, end.exit_code) == (Cause.LOST, None)
+    run.close()
+
+
+async def test_a_success_that_nobody_of_ours_saw_is_one_when_the_daemon_did(harness: DockerHarness) -> None:
+    """A run that ended with 0 while there was no agent is a success: the daemon remembers its end."""
+    run = await waiting(harness, 'echo > "$OUT/ready"; read _ < "$OUT/go"; exit 0')
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    run.tell("go")
+    await asyncio.sleep(1)
+    harness.runtime = harness.make()
+    await harness.runtime.open()
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 0)
+    run.close()
+
+
+async def test_who_is_ended_by_somebody_else_has_not_succeeded(harness: DockerHarness, client: Client) -> None:
+    """An application that is told to end, by a daemon that shuts down or a person, and ends with 0, is lost."""
+    run = await waiting(harness, 'trap "exit 0" TERM; echo > "$OUT/ready"; while :; do sleep 0.1; done')
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    client.kill(name_of("job_1-1"), signal="SIGTERM")
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.LOST, None)
+    assert "somebody else" in end.message
+    run.close()

@@ -48,19 +48,19 @@ def end_of(
     state: State,
     asked: Cause | None,
     *,
-    daemon_died: bool = False,
+    doubt: str = "",
     peak: int | None = None,
     cpu_s: float | None = None,
 ) -> End:
     """Return the end of a run; `asked`: why we ended it, if we did.
 
-    A daemon that goes down without live restore takes its containers with it: an exit code that comes of that is not
-    the application's.
+    `doubt`: why the exit code is not the application's own, such as that of a container that its daemon took down with
+    it: then nobody knows how it ended.
     """
     if state.started_at is None:
         return _not_begun(state)
     stopped = max(state.stopped_at or state.started_at, state.started_at)
-    cause = asked or _cause(state, daemon_died=daemon_died)
+    cause = asked or (Cause.MEMORY if state.oom_killed else Cause.LOST if doubt else Cause.EXITED)
     return End(
         cause=cause,
         exit_code=None if cause is Cause.LOST else state.exit_code,
@@ -69,7 +69,7 @@ def end_of(
         duration_s=(stopped - state.started_at).total_seconds(),
         peak_memory=peak,
         cpu_s=cpu_s,
-        message="the Docker daemon went down and took the container with it" if cause is Cause.LOST else "",
+        message=doubt if cause is Cause.LOST else "",
     )
 
 
@@ -92,9 +92,3 @@ def _not_begun(state: State) -> End:
     if state.exit_code in NOT_EXECUTED:
         return End(Cause.EXITED, state.exit_code, None, None, None, message=state.error)
     return not_started(state.error or "the container could not be started")
-
-
-def _cause(state: State, *, daemon_died: bool) -> Cause:
-    if state.oom_killed:
-        return Cause.MEMORY
-    return Cause.LOST if daemon_died and state.exit_code != 0 else Cause.EXITED

@@ -22,6 +22,12 @@ _ABSENT, _KILLED = 404, 137
 _CUT_OFF = frozenset({137, 143, 255})
 #: What a daemon says of a container that ended while it was away, and of whose end it found no trace.
 _UNKNOWN = 255
+#: By how much the clocks of the daemon and of this host may differ, in whole seconds.
+_CLOCKS_S = 1
+_TAKEN_DOWN = "the Docker daemon went down and took the container with it"
+_SIGNALLED = "somebody else has ended the container"
+#: A daemon that finds a container of whose end it has not heard says that its exit code is 0.
+_NOT_SEEN = "the Docker daemon was away when the container ended, and does not know how"
 
 
 class LiveRun:
@@ -43,6 +49,8 @@ class LiveRun:
         #: Since when its time counts, by the monotonic clock.
         self._since = clock.monotonic() - (0.0 if output else clock.now().timestamp() - mark.started_at)
         self._is_oom = False
+        #: Somebody has signalled it; we note it for all, and where it was we, there is an `_ending`.
+        self._was_signalled = False
         #: Until when it may live, by the monotonic clock; None: it has no lease.
         self.lease_until: float | None = None
         self._peak: int | None = None
@@ -57,6 +65,9 @@ class LiveRun:
         """The kernel has ended one of its processes for want of memory: it ends the others, too."""
         self._is_oom = True
         self.end_by(Cause.MEMORY, 0.0)
+
+    def heard_signal(self) -> None:
+        self._was_signalled = True
 
     @property
     def has_lapsed(self) -> bool:
@@ -159,10 +170,11 @@ class LiveRun:
         if state is None:
             return lost("its container is gone", _moment(self.mark.started_at))
         cause = self._asked(state)
-        died = cause is None and not state.oom_killed and await self._went_down(state)
+        heard = exit_code is not None
+        doubt = "" if cause is not None or state.oom_killed else await self._doubt(state, heard=heard)
         peak = self.mark.memory if self._is_oom or state.oom_killed else 0
         await self._output.finish()
-        end = end_of(state, cause, daemon_died=died, peak=peak or self._peak, cpu_s=self._cpu_s)
+        end = end_of(state, cause, doubt=doubt, peak=peak or self._peak, cpu_s=self._cpu_s)
         if end.exit_code in NOT_EXECUTED and not end.message:
             return replace(end, message=await self._output.not_executed())
         return end
@@ -188,10 +200,30 @@ class LiveRun:
             return self._ending.cause
         return Cause.LEASE if self.has_lapsed and state.exit_code == _KILLED else None
 
+    async def _doubt(self, state: State, *, heard: bool) -> str:
+        """Return why the exit code is not the application's, empty where it is. `heard`: the daemon told of its end."""
+        if state.exit_code != 0:
+            return _TAKEN_DOWN if await self._went_down(state) else ""
+        if self._was_signalled:
+            return _SIGNALLED
+        if heard and not self._output.is_pieced:
+            return ""
+        actions = await self._remembered()
+        if "kill" in actions:
+            return _SIGNALLED
+        return "" if "die" in actions else _NOT_SEEN
+
+    async def _remembered(self) -> set[str]:
+        """Return what the daemon remembers to have happened to it; one that was started later remembers nothing."""
+        since, until = int(self.mark.started_at) - _CLOCKS_S, int(clock.now().timestamp()) + _CLOCKS_S
+        filters = {"container": self.mark.container, "event": ["kill", "die"]}
+        told = await self._host.daemon.slow(
+            lambda client: list(client.events(since=since, until=until, filters=filters, decode=True))
+        )
+        return {str(each["Action"]) for each in told}
+
     async def _went_down(self, state: State) -> bool:
         """Tell whether the daemon took it down: then what lent its network, and never ends, has ended, too."""
-        if state.exit_code == 0:
-            return False
         if self._output.is_pieced and state.exit_code == _UNKNOWN:
             return True
         if not self.mark.network:

@@ -130,6 +130,8 @@ class Runs:
                 run.heard_start(event["timeNano"])
             case "oom":
                 run.heard_oom()
+            case "kill":
+                run.heard_signal()
             case "die":
                 self._finish(run, int(event["Actor"]["Attributes"].get("exitCode", -1)), event["timeNano"])
 

@@ -74,7 +74,7 @@ class Watch:
     async def _connected(self) -> None:
         """Connect, take stock, and hear until the daemon breaks off."""
         await self._daemon.connect()
-        async with self._daemon.events(self._label, ("start", "oom", "die")) as events:
+        async with self._daemon.events(self._label, ("start", "oom", "kill", "die")) as events:
             await self._take_stock()
             self.is_up = True
             self._tried.set()
