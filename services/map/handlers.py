@@ -113,6 +113,7 @@ class Handlers:
 
     async def reconcile(self) -> None:
         await self._inspections.reconcile()
+        await self._trials.reconcile()
         await self._end_trials()
 
     async def _try(self, question: MapRegister) -> Map:
