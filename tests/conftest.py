@@ -13,7 +13,7 @@ from gurney.testing.docker import DockerDaemon
 from gurney.testing.minio import minio
 from gurney.testing.mongo import MongoServer
 from gurney.testing.nats import NatsServer
-from gurney.testing.registry import Registry
+from gurney.testing.registry import PASSWORDS, Registry
 from gurney.testing.s3 import S3Server
 from gurney.testing.versitygw import versitygw
 
@@ -99,6 +99,13 @@ def docker_daemon() -> Iterator[DockerDaemon]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """The image registry of the whole run, for tests that `needs("registry")`: names are to be of your own."""
     with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def private_registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry for one test that asks for a password, for tests that `needs("registry")`."""
+    with Registry(tmp_path / "registry", next(iter(PASSWORDS))) as running:
         yield running
 
 

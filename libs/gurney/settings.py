@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     docker_url: str | None = Field(default=None, pattern=r"^(none|unix:///.+|tcp://[^/]+)$")
     """Where the Docker daemon listens, for example unix:///var/run/docker.sock; None: `DOCKER_HOST` or where it always
     is, if it answers; `none`: no Docker."""
+    registry_config: Path | None = None
+    """Docker client configuration (as ~/.docker/config.json, which None stands for) with the credentials of registries
+    or the helpers that have them; read anew for each pull."""
+    image_cache: int = Field(default=100 * GIB, ge=0)
+    """Bytes of pulled images that stay on this host, those that images share counted for each; past it the least
+    recently used go that nothing uses. Only what Gurney pulled counts, and goes. 0: all stay."""
     admission: Admission = Admission.QUEUE
     """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
     require_approval: bool = False

@@ -69,10 +69,10 @@ def _kept(contents: Mapping[str, Json], generation: Generation) -> tuple[Manifes
 
 
 def generation_of(contents: Mapping[str, Json], app: Json) -> Generation:
-    """Tell the generation by the folder in the image, or by the spelling of the keys."""
-    if any("/etc/holoscan/" in path for path in contents):
+    """Tell the generation by the folder in the image, or into which it exported, or by the spelling of the keys."""
+    if any("/holoscan/" in path for path in contents):
         return "holoscan"
-    if any("/etc/monai/" in path for path in contents):
+    if any("/monai/" in path for path in contents):
         return "monai"
     kebab = any("-" in key for key in app)
     camel = any(key in app for key in ("apiVersion", "sdkVersion", "workingDirectory", "sdk"))

@@ -144,8 +144,8 @@ async def test_crash_between_create_and_mark(harness: DockerHarness, client: Cli
     """A container without a mark never ran: it makes way, and the run is started, once."""
     run = await waiting(harness, 'echo >> "$OUT/count"')
     house = harness.runtime._host.house  # type: ignore[attr-defined]
-    image = await harness.runtime._images.bring(run.spec.urn, run.spec.digest)  # type: ignore[attr-defined]
-    body = config(run.spec, image, Means("", 1.0, None, house.labels))
+    async with harness.runtime._images.brought(run.spec.urn, run.spec.digest) as image:  # type: ignore[attr-defined]
+        body = config(run.spec, image, Means("", 1.0, None, house.labels))
     left = await asyncio.to_thread(client.make, body, name_of("job_1-1"))
     await harness.reopen()
     assert await harness.runtime.runs() == []
@@ -322,7 +322,8 @@ async def test_pull_by_digest(harness: DockerHarness, client: Client, pushed: st
     digest = (await harness.runtime.inspect(urn)).digest
     repository = pushed.rpartition(":")[0]
     assert (await asyncio.to_thread(client.inspect_distribution, pushed))["Descriptor"]["digest"] == digest
-    await asyncio.to_thread(client.remove_image, pushed, force=True)
+    assert await asyncio.to_thread(client.image, pushed) is None  # a tag of this host is its owner's
+    await asyncio.to_thread(client.remove_image, f"{repository}@{digest}")
     assert await asyncio.to_thread(client.image, f"{repository}@{digest}") is None
     await harness.runtime.available(urn, digest)
     assert await asyncio.to_thread(client.image, f"{repository}@{digest}") is not None

@@ -14,7 +14,14 @@ def runtimes(settings: Settings) -> list[Runtime]:
         # Not before it is needed: the SDK takes its time to be imported.
         from gurney.runtime.docker.runtime import DockerRuntime
 
-        docker = DockerRuntime(settings.data, node=settings.node, url=settings.docker_url, grace_s=settings.stop_grace)
+        docker = DockerRuntime(
+            settings.data,
+            node=settings.node,
+            url=settings.docker_url,
+            grace_s=settings.stop_grace,
+            registry_config=settings.registry_config,
+            image_cache=settings.image_cache,
+        )
         found.append(docker)
     return found
 

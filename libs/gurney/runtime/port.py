@@ -103,7 +103,8 @@ class Observed:
 class Inspection:
     """What registration reads of a MAP: a digest that pins it and its raw manifests (path -> bytes).
 
-    In an image the path tells the generation (`/etc/holoscan/app.json`); a folder MAP has `app.json` and `pkg.json`.
+    In an image the path tells the generation (`/etc/holoscan/app.json`, or `/var/run/holoscan/export/config/app.json`
+    where the image exported it); a folder MAP has `app.json` and `pkg.json`.
     """
 
     digest: str
@@ -138,14 +139,14 @@ class Runtime(Protocol):
         """Let go; runs stay."""
 
     async def inspect(self, urn: str, *, described: bool = False, progress: Progress = silent) -> Inspection:
-        """Pin and read a MAP without running its code; raises `MapUnreadable` whose reason and message say why.
+        """Pin and read a MAP, running none of its code where it has manifests; raises `MapUnreadable`, which says why.
 
         `described`: somebody else says what the MAP does, so that it needs no manifests. `progress` is told what is
         under way (`pulling`), how much of it is done and of how much, in bytes; from any thread.
         """
 
     async def available(self, urn: str, digest: str) -> None:
-        """Make the pinned MAP present on this host; raises `ImageUnavailable`."""
+        """Make the pinned MAP present on this host, for a run that begins soon; raises `ImageUnavailable`."""
 
     async def start(self, spec: RunSpec) -> None:
         """Begin the run; returns when it is begun or known to have begun before. A failure to begin is an `End`."""

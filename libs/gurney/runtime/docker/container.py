@@ -14,6 +14,7 @@ from gurney.runtime.port import RunSpec
 MIB = 1 << 20
 SHARED_MEMORY = 64 * MIB
 PROCESSES = 4096
+NO_GPU = "void"
 _LEAST_CPU = 0.01
 _LEAST_MEMORY = 6 * MIB
 #: What the daemon keeps of a run's output until the run is forgotten; we have it all in a file of our own.
@@ -84,33 +85,46 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
         **run_variables(spec, Places(spec.input_path, spec.output_path, work, spec.content_path)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
-        "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or "void",
+        "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or NO_GPU,
     }
 
 
-def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
-    memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
-    strict = spec.hardening == "strict"
-    given: dict[str, Any] = {
-        "NetworkMode": _network(spec, means),
+def sealed(*, memory: int, cores: float) -> dict[str, Any]:
+    """Return what nothing of an image may go beyond unless somebody asked for it: no network, no rights, limits.
+
+    `memory` in bytes; 0: no limit.
+    """
+    return {
+        "NetworkMode": "none",
         # Signals reach an application that is not the first process of its container, and orphans are reaped.
         "Init": True,
-        "ReadonlyRootfs": strict,
+        "ReadonlyRootfs": True,
         "Tmpfs": {_TEMPORARY: "rw,exec,nosuid,nodev,mode=1777"},
-        "Mounts": list(_mounts(spec)),
-        "CapDrop": ["ALL"] if strict else sorted(COMPATIBLE_DROPS),
+        "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": PROCESSES,
-        "ShmSize": spec.shared_memory or SHARED_MEMORY,
-        "NanoCpus": int(min(max(spec.cpu, _LEAST_CPU), means.cores) * 1e9),
+        "ShmSize": SHARED_MEMORY,
+        "NanoCpus": int(cores * 1e9),
         "Memory": memory,
         "MemorySwap": memory,  # memory and swap together: no swap
         "IpcMode": "private",
         "OomScoreAdj": 500,  # where the host runs out of memory, an application goes, not the server
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "none"},
+    }
+
+
+def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
+    memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
+    given = sealed(memory=memory, cores=min(max(spec.cpu, _LEAST_CPU), means.cores)) | {
+        "NetworkMode": _network(spec, means),
+        "Mounts": list(_mounts(spec)),
+        "ShmSize": spec.shared_memory or SHARED_MEMORY,
         "LogConfig": {"Type": "local", "Config": _LOG_OPTIONS},
     }
+    if spec.hardening != "strict":
+        given |= {"ReadonlyRootfs": False, "CapDrop": sorted(COMPATIBLE_DROPS)}
     if spec.gpus:
         given["DeviceRequests"] = [{"DeviceIDs": list(spec.gpus), "Capabilities": [["gpu"]]}]
     return given

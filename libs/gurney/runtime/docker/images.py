@@ -1,47 +1,31 @@
-"""Images: pinned by digest, pulled, and read without running any of their code (create + copy)."""
+"""Images: pinned by digest, pulled, and read without running any of their code, where they have manifests."""
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
-from docker.errors import APIError
-from requests import RequestException
-
 from gurney.errors import ImageUnavailable, MapUnreadable
-from gurney.ids import new_id
-from gurney.runtime.docker import files, users
+from gurney.runtime.docker import manifests, users
+from gurney.runtime.docker.cache import Cache
 from gurney.runtime.docker.container import Image
-from gurney.runtime.docker.daemon import Client, Daemon, one_line
-from gurney.runtime.docker.house import PREFIX, House
+from gurney.runtime.docker.daemon import Client, Daemon
+from gurney.runtime.docker.export import export
+from gurney.runtime.docker.reading import Readers, user_of
 from gurney.runtime.docker.reference import Reference, parse
+from gurney.runtime.docker.registries import Registries, RegistryError
 from gurney.runtime.port import Inspection, Progress, silent
 
-#: Where images have their manifests, by generation, the newer one first.
-FOLDERS = ("/etc/holoscan", "/etc/monai")
-MANIFESTS = ("app.json", "pkg.json")
-MANIFEST_LIMIT = 128 * 1024
-INSPECT_LABEL = "gurney.inspect"
-#: What a registry says of an image that it has not, or does not show us.
-_ABSENT = ("not found", "manifest unknown", "does not exist", "name unknown", "access denied")
-
 Json = Mapping[str, Any]
-
-
-class _PullError(Exception):
-    """The image cannot be pulled."""
-
-    @property
-    def is_absent(self) -> bool:
-        return any(words in str(self).lower() for words in _ABSENT)
 
 
 class Images:
     """The images of one daemon."""
 
-    def __init__(self, daemon: Daemon, house: House) -> None:
+    def __init__(self, daemon: Daemon, readers: Readers, registries: Registries, cache: Cache) -> None:
         self._daemon = daemon
-        self._house = house
+        self._readers = readers
+        self._registries = registries
+        self._cache = cache
         self._known: dict[str, Image] = {}
 
     async def inspect(self, urn: str, *, described: bool, progress: Progress) -> Inspection:
@@ -50,56 +34,97 @@ class Images:
             reference = parse(urn)
         except ValueError as error:
             raise MapUnreadable("bad_urn", str(error)) from error
-        return await self._daemon.slow(lambda client: self._inspect(client, reference, described, progress))
+        async with self._cache.using(reference.familiar):
+            return await self._daemon.slow(lambda client: self._inspect(client, reference, described, progress))
 
-    async def bring(self, urn: str, digest: str) -> Image:
-        """Have the pinned image on this host; raises `ImageUnavailable`, `Unavailable` while the daemon is away."""
-        reference = parse(urn)
-        found = await self._daemon.quick(lambda client: _find(client, reference, digest))
-        if found is None:
-            found = await self._daemon.slow(lambda client: _fetch(client, reference, digest))
-        known = self._known.get(found["Id"])
-        if known is None:
-            known = self._known[found["Id"]] = await self._daemon.slow(lambda client: self._facts(client, found))
-        return known
+    @asynccontextmanager
+    async def brought(self, urn: str, digest: str) -> AsyncIterator[Image]:
+        """Have the pinned image on this host, where it stays for as long as the context.
+
+        Raises `ImageUnavailable`, `Unavailable` while the daemon is away.
+        """
+        pinned = parse(urn).at(digest)
+        async with self._cache.using(pinned.familiar):
+            found = await self._daemon.quick(lambda client: self._find(client, pinned))
+            if found is None:
+                found = await self._daemon.slow(lambda client: self._fetch(client, pinned))
+            image = found
+            known = self._known.get(image["Id"])
+            if known is None:
+                known = self._known[image["Id"]] = await self._daemon.slow(lambda client: self._facts(client, image))
+            yield known
+
+    async def promise(self, urn: str, digest: str) -> None:
+        """Have the pinned image here for a run that is to begin soon; raises as `brought` does."""
+        async with self.brought(urn, digest):
+            self._cache.promise(parse(urn).familiar)
 
     # Blocking
 
     def _inspect(self, client: Client, reference: Reference, described: bool, progress: Progress) -> Inspection:  # noqa: FBT001
-        found = _newest(client, reference, progress)
-        with self._created(client, found["Id"]) as container:
-            manifests = _manifests(client, container)
-        if not manifests and not described:
-            raise MapUnreadable("manifest_missing", f"the image {reference} has no app.json in {' or '.join(FOLDERS)}")
-        return Inspection(_digest(found, reference), manifests, _command(found))
+        found, digest = self._newest(client, reference, progress)
+        with self._readers.of_image(client, found["Id"]) as reader:
+            read = manifests.read(client, reader)
+            if not read and not described:
+                progress("exporting", 0, None)
+                read = export(client, self._readers, found, reader)
+        return Inspection(digest, read, _command(found))
+
+    def _newest(self, client: Client, reference: Reference, progress: Progress) -> tuple[Json, str]:
+        """Return the image as its registry has it now, and its digest.
+
+        What has no registry, or none that answers, is as this host has it; so is what was built here for one that
+        lets nobody see it.
+        """
+        here = client.image(reference.local)
+        if here is not None and (reference.digest or not reference.names_registry):
+            return here, _digest(here, reference)
+        try:
+            digest = reference.digest or self._registries.digest(client, reference)
+            return self._have(client, reference.at(digest), progress), digest
+        except RegistryError as error:
+            if here is not None and (error.code != "registry_denied" or _digest(here, reference) == here["Id"]):
+                return here, _digest(here, reference)
+            raise MapUnreadable(error.code, str(error)) from error
+
+    def _find(self, client: Client, pinned: Reference) -> Json | None:
+        """Return the pinned image if it is here: pulled, or built here and pinned by its id."""
+        found = client.image(pinned.local)
+        if found is not None:
+            self._cache.touch([pinned.listed])
+            return found
+        return client.image(pinned.digest or "")
+
+    def _fetch(self, client: Client, pinned: Reference) -> Json:
+        try:
+            return self._have(client, pinned, silent)
+        except RegistryError as error:
+            raise ImageUnavailable(str(error)) from error
+
+    def _have(self, client: Client, pinned: Reference, progress: Progress) -> Json:
+        """Return the pinned image of a registry, pulled if need be."""
+        found = client.image(pinned.local)
+        if found is not None:
+            self._cache.touch([pinned.listed])
+            return found
+        self._cache.expect(pinned.listed)
+        self._registries.pull(client, pinned, progress)
+        found = client.image(pinned.local)
+        if found is None:
+            raise RegistryError("image_unavailable", f"the image {pinned} was removed while it was being pulled")
+        self._cache.arrived(pinned.listed, found["Size"])
+        return found
 
     def _facts(self, client: Client, found: Json) -> Image:
         config = found.get("Config") or {}
         user = config.get("User") or ""
         if users.is_named(user):
-            with self._created(client, found["Id"]) as container:
-                uid, gid = users.ids(user, lambda path: files.read(client, container, path, users.LIMIT))
+            with self._readers.of_image(client, found["Id"]) as reader:
+                uid, gid = user_of(client, reader, user)
         else:
             uid, gid = users.ids(user, lambda _: None)
         variables = frozenset(each.partition("=")[0] for each in config.get("Env") or ())
         return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "", variables)
-
-    @contextmanager
-    def _created(self, client: Client, image: str) -> Iterator[str]:
-        """Make a container that is never started, for as long as it is read."""
-        body = {
-            "Image": image,
-            "Entrypoint": ["/never-run"],
-            "Cmd": [],
-            "Labels": {**self._house.labels, INSPECT_LABEL: "1"},
-            "HostConfig": {"NetworkMode": "none"},
-        }
-        container = client.make(body, f"{PREFIX}{new_id('ins')}")
-        try:
-            yield container
-        finally:
-            with suppress(APIError, RequestException):  # else the next start clears it away
-                client.remove_container(container, v=True, force=True)
 
 
 def _command(found: Json) -> tuple[str, ...]:
@@ -108,81 +133,9 @@ def _command(found: Json) -> tuple[str, ...]:
     return (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
 
 
-def _newest(client: Client, reference: Reference, progress: Progress) -> Json:
-    """Return the image as its registry has it now; what has no registry, or none that answers, as this host has it."""
-    here = client.image(reference.local)
-    if here is not None and (reference.digest or not reference.names_registry):
-        return here
-    try:
-        _pull(client, reference.name, reference.digest or reference.tag or "latest", progress)
-    except _PullError as error:
-        if here is not None:
-            return here
-        if error.is_absent:
-            raise MapUnreadable("not_found", f"there is no image {reference}: {error}") from error
-        raise MapUnreadable("image_unavailable", f"the image {reference} cannot be pulled: {error}") from error
-    found = client.image(reference.local)
-    if found is None:
-        raise MapUnreadable("image_unavailable", f"the image {reference} was removed while it was being read")
-    return found
-
-
-def _fetch(client: Client, reference: Reference, digest: str) -> Json:
-    try:
-        _pull(client, reference.name, digest, silent)
-    except _PullError as error:
-        raise ImageUnavailable(f"{reference.at(digest)} is not on this host and cannot be pulled: {error}") from error
-    found = _find(client, reference, digest)
-    if found is None:
-        raise ImageUnavailable(f"{reference.at(digest)} is not on this host although it was pulled")
-    return found
-
-
-def _find(client: Client, reference: Reference, digest: str) -> Json | None:
-    """Return the pinned image if it is here: pulled, or built here and pinned by its id."""
-    return client.image(reference.at(digest)) or client.image(digest)
-
-
 def _digest(found: Json, reference: Reference) -> str:
-    """Return what pins the image: its registry's digest, or its id where it was never in a registry."""
+    """Return what pins an image of this host: its registry's digest, or its id where it was never in a registry."""
     if reference.digest:
         return reference.digest
     digests = [each.rpartition("@") for each in found.get("RepoDigests") or ()]
-    return str(next((digest for name, _, digest in digests if name == reference.name), found["Id"]))
-
-
-def _pull(client: Client, name: str, tag: str, progress: Progress) -> None:
-    layers: dict[str, tuple[int, int]] = {}
-    try:
-        for line in client.pull(name, tag=tag, stream=True, decode=True):
-            if "error" in line:
-                raise _PullError(one_line(line["error"]))
-            detail = line.get("progressDetail") or {}
-            if line.get("status") == "Downloading" and detail.get("total"):
-                layers[line["id"]] = (detail.get("current", 0), detail["total"])
-                done, total = (sum(each) for each in zip(*layers.values(), strict=True))
-                progress("pulling", done, total)
-    except APIError as error:
-        raise _PullError(one_line(error.explanation or error)) from error
-    except json.JSONDecodeError as error:
-        raise _PullError("the daemon broke off") from error
-
-
-def _manifests(client: Client, container: str) -> dict[str, bytes]:
-    for folder in FOLDERS:
-        left = MANIFEST_LIMIT
-        manifests: dict[str, bytes] = {}
-        for name in MANIFESTS:
-            path = f"{folder}/{name}"
-            try:
-                content = files.read(client, container, path, left)
-            except files.TooLargeError as error:
-                size = MANIFEST_LIMIT - left + error.size
-                text = f"The manifests have {size} bytes, {MANIFEST_LIMIT} are allowed"
-                raise MapUnreadable("manifest_too_large", text) from error
-            if content is not None:
-                manifests[path] = content
-                left -= len(content)
-        if f"{folder}/app.json" in manifests:
-            return manifests
-    return {}
+    return str(next((digest for name, _, digest in digests if name == reference.familiar), found["Id"]))

@@ -74,7 +74,7 @@ class Pauses:
             else:
                 useless.append(each["Id"])
         architecture = self._daemon.version.get("Arch", "")
-        self._is_possible = await self._daemon.slow(lambda client: _provide_image(client, architecture))
+        self._is_possible = await self._daemon.slow(lambda client: provide_image(client, architecture))
         return useless
 
     async def take(self, project: str) -> str:
@@ -113,22 +113,8 @@ class Pauses:
                 idle.remove(container)
 
     def _make(self, client: Client, project: str) -> str:
-        made = client.make(
-            {
-                "Image": IMAGE,
-                "Labels": {**self._house.labels, LABEL: "1", "gurney.project": project},
-                "HostConfig": {
-                    "NetworkMode": "none",
-                    "ReadonlyRootfs": True,
-                    "CapDrop": ["ALL"],
-                    "SecurityOpt": ["no-new-privileges"],
-                    "PidsLimit": 4,
-                    "Memory": 16 << 20,
-                    "LogConfig": {"Type": "none"},
-                },
-            },
-            f"{PREFIX}pause-{os.urandom(8).hex()}",
-        )
+        labels = {**self._house.labels, LABEL: "1", "gurney.project": project}
+        made = client.make({**body(), "Labels": labels}, f"{PREFIX}pause-{os.urandom(8).hex()}")
         try:
             client.start(made)
         except BaseException:
@@ -137,7 +123,25 @@ class Pauses:
         return made
 
 
-def _provide_image(client: Client, architecture: str) -> bool:
+def body(**host: Any) -> dict[str, Any]:
+    """Return what is created of a container that does nothing; `host`: more for the host configuration."""
+    return {
+        "Image": IMAGE,
+        "HostConfig": {
+            "NetworkMode": "none",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "PidsLimit": 4,
+            "Memory": 16 << 20,
+            "LogConfig": {"Type": "none"},
+            **host,
+        },
+    }
+
+
+def provide_image(client: Client, architecture: str) -> bool:
+    """Have the image of these containers; False where there is none for the architecture. Blocks."""
     wanted = program(architecture)
     if wanted is None:
         return False

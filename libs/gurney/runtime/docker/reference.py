@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 URN_PREFIX = "urn:oci:"
 
+_DOCKER = frozenset({"docker.io", "index.docker.io"})
 _REFERENCE = re.compile(
     r"(?P<name>[^@]+?)(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?", re.ASCII
 )
@@ -32,11 +33,23 @@ class Reference:
     @property
     def local(self) -> str:
         """How the daemon is asked for what it has."""
-        return self.at(self.digest) if self.digest else f"{self.name}:{self.tag or 'latest'}"
+        return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag or 'latest'}"
 
-    def at(self, digest: str) -> str:
+    @property
+    def listed(self) -> str:
+        """How the daemon lists what is pinned."""
+        return f"{self.familiar}@{self.digest}"
+
+    @property
+    def familiar(self) -> str:
+        """The name by which the daemon lists images: Docker's own registry is left out."""
+        host, _, path = self.name.partition("/")
+        name = path if host in _DOCKER else self.name
+        return name.removeprefix("library/") if name.count("/") == 1 else name
+
+    def at(self, digest: str) -> "Reference":
         """Return the reference that pins this digest."""
-        return f"{self.name}@{digest}"
+        return Reference(self.name, None, digest)
 
 
 def parse(urn: str) -> Reference:

@@ -10,11 +10,11 @@ from gurney.errors import GurneyError
 from gurney.runtime.docker import ending
 from gurney.runtime.docker.daemon import Refused
 from gurney.runtime.docker.host import Host
-from gurney.runtime.docker.images import INSPECT_LABEL
 from gurney.runtime.docker.leases import Leases
 from gurney.runtime.docker.live import LiveRun
 from gurney.runtime.docker.pause import LABEL as PAUSE_LABEL
 from gurney.runtime.docker.pause import Pauses
+from gurney.runtime.docker.reading import Readers
 from gurney.runtime.docker.removals import Removals
 from gurney.runtime.docker.watch import Event
 from gurney.runtime.ends import Ends
@@ -30,7 +30,7 @@ _log = telemetry.log("agent")
 class Runs:
     """What is known. Runs come in by `enlist` or `has_ended`, and go by `forget`."""
 
-    def __init__(self, host: Host, pauses: Pauses, leases: Leases) -> None:
+    def __init__(self, host: Host, pauses: Pauses, leases: Leases, readers: Readers) -> None:
         self.live: dict[str, LiveRun] = {}
         self.ended: dict[str, End] = {}
         #: Starts that are under way.
@@ -40,8 +40,8 @@ class Runs:
         self._host = host
         self._pauses = pauses
         self._leases = leases
+        self._readers = readers
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_first_stock = True
 
     def recall(self, leases: Mapping[str, float], kept: Mapping[str, Any]) -> None:
         """Take in what the files tell."""
@@ -150,14 +150,15 @@ class Runs:
             await self._look_at(run, runs.get(run.run_id))
         for each in [*useless, *self._orphans(found)]:
             self.removals.remove(each)
+        self.task(self._clear_readings())
 
     def _orphans(self, found: Sequence[Mapping[str, Any]]) -> list[str]:
         known = {*self.live, *self.ended, *self.starting}
-        orphans = [each for each in found if RUN_LABEL in each["Labels"] and each["Labels"][RUN_LABEL] not in known]
-        if self._is_first_stock:  # nothing is being inspected yet
-            orphans += [each for each in found if INSPECT_LABEL in each["Labels"]]
-        self._is_first_stock = False
-        return [each["Id"] for each in orphans]
+        return [each["Id"] for each in found if RUN_LABEL in each["Labels"] and each["Labels"][RUN_LABEL] not in known]
+
+    async def _clear_readings(self) -> None:
+        with suppress(GurneyError):  # the daemon is away: stock is taken again when it is back
+            await self._host.daemon.slow(self._readers.clear)
 
     async def _look_at(self, run: LiveRun, summary: Mapping[str, Any] | None) -> None:
         if summary is None or summary["Id"] != run.mark.container or summary["State"] in {"exited", "dead"}:
@@ -183,7 +184,7 @@ class Runs:
                 await self._adopt(run)
             elif state["Status"] == "created":
                 # Without force: this one refuses what runs after all. What is removed cannot start any more.
-                await daemon.slow(lambda client: client.remove_container(container))
+                await daemon.slow(lambda client: client.remove_container(container, v=True))
                 await self.told(run, ending.lost("the start was cut off"))
             else:
                 self._finish(run)

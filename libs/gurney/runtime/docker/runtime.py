@@ -16,6 +16,7 @@ from gurney import clock
 from gurney.errors import Conflict, GurneyError, ImageUnavailable, Invalid, Unavailable
 from gurney.runtime.docker import container, ending
 from gurney.runtime.docker.begin import Begun, NoNamespaceError, begin
+from gurney.runtime.docker.cache import Cache
 from gurney.runtime.docker.daemon import Daemon, Refused
 from gurney.runtime.docker.host import Host
 from gurney.runtime.docker.house import House
@@ -24,8 +25,10 @@ from gurney.runtime.docker.leases import Leases
 from gurney.runtime.docker.live import LiveRun
 from gurney.runtime.docker.logs import LogPump
 from gurney.runtime.docker.pause import Pauses
+from gurney.runtime.docker.reading import Readers
 from gurney.runtime.docker.records import Records
 from gurney.runtime.docker.reference import URN_PREFIX
+from gurney.runtime.docker.registries import Registries
 from gurney.runtime.docker.runs import Runs
 from gurney.runtime.docker.samples import Sampler
 from gurney.runtime.docker.shares import Owner, hand_over
@@ -44,16 +47,28 @@ class DockerRuntime:
     name = "docker"
     kinds: tuple[str, ...] = (URN_PREFIX,)
 
-    def __init__(self, data_dir: Path, *, node: str, url: str | None = None, grace_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        node: str,
+        url: str | None = None,
+        grace_s: float = 10.0,
+        registry_config: Path | None = None,
+        image_cache: int = 0,
+    ) -> None:
+        """`registry_config`: a Docker client configuration; `image_cache`: bytes of pulled images that stay, 0: all."""
         data_dir = data_dir.absolute()
         folder = data_dir / "docker"
         daemon, house = Daemon(url), House(node, data_dir)
         self._daemon = daemon
         self._host = Host(daemon, house, Records(folder), LogPump(), grace_s)
-        self._images = Images(daemon, house)
+        self._cache = Cache(daemon, folder, image_cache)
+        readers = Readers(house)
+        self._images = Images(daemon, readers, Registries(registry_config), self._cache)
         self._pauses = Pauses(daemon, house)
         self._leases = Leases(daemon, folder)
-        self._runs = Runs(self._host, self._pauses, self._leases)
+        self._runs = Runs(self._host, self._pauses, self._leases, readers)
         self._watch = Watch(daemon, house.filter, self._runs.take_stock, self._runs.hear)
         self._sampler = Sampler(daemon, lambda: list(self._runs.live.values()))
         self._owner = Owner.here()
@@ -71,11 +86,13 @@ class DockerRuntime:
         kept = await asyncio.to_thread(self._host.records.open)
         live = [run_id for run_id, each in kept.items() if each.end is None]
         self._runs.recall(await asyncio.to_thread(self._leases.open, live), kept)
+        await asyncio.to_thread(self._cache.open)
         self._is_open = True
         self._host.pump.open()
         self._runs.ends.open()
         await self._watch.open()
         self._runs.task(self._sampler.run())
+        self._runs.task(self._cache.run())
 
     async def close(self) -> None:
         if not self._is_open:
@@ -90,7 +107,7 @@ class DockerRuntime:
         return await self._images.inspect(urn, described=described, progress=progress)
 
     async def available(self, urn: str, digest: str) -> None:
-        await self._images.bring(urn, digest)
+        await self._images.promise(urn, digest)
 
     async def start(self, spec: RunSpec) -> None:
         run_id = _check(spec.run_id)
@@ -150,12 +167,12 @@ class DockerRuntime:
         try:
             if not spec.command:
                 raise Invalid("the command is empty")
-            image = await self._images.bring(spec.urn, spec.digest)
-            if spec.lease_until is not None and clock.monotonic() >= spec.lease_until:
-                await self._runs.has_ended(spec.run_id, ending.lapsed())
-            else:
-                async with self._lanes:
-                    await self._begin(spec, image)
+            async with self._images.brought(spec.urn, spec.digest) as image:
+                if spec.lease_until is not None and clock.monotonic() >= spec.lease_until:
+                    await self._runs.has_ended(spec.run_id, ending.lapsed())
+                else:
+                    async with self._lanes:
+                        await self._begin(spec, image)
         except Invalid as error:
             await self._runs.has_ended(spec.run_id, ending.not_started(str(error)))
 

@@ -1,0 +1,235 @@
+"""The images that we pulled, and which of them go when they take too much room.
+
+`docker/images.json` names each by repository and digest, with its size and when it was last used. It is written before
+the pull, so that what a crash leaves in between is ours, too. What was here before we came, or has got a tag since, is
+the site's: never noted, never removed. Only our own reference is removed, and without force, so that the daemon keeps
+an image that any container has, or that has another name.
+"""
+
+import asyncio
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+
+from gurney import clock, telemetry
+from gurney.errors import GurneyError
+from gurney.runtime.docker.daemon import Client, Daemon
+
+#: Seconds between two looks at what is there and in use.
+PERIOD_S = 60.0
+#: Seconds for which an image stays that a run was promised which has not begun: its input may take that long.
+PROMISE_S = 900.0
+_ABSENT, _IN_USE = 404, 409
+
+_log = telemetry.log("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An image that we pulled, or are about to."""
+
+    #: When it was last used, by the wall clock.
+    used: float
+    #: Bytes, those included that it shares with others; 0: not known yet.
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What the daemon has of our images."""
+
+    asked: Collection[str]
+    #: Reference -> bytes.
+    there: Mapping[str, int]
+    #: Those that a container has, whoever's it is.
+    in_use: Collection[str]
+
+
+def surplus(pulled: Mapping[str, Pulled], limit: int, busy: Collection[str]) -> list[str]:
+    """Return the images that go so that the others fit, least recently used first; `busy` ones stay. Pure."""
+    left = sum(each.size for each in pulled.values())
+    gone = []
+    for name, each in sorted(pulled.items(), key=lambda item: item[1].used):
+        if left <= limit:
+            break
+        if name not in busy:
+            gone.append(name)
+            left -= each.size
+    return gone
+
+
+class Cache:
+    """The images of one daemon that are ours. `run` is its task; what blocks is said to."""
+
+    def __init__(self, daemon: Daemon, folder: Path, limit: int) -> None:
+        """`limit`: bytes; 0: none."""
+        self._daemon = daemon
+        self._path = folder / "images.json"
+        self._limit = limit
+        self._pulled: dict[str, Pulled] = {}
+        self._lock = threading.Lock()
+        self._is_changed = False
+        #: Repositories whose images are in use by an inspection or by a start that is under way.
+        self._held: Counter[str] = Counter()
+        self._promised: dict[str, float] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
+        self._has_news = False
+        self._look = asyncio.Event()
+
+    def open(self) -> None:
+        """Read what was noted. Blocks."""
+        try:
+            self._pulled = {name: Pulled(**each) for name, each in json.loads(self._path.read_bytes()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            self._pulled = {}
+
+    @asynccontextmanager
+    async def using(self, repository: str) -> AsyncIterator[None]:
+        """Keep the images of a repository for as long as the context."""
+        self._held[repository] += 1
+        try:
+            while (leaving := self._leaving.get(repository)) is not None:
+                await leaving.wait()
+            yield
+        finally:
+            self._held[repository] -= 1
+            self._held = +self._held
+            if self._has_news:
+                self._look.set()
+
+    def promise(self, repository: str) -> None:
+        """Keep the images of a repository for a run that is to begin soon."""
+        self._promised[repository] = clock.monotonic() + PROMISE_S
+
+    # --- notes: from any thread ---
+
+    def expect(self, name: str) -> None:
+        """Note durably that an image which is not here is about to be pulled. Blocks."""
+        with self._lock:
+            self._pulled[name] = Pulled(clock.now().timestamp())
+            self._write(durable=True)
+
+    def arrived(self, name: str, size: int) -> None:
+        """Note that it was pulled. Blocks."""
+        with self._lock:
+            self._pulled[name] = Pulled(clock.now().timestamp(), size)
+            self._has_news = True
+            self._write(durable=False)
+
+    def touch(self, names: Collection[str]) -> None:
+        """Note that images are used; what is not ours is let alone. Blocks."""
+        now = clock.now().timestamp()
+        with self._lock:
+            for name in self._pulled.keys() & set(names):
+                self._pulled[name] = replace(self._pulled[name], used=now)
+                self._is_changed = True
+
+    def _write(self, *, durable: bool) -> None:
+        draft = self._path.with_suffix(".tmp")
+        with draft.open("w") as file:
+            json.dump({name: {"used": each.used, "size": each.size} for name, each in self._pulled.items()}, file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(self._path)
+        self._is_changed = False
+
+    def _keep(self) -> None:
+        with self._lock:
+            if self._is_changed:
+                self._write(durable=False)
+
+    # --- room ---
+
+    async def run(self) -> None:
+        """Look after each pull and once in a while, for as long as it runs."""
+        while True:
+            self._has_news = False
+            with suppress(GurneyError):  # the daemon is away: there is another look
+                await self.trim()
+            self._look.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):
+                    await self._look.wait()
+
+    async def trim(self) -> None:
+        """Hold what is noted against what is there, and let go of what is too much. Raises `Unavailable`, `Refused`."""
+        if not self._pulled:
+            return
+        stock = await self._daemon.slow(lambda client: _stock(client, [*self._pulled]))
+        await self._daemon.aside(lambda: self._settle(stock))
+        busy = {name for name in self._pulled if name in stock.in_use or self._is_held(_repository(name))}
+        for name in surplus(self._pulled, self._limit, busy) if self._limit else ():
+            await self._remove(name)
+        await self._daemon.aside(self._keep)
+
+    def _is_held(self, repository: str) -> bool:
+        return repository in self._held or self._promised.get(repository, 0.0) > clock.monotonic()
+
+    def _settle(self, stock: Stock) -> None:
+        """Learn how large images are, and forget what is gone or the site's; what is being pulled is let alone."""
+        self.touch(stock.in_use)
+        with self._lock:
+            for name in stock.asked:
+                if name in stock.there and name in self._pulled:
+                    self._pulled[name] = replace(self._pulled[name], size=stock.there[name])
+                elif _repository(name) not in self._held:
+                    self._pulled.pop(name, None)
+            self._is_changed = True
+
+    async def _remove(self, name: str) -> None:
+        """Remove an image that nobody has begun to use meanwhile; who begins now waits until it is gone."""
+        repository = _repository(name)
+        if self._is_held(repository):
+            return
+        self._leaving[repository] = left = asyncio.Event()
+        try:
+            await self._daemon.slow(lambda client: self._removed(client, name))
+        finally:
+            del self._leaving[repository]
+            left.set()
+
+    def _removed(self, client: Client, name: str) -> None:
+        try:
+            client.remove_image(name)
+        except APIError as error:
+            if error.status_code == _IN_USE:
+                return
+            if error.status_code != _ABSENT:
+                raise
+        with self._lock:
+            image = self._pulled.pop(name, None)
+            self._is_changed = True
+        _log.info("an image went to make room", image=name, size=image and image.size)
+
+
+def _repository(name: str) -> str:
+    return name.rpartition("@")[0]
+
+
+def _stock(client: Client, names: Collection[str]) -> Stock:
+    """Return what the daemon has of these, but for what has a tag of its repository: that is the site's by now."""
+    used = {each["ImageID"] for each in client.containers(all=True)}
+    there: dict[str, int] = {}
+    in_use: set[str] = set()
+    images: list[dict[str, Any]] = client.images()
+    for image in images:
+        tagged = {_untagged(tag) for tag in image.get("RepoTags") or ()}
+        ours = {*(image.get("RepoDigests") or ())} & {*names}
+        found = {name for name in ours if _repository(name) not in tagged}
+        there |= dict.fromkeys(found, int(image["Size"]))
+        if image["Id"] in used:
+            in_use |= found
+    return Stock(names, there, in_use)
+
+
+def _untagged(tag: str) -> str:
+    return tag.rpartition(":")[0]
