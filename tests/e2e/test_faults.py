@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gurney.runtime.docker.images import INSPECT_LABEL
+from gurney.runtime.docker.reading import INSPECT_LABEL
 from gurney.runtime.docker.runs import RUN_LABEL
 from gurney.testing.child import Child
 from gurney.testing.docker import DockerDaemon
