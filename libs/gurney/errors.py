@@ -12,7 +12,7 @@ GurneyError
 ├── RangeNotSatisfiable 416
 ├── Unavailable 503 (retry)     NoRoom · NoNodes · NatsUnavailable · StoreUnavailable
 ├── ImageUnavailable 503 (retry)  ImageChanged (no retry)
-├── MapUnreadable 422           (its code says which: manifest_missing, manifest_broken, no_command, no_runtime, ...)
+├── MapUnreadable 422           (its code says which: manifest_missing, no_command, registry_denied, no_runtime, ...)
 ├── IntegrityError 500          bytes that are not what was stored
 └── Internal 500
 """

@@ -178,7 +178,8 @@ def test_each_container_has_its_own_secrets_alone(site: OneServer) -> None:
         for container in site.containers()
     }
     assert given["job"] == {"nats_job", "gurney_mongo_url"}
-    assert given["agent"] == {"nats_agent-localhost"}
+    assert given["agent"] == {"nats_agent-localhost", "registries"}
+    assert {name for name, secrets in given.items() if "registries" in secrets} == {"agent"}
     assert {name for name, secrets in given.items() if "gurney_s3_secret_key" in secrets} == {"payload", "minio"}
 
 

@@ -167,14 +167,16 @@ async def test_an_image_that_has_another_name(site: Site) -> None:
 
 
 async def test_an_image_in_use_by_a_run(site: Site) -> None:
-    """The image of a run stays until the run has ended and is forgotten, whatever else is pulled; then it goes."""
+    """The image of a run stays until the run is forgotten, by all its names, whatever else is pulled; then it goes."""
     pinned = await site.registered()
+    await asyncio.to_thread(site.client.tag, pinned, "cache-theirs", "1")
     run = site.app(pinned, 'echo > "$OUT/ready"; read _ < "$OUT/go"')
     run.pipe("ready", "go")
     await site.runtime.start(run.spec)
     await run.told("ready")
-    other = await site.registered()
-    await site.gone(other)  # the one that nobody uses goes instead
+    site.cache._limit = 1
+    await site.gone(await site.registered())
+    await site.cache.trim()
     assert await site.has(pinned)
     run.tell("go")
     assert (await run.end()).exit_code == 0
@@ -183,6 +185,7 @@ async def test_an_image_in_use_by_a_run(site: Site) -> None:
     async with asyncio.timeout(SECONDS):
         while await asyncio.to_thread(site.client.containers, all=True, filters={"label": "gurney.run"}):
             await asyncio.sleep(0.02)
+    await asyncio.to_thread(site.client.remove_image, "cache-theirs:1")
     await site.registered()
     await site.gone(pinned)
     run.close()
@@ -215,6 +218,22 @@ async def test_an_image_that_is_being_used_just_now(site: Site) -> None:
     del site.cache._leaving[repository]
     leaving.set()
     assert (await begun).exit_code == 0
+
+
+async def test_a_pull_during_a_look(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pulled while the images are looked at is looked at right after."""
+    looks: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def look() -> None:
+        done = asyncio.Event()
+        looks.put_nowait(done)
+        await done.wait()
+
+    monkeypatch.setattr(site.cache, "trim", look)
+    for _ in range(2):
+        await site.registered()
+    for _ in range(2):
+        (await asyncio.wait_for(looks.get(), SECONDS)).set()
 
 
 @pytest.mark.parametrize("crash", ["before", "after"])
@@ -259,7 +278,7 @@ async def test_a_pull_that_fails(site: Site) -> None:
 
 
 async def test_a_tag_that_moves(site: Site) -> None:
-    """A tag that moved is another MAP; jobs of the one before go on with what they were registered with."""
+    """A tag that moved is another MAP; jobs of the one before go on with theirs, and the host's own tag stays."""
     reference = await site.pushed(changes=("ENV WHICH=old",))
     repository = reference.rpartition(":")[0]
     old = await site.registered(reference)
@@ -267,7 +286,9 @@ async def test_a_tag_that_moves(site: Site) -> None:
     run.pipe("ready", "go")
     await site.runtime.start(run.spec)
     await run.told("ready")
+    await asyncio.to_thread(site.client.tag, old, repository, "1")
     await site.pushed(repository.partition("/")[2], changes=("ENV WHICH=new",))
+    await asyncio.to_thread(site.client.tag, old, repository, "1")
     new = await site.registered(reference)
     assert new != old
     run.tell("go")
@@ -280,7 +301,7 @@ async def test_a_tag_that_moves(site: Site) -> None:
         assert (await again.run()).exit_code == 0
         logs[pinned] = again.log()
     assert logs == {new: "new\n", old: "old\n"}
-    assert await asyncio.to_thread(site.client.image, reference) is None
+    assert reference in (await asyncio.to_thread(site.client.image, old) or {})["RepoTags"]
     run.close()
 
 

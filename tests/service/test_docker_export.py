@@ -163,11 +163,11 @@ END
 
 async def test_what_an_export_may(inspect: Inspect) -> None:
     """What is run has no network, no rights, limits, and nothing to write that outlives it, volumes included."""
-    found = await inspect(SNOOP, MONAI, "USER 1000", "VOLUME /vol")
+    found = await inspect(SNOOP, MONAI, "VOLUME /vol")
     (told,) = [json.loads(raw) for raw in found.manifests.values()]
     assert told == {
         "command": "true",
-        "user": "1000",
+        "user": "0",
         "left": "",
         "rights": "CapEff:0000000000000000CapBnd:0000000000000000NoNewPrivs:1",
         "memory": str(256 << 20),
@@ -242,6 +242,17 @@ async def test_an_export_under_which_the_daemon_is_killed(
     await asyncio.to_thread(docker_daemon.start)
     await _until_left(client, 0, 0)
     await asyncio.to_thread(client.remove_image, "endless:1")
+
+
+async def test_stock_that_is_taken_during_an_export(inspect: Inspect, runtime: DockerRuntime, client: Client) -> None:
+    """What is in use by an inspection is no orphan when the daemon is back after a moment."""
+    script = "#!/bin/sh\nsleep 1.5\ncp /opt/manifests/* /var/run/monai/export/config"
+    asked = asyncio.ensure_future(inspect(script, MONAI))
+    async with asyncio.timeout(SECONDS):
+        while len(await asyncio.to_thread(client.containers, filters={"label": "gurney.inspect"})) < 2:
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(runtime._runs._readers.clear, client)
+    assert (await asked).manifests
 
 
 async def test_what_a_killed_agent_left(runtime: DockerRuntime, client: Client, tmp_path: Path) -> None:

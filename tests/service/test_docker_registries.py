@@ -143,11 +143,21 @@ async def test_a_password_that_changes(site: Site) -> None:
     await site.runtime.available(site.urn, digest)
 
 
-async def test_an_image_that_the_registry_lets_nobody_see_any_more(site: Site) -> None:
-    """What was pulled once is not given out under a tag that the registry keeps from us now."""
-    await site.digest()
+@pytest.mark.parametrize("pushed", [True, False], ids=["of-the-registry", "built-here"])
+async def test_an_image_of_this_host_that_its_registry_refuses(site: Site, *, pushed: bool) -> None:
+    """What came from a registry is not taken for what it has now, if it refuses; what was built for it here is."""
+    if pushed:
+        credentials = {"username": USER, "password": ONE}
+        await asyncio.to_thread(site.client.pull, site.reference, auth_config=credentials)
+    else:
+        await asyncio.to_thread(make_image, site.client, site.reference, FILES)
     site.registry.log_in(site.configuration, TWO)
-    assert (await site.refused()).reason == "registry_denied"
+    if pushed:
+        assert (await site.refused()).reason == "registry_denied"
+    else:
+        built = await asyncio.to_thread(site.client.image, site.reference)
+        assert built is not None
+        assert await site.digest() == built["Id"]
 
 
 async def test_what_is_not_there_and_who_is_away(site: Site) -> None:

@@ -121,8 +121,7 @@ class Cache:
         """Note that it was pulled. Blocks."""
         with self._lock:
             self._pulled[name] = Pulled(clock.now().timestamp(), size)
-            self._has_news = True
-            self._write(durable=False)
+            self._has_news = self._is_changed = True
 
     def touch(self, names: Collection[str]) -> None:
         """Note that images are used; what is not ours is let alone. Blocks."""
@@ -143,7 +142,7 @@ class Cache:
         self._is_changed = False
 
     def _keep(self) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # on a full disk the order is lost, no more
             if self._is_changed:
                 self._write(durable=False)
 
@@ -152,30 +151,38 @@ class Cache:
     async def run(self) -> None:
         """Look after each pull and once in a while, for as long as it runs."""
         while True:
-            self._has_news = False
-            with suppress(GurneyError):  # the daemon is away: there is another look
-                await self.trim()
             self._look.clear()
+            self._has_news = False
+            try:
+                await self.trim()
+            except GurneyError as error:
+                _log.info("images are not looked at", error=error)
+            except Exception:  # whatever it was: the next look is the remedy
+                _log.exception("looking at images failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):
                     await self._look.wait()
 
     async def trim(self) -> None:
         """Hold what is noted against what is there, and let go of what is too much. Raises `Unavailable`, `Refused`."""
-        if not self._pulled:
+        names = [*self._pulled]
+        if not names:
             return
-        stock = await self._daemon.slow(lambda client: _stock(client, [*self._pulled]))
-        await self._daemon.aside(lambda: self._settle(stock))
-        busy = {name for name in self._pulled if name in stock.in_use or self._is_held(_repository(name))}
-        for name in surplus(self._pulled, self._limit, busy) if self._limit else ():
+        stock = await self._daemon.slow(lambda client: _stock(client, names))
+        pulled = await self._daemon.aside(lambda: self._settle(stock))
+        busy = {name for name in pulled if name in stock.in_use or self._is_held(_repository(name))}
+        for name in surplus(pulled, self._limit, busy) if self._limit else ():
             await self._remove(name)
         await self._daemon.aside(self._keep)
 
     def _is_held(self, repository: str) -> bool:
         return repository in self._held or self._promised.get(repository, 0.0) > clock.monotonic()
 
-    def _settle(self, stock: Stock) -> None:
-        """Learn how large images are, and forget what is gone or the site's; what is being pulled is let alone."""
+    def _settle(self, stock: Stock) -> dict[str, Pulled]:
+        """Learn how large images are, forget what is gone or the site's, and return the others.
+
+        What is being pulled is let alone.
+        """
         self.touch(stock.in_use)
         with self._lock:
             for name in stock.asked:
@@ -184,6 +191,7 @@ class Cache:
                 elif _repository(name) not in self._held:
                     self._pulled.pop(name, None)
             self._is_changed = True
+            return dict(self._pulled)
 
     async def _remove(self, name: str) -> None:
         """Remove an image that nobody has begun to use meanwhile; who begins now waits until it is gone."""
