@@ -140,6 +140,27 @@ async def test_namespaces_are_used_again(harness: DockerHarness, client: Client)
     assert all(network.startswith("container:") for network in networks)
 
 
+async def test_namespaces_after_a_restart(harness: DockerHarness, client: Client) -> None:
+    """At its start an agent goes on with the namespaces that it had, and removes those that have ended."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    for project in ("a", "b"):
+        run = App(harness, digest, "true", f"job_{project}-1")
+        run.spec = replace(run.spec, project=project)
+        await run.run()
+    made = await asyncio.to_thread(client.containers, filters={"label": "gurney.pause"})
+    kept, ended = sorted(made, key=lambda each: each["Labels"]["gurney.project"])
+    await harness.runtime.close()
+    await asyncio.to_thread(client.kill, ended["Id"])
+    await harness.reopen()
+    run = App(harness, digest, "true", "job_2-1")
+    run.spec = replace(run.spec, project="a")
+    await run.run()
+    async with asyncio.timeout(SECONDS):
+        while len(left := await asyncio.to_thread(client.containers, all=True, filters={"label": "gurney.pause"})) > 1:
+            await asyncio.sleep(0.05)
+    assert [each["Id"] for each in left] == [kept["Id"]]
+
+
 async def test_crash_between_create_and_mark(harness: DockerHarness, client: Client) -> None:
     """A container without a mark never ran: it makes way, and the run is started, once."""
     run = await waiting(harness, 'echo >> "$OUT/count"')
@@ -156,7 +177,7 @@ async def test_crash_between_create_and_mark(harness: DockerHarness, client: Cli
 
 
 async def test_crash_between_mark_and_start(harness: DockerHarness, client: Client) -> None:
-    """A mark whose container never ran is the end of the run: nobody starts it, and it is told as lost."""
+    """A mark whose container never ran is the end of the run: nobody starts it, it is told as lost, nothing is left."""
     run = await waiting(harness)
     run.spec = replace(run.spec, command=("sleep", "1000"))
     await harness.runtime.start(run.spec)
@@ -169,6 +190,7 @@ async def test_crash_between_mark_and_start(harness: DockerHarness, client: Clie
     end = await run.end()
     assert (end.cause, end.exit_code) == (Cause.LOST, None)
     assert await asyncio.to_thread(client.containers, all=True, filters={"name": "gurney-job_1-1"}) == []
+    assert not (await asyncio.to_thread(client.volumes))["Volumes"]
     run.close()
 
 
@@ -177,6 +199,7 @@ def _created_instead(client: Client, run_id: str) -> str:
     found = client.inspect_container(name_of(run_id))
     client.remove_container(found["Id"], force=True)
     body = {"Image": found["Image"], "Entrypoint": ["sleep", "1000"], "Labels": found["Config"]["Labels"]}
+    body["Volumes"] = {"/data": {}}
     return client.make(body, name_of(run_id))
 
 
