@@ -210,14 +210,29 @@ async def test_an_image_that_is_being_used_just_now(site: Site) -> None:
     async with site.cache.using(repository):
         await site.gone(await site.registered())
         assert await site.has(pinned)
-    site.cache._leaving[repository] = leaving = asyncio.Event()
+    site.cache._leaving[pinned] = leaving = asyncio.Event()
     begun = asyncio.create_task(site.app(pinned, "true").run())
     await asyncio.sleep(0.1)  # nothing tells that somebody does nothing
     assert not begun.done()
     await asyncio.to_thread(site.client.remove_image, pinned)
-    del site.cache._leaving[repository]
+    del site.cache._leaving[pinned]
     leaving.set()
     assert (await begun).exit_code == 0
+
+
+async def test_an_older_image_of_a_repository(site: Site) -> None:
+    """What is used of a repository keeps no older image of it."""
+    reference = await site.pushed()
+    old = await site.registered(reference)
+    await site.pushed(reference.rpartition(":")[0].partition("/")[2])
+    site.cache._limit = 0
+    new = await site.registered(reference)
+    site.cache._limit = ROOM
+    asked = f"urn:oci:{reference}", new.rpartition("@")[2]
+    await site.runtime.available(*asked)
+    async with site.runtime._images.brought(*asked):  # type: ignore[attr-defined]
+        await site.cache.trim()
+    assert (await site.has(old), await site.has(new)) == (False, True)
 
 
 async def test_a_pull_during_a_look(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

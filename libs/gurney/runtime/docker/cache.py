@@ -77,7 +77,7 @@ class Cache:
         self._pulled: dict[str, Pulled] = {}
         self._lock = threading.Lock()
         self._is_changed = False
-        #: Repositories whose images are in use by an inspection or by a start that is under way.
+        #: What is in use: images by starts that are under way, whole repositories by inspections.
         self._held: Counter[str] = Counter()
         self._promised: dict[str, float] = {}
         self._leaving: dict[str, asyncio.Event] = {}
@@ -92,22 +92,22 @@ class Cache:
             self._pulled = {}
 
     @asynccontextmanager
-    async def using(self, repository: str) -> AsyncIterator[None]:
-        """Keep the images of a repository for as long as the context."""
-        self._held[repository] += 1
+    async def using(self, what: str) -> AsyncIterator[None]:
+        """Keep an image, or all images of a repository, for as long as the context."""
+        self._held[what] += 1
         try:
-            while (leaving := self._leaving.get(repository)) is not None:
-                await leaving.wait()
+            while leaving := [left for name, left in self._leaving.items() if what in _scopes(name)]:
+                await leaving[0].wait()
             yield
         finally:
-            self._held[repository] -= 1
+            self._held[what] -= 1
             self._held = +self._held
             if self._has_news:
                 self._look.set()
 
-    def promise(self, repository: str) -> None:
-        """Keep the images of a repository for a run that is to begin soon."""
-        self._promised[repository] = clock.monotonic() + PROMISE_S
+    def promise(self, name: str) -> None:
+        """Keep an image for a run that is to begin soon."""
+        self._promised[name] = clock.monotonic() + PROMISE_S
 
     # --- notes: from any thread ---
 
@@ -170,13 +170,16 @@ class Cache:
             return
         stock = await self._daemon.slow(lambda client: _stock(client, names))
         pulled = await self._daemon.aside(lambda: self._settle(stock))
-        busy = {name for name in pulled if name in stock.in_use or self._is_held(_repository(name))}
+        busy = {name for name in pulled if name in stock.in_use or self._is_kept(name)}
         for name in surplus(pulled, self._limit, busy) if self._limit else ():
             await self._remove(name)
         await self._daemon.aside(self._keep)
 
-    def _is_held(self, repository: str) -> bool:
-        return repository in self._held or self._promised.get(repository, 0.0) > clock.monotonic()
+    def _is_held(self, name: str) -> bool:
+        return not self._held.keys().isdisjoint(_scopes(name))
+
+    def _is_kept(self, name: str) -> bool:
+        return self._is_held(name) or self._promised.get(name, 0.0) > clock.monotonic()
 
     def _settle(self, stock: Stock) -> dict[str, Pulled]:
         """Learn how large images are, forget what is gone or the site's, and return the others.
@@ -188,21 +191,20 @@ class Cache:
             for name in stock.asked:
                 if name in stock.there and name in self._pulled:
                     self._pulled[name] = replace(self._pulled[name], size=stock.there[name])
-                elif _repository(name) not in self._held:
+                elif not self._is_held(name):
                     self._pulled.pop(name, None)
             self._is_changed = True
             return dict(self._pulled)
 
     async def _remove(self, name: str) -> None:
         """Remove an image that nobody has begun to use meanwhile; who begins now waits until it is gone."""
-        repository = _repository(name)
-        if self._is_held(repository):
+        if self._is_kept(name):
             return
-        self._leaving[repository] = left = asyncio.Event()
+        self._leaving[name] = left = asyncio.Event()
         try:
             await self._daemon.slow(lambda client: self._removed(client, name))
         finally:
-            del self._leaving[repository]
+            del self._leaving[name]
             left.set()
 
     def _removed(self, client: Client, name: str) -> None:
@@ -221,6 +223,11 @@ class Cache:
 
 def _repository(name: str) -> str:
     return name.rpartition("@")[0]
+
+
+def _scopes(name: str) -> tuple[str, str]:
+    """Return by what an image may be held."""
+    return name, _repository(name)
 
 
 def _stock(client: Client, names: Collection[str]) -> Stock:

@@ -44,7 +44,7 @@ class Images:
         Raises `ImageUnavailable`, `Unavailable` while the daemon is away.
         """
         pinned = parse(urn).at(digest)
-        async with self._cache.using(pinned.familiar):
+        async with self._cache.using(pinned.listed):
             found = await self._daemon.quick(lambda client: self._find(client, pinned))
             if found is None:
                 found = await self._daemon.slow(lambda client: self._fetch(client, pinned))
@@ -57,7 +57,7 @@ class Images:
     async def promise(self, urn: str, digest: str) -> None:
         """Have the pinned image here for a run that is to begin soon; raises as `brought` does."""
         async with self.brought(urn, digest):
-            self._cache.promise(parse(urn).familiar)
+            self._cache.promise(parse(urn).at(digest).listed)
 
     # Blocking
 
