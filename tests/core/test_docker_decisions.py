@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gurney.errors import Invalid
 from gurney.runtime.docker import ending, groups, users
 from gurney.runtime.docker.container import Image, Means, config, environment
+from gurney.runtime.docker.export import HOLOSCAN, MONAI, Way, way_of
 from gurney.runtime.docker.house import House
 from gurney.runtime.docker.logs import Frames
 from gurney.runtime.docker.pause import program
@@ -60,6 +61,36 @@ def test_references(text: str, name: str, tag: str | None, digest: str | None, r
     assert (found.name, found.tag, found.digest, found.names_registry) == (name, tag, digest, registry)
     assert str(found) == text
     assert found.at(DIGEST).local == f"{name}@{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("docker.io/library/app:1", "app"),
+        ("index.docker.io/team/app", "team/app"),
+        ("library/app", "app"),
+        ("app", "app"),
+        ("registry.example/library/app:1", "registry.example/library/app"),
+    ],
+)
+def test_how_the_daemon_lists_images(text: str, listed: str) -> None:
+    """Docker's own registry has no name in the lists of the daemon, and its official images no folder."""
+    assert parse(f"urn:oci:{text}").at(DIGEST).listed == f"{listed}@{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "way"),
+    [
+        (["PATH=/bin", "HOLOSCAN_TIMEOUT=0"], HOLOSCAN),
+        (["MONAI_TIMEOUT=0"], MONAI),
+        (["MONAI_TIMEOUT=0", "HOLOSCAN_TIMEOUT=0"], HOLOSCAN),
+        (["PATH=/opt/MONAI_1", "XMONAI_X=1", "monai_x=1"], None),
+        ([], None),
+    ],
+)
+def test_how_an_image_exports(environment: list[str], way: Way | None) -> None:
+    """The variables of an image tell its generation, the newer one first; others tell nothing."""
+    assert way_of(environment) == way
 
 
 @given(
