@@ -158,7 +158,7 @@ def _on_finalize(job: Job, event: Finalize, now: datetime) -> Decision:
 def _on_delete(job: Job) -> Decision:
     if job.deleting:
         return job, ()
-    return job.but(deleting=True, owes="drop"), ()
+    return job.but(deleting=True, owes=job.owes or "drop"), ()  # what is owed for a finalize comes first
 
 
 # --- what the scheduler tells ---

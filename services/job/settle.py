@@ -23,7 +23,7 @@ class Settle:
         match job.owes:
             case "finalize":
                 await self._bus.request(PAYLOAD_FINALIZE, FinalizeInput(job=job.id, payload=job.payload))
-                return await self._paid(job)
+                return await self(await self._paid(job))
             case "drop":
                 await self._bus.request(PAYLOAD_DROP, DropJob(job=job.id))
                 await self._remove(job)
@@ -33,7 +33,7 @@ class Settle:
 
     async def _paid(self, job: Job) -> Job:
         def change(now: Job) -> tuple[Job, tuple[()]] | None:
-            return (now.next(owes=None), ()) if now.owes == "finalize" else None
+            return (now.next(owes="drop" if now.deleting else None), ()) if now.owes == "finalize" else None
 
         return await self._store.update(JOBS, job.id, change)
 

@@ -496,6 +496,20 @@ async def test_what_the_payload_service_missed_is_made_up(world: World, operatio
     assert len(world.others.questions(f"payload.{fault}")) == 2
 
 
+async def test_a_deletion_forgets_no_finalize(world: World) -> None:
+    """Whoever finalizes and deletes a job while the payload service is away still has its input let go."""
+    job = await world.ended()
+    asked = JobGet(caller=CALLER, job=job.id)
+    world.others.faults["finalize"] = [StoreUnavailable("away"), StoreUnavailable("away")]
+    await world.bus.request(JOB_FINALIZE, asked)
+    await world.bus.request(JOB_DELETE, asked)
+    async with asyncio.timeout(30):
+        while await world.stored():
+            await asyncio.sleep(0.01)
+    assert len(world.others.questions("payload.finalize")) == 3
+    assert [each.job for each in world.others.questions("payload.drop")] == [job.id]
+
+
 # --- what others see ---
 
 
