@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     """Most entries in an uploaded archive."""
     content_cache: int = Field(default=64 * GIB, ge=0)
     """Bytes of what MAPs bring along in payloads that a node keeps for the next run; what runs use stays anyway."""
-    events_max_messages: int = Field(default=20_000, gt=0)
-    """Bound of the stream EVENTS, in messages."""
+    events_max_messages: int | None = Field(default=None, gt=0)
+    """Bound of the stream EVENTS, in messages; None: as many as fit, embedded 20,000."""
     events_max_bytes: int = Field(default=1 * GIB, gt=0)
     """Bound of the stream EVENTS, in bytes."""
     events_max_age: float = Field(default=7 * 86400, gt=0)
@@ -155,8 +155,8 @@ class Settings(BaseSettings):
     """Cores that are given to jobs; by default all that this process may use."""
     memory: int | None = Field(default=None, gt=0)
     """Memory that is given to jobs; by default the host's less `reserve_memory`."""
-    webhook_private: Literal["none", "loopback", "all"] = "loopback"
-    """Which private addresses job handlers may have: none, this host only, all."""
+    webhook_private: Literal["none", "loopback", "all"] = "none"
+    """Which private addresses job handlers may have: none, this host only (embedded, where nothing is said), all."""
     webhook_timeout: float = Field(default=10.0, gt=0, le=20)
     """Seconds that a job handler may take to answer."""
     webhook_patience: float = Field(default=86_400.0, gt=0)

@@ -59,7 +59,7 @@ def _events(settings: Settings) -> StreamConfig:
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
         discard=DiscardPolicy.OLD,
-        max_msgs=settings.events_max_messages,
+        max_msgs=settings.events_max_messages or -1,
         max_bytes=settings.events_max_bytes,
         max_age=settings.events_max_age,
         duplicate_window=min(120, settings.events_max_age),

@@ -23,6 +23,9 @@ from services.notifier.__main__ import build as build_notifier
 from services.payload.__main__ import build as build_payload
 from services.scheduler.__main__ import build as build_scheduler
 
+#: Settings of which one host of one person expects something else than a site, where nothing is said.
+_DEFAULTS = {"events_max_messages": 20_000, "webhook_private": "loopback"}
+
 
 class EmbeddedServer:
     """Everything in one process, as a context: inside, it serves."""
@@ -79,5 +82,6 @@ class EmbeddedServer:
                 "nats_user": nats.user,
                 "nats_password": SecretStr(nats.password),
                 "run_secret": SecretStr(self.folder.secret("run-secret")),
+                **{name: value for name, value in _DEFAULTS.items() if name not in self._settings.model_fields_set},
             }
         )

@@ -60,12 +60,11 @@ def first_delivery(id_: str, handler: Handler, event: JobEvent, now: datetime) -
 
 
 def body(kind: str, event: JobEvent) -> str:
-    """Return what a handler receives: ids, names, state, times, counts and links; no text of the application."""
+    """Return what a handler receives: ids, the MAP's name, state, times, counts and links; no other text of anybody."""
     data = event.model_dump(
         mode="json",
         include={
             "id": True,
-            "name": True,
             "map": {"id", "name"},
             "payload": True,
             "results": True,

@@ -53,7 +53,7 @@ def test_no_free_text_of_an_application_leaves() -> None:
     sent = json.loads(policy.body("job.succeeded", EVENT))
     assert set(sent) == {"type", "timestamp", "data"}
     assert set(sent["data"]) == {
-        "id", "name", "map", "payload", "results", "state", "attempt", "exit_code", "counts", "reason", "links",
+        "id", "map", "payload", "results", "state", "attempt", "exit_code", "counts", "reason", "links",
         "created_at", "scheduled_at", "started_at", "stopped_at",
     }  # fmt: skip
     assert set(sent["data"]["map"]) == {"id", "name"}

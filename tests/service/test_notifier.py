@@ -155,7 +155,7 @@ class World:
 @pytest.fixture
 async def world(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[World]:
     """A notifier over an empty database."""
-    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_timeout=2)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback", webhook_timeout=2)
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
     async with World(settings, documents).running() as running:
         yield running
@@ -228,7 +228,7 @@ async def test_what_is_under_way_to_a_handler_ends_when_it_is_disabled(world: Wo
 async def test_a_target_that_is_gone_is_told_no_more(nats_server: NatsServer, tmp_path: Path) -> None:
     """What ends after a 410 makes no delivery, although a notifier that is alone seldom looks who is there."""
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     async with World(settings, documents, alone=True).running() as world, Target().serving() as target:
         target.answers = [410]
         handler = await world.register(target.url)
@@ -270,7 +270,7 @@ async def test_what_was_never_heard_is_made_up_from_the_jobs(world: World) -> No
 
 async def test_a_delivery_that_a_crash_left_is_sent_by_the_next_start(nats_server: NatsServer, tmp_path: Path) -> None:
     """A pending delivery whose taker is gone comes out again, under its id."""
-    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_timeout=1)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback", webhook_timeout=1)
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
     async with Target().serving() as target:
         target.answers = [503]
@@ -295,7 +295,7 @@ def due(handler: Handler) -> Delivery:
 @pytest.mark.parametrize("alone", [True, False])
 async def test_what_a_killed_notifier_was_sending(nats_server: NatsServer, tmp_path: Path, *, alone: bool) -> None:
     """Its next life sends it at once where no other replica is there; else it is left to whoever has taken it."""
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
     async with Target().serving() as slow, Target().serving() as quick:
         slow.hang.clear()
@@ -316,7 +316,7 @@ async def test_what_a_killed_notifier_was_sending(nats_server: NatsServer, tmp_p
 
 async def test_one_handlers_backlog_delays_no_others_retry(nats_server: NatsServer, tmp_path: Path) -> None:
     """What is due for one handler is sent while more than is read at once has long been due for a hanging one."""
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
     async with Target().serving() as slow, Target().serving() as quick:
         slow.hang.clear()
@@ -350,7 +350,7 @@ async def test_retries_go_on_when_the_documents_were_away(
 ) -> None:
     """A look for what is due that fails is made again."""
     monkeypatch.setattr(lanes, "RETRY_S", 0.1)
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     documents = Flaky(tmp_path / "documents.sqlite")
     async with World(settings, documents).running() as world, Target().serving() as target:
         while documents.away:
@@ -399,7 +399,7 @@ async def test_a_handler_that_cannot_be_is_refused(world: World) -> None:
 async def test_every_replica_knows_a_handler_once_it_is_registered(nats_server: NatsServer, tmp_path: Path) -> None:
     """Events that come right after the registration are told, whichever of two notifiers hears them."""
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     second = build(settings, documents=documents)
     async with World(settings, documents).running() as world, second, Target().serving() as target:
         other = await world.register(target.url, events=("job.scheduled",))
@@ -418,7 +418,7 @@ async def test_a_delivery_that_waited_too_long_here_is_left_to_whoever_took_it(
 ) -> None:
     """A lane takes a delivery anew before it sends, where its time is nearly over, and only if it can."""
     documents = SqliteDocuments(tmp_path / "documents.sqlite")
-    settings = Settings(nats_url=nats_server.url, data=tmp_path)
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, webhook_private="loopback")
     async with World(settings, documents).running() as world, Target().serving() as target:
         handler = await world.register(target.url)
         store, late = world.notifier.store, clock.now() - timedelta(seconds=policy.TAKEN_S)

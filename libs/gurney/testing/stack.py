@@ -182,6 +182,7 @@ class Stack:
             "GURNEY_HOST": self._address,
             "GURNEY_PORT": str(self._port),
             "GURNEY_REUSE_PORT": "1",
+            "GURNEY_WEBHOOK_PRIVATE": "loopback",
             **self._environment,
         }
 
