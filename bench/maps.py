@@ -162,9 +162,11 @@ async def main() -> None:
     parser.add_argument("--megabytes", type=int, default=260)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="gurney-bench-"))
     manifests = {f"{FOLDER}/{name}.json": json.dumps(each) for name, each in (("app", APP), ("pkg", PKG))}
-    with DockerDaemon(folder / "docker") as daemon, contextlib.closing(daemon.client()) as docker:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gurney-bench-")))
+        daemon = stack.enter_context(DockerDaemon(folder / "docker"))
+        docker = stack.enter_context(contextlib.closing(daemon.client()))
         make_image(docker, IMAGE, manifests)
         environment = {"GURNEY_DOCKER_URL": daemon.url, "GURNEY_LOG_LEVEL": os.environ.get("GURNEY_LOG_LEVEL", "info")}
         print(HEAD)
