@@ -175,6 +175,13 @@ def test_a_run_is_closed_in_unless_its_map_needs_more() -> None:
     assert compatible["SecurityOpt"] == strict["SecurityOpt"]
 
 
+def test_folders_in_memory() -> None:
+    """A run may write to /tmp, and one of the MONAI generation where its SDK has the folders of operators."""
+    assert set(config(SPEC, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    monai = replace(SPEC, generation="monai", working_directory="/var/monai/")
+    assert set(config(monai, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp", "/var/monai/operators"}
+
+
 def test_gpus() -> None:
     """A run gets the placed GPUs by UUID, and none otherwise, whatever the image asks for."""
     assert "DeviceRequests" not in config(SPEC, IMAGE, MEANS)["HostConfig"]

@@ -24,6 +24,8 @@ IN=${HOLOSCAN_INPUT_PATH:-$MONAI_INPUTPATH} OUT=${HOLOSCAN_OUTPUT_PATH:-$MONAI_O
 env; echo "uid=$(id -u)"; echo "folder=$(pwd)"; echo "input=$(ls "$IN")"
 """
 DICOM = '{ head -c 128 /dev/zero; printf DICM; } > "$OUT/%s.dcm"'
+#: What the SDK of the MONAI generation does before each operator of every application.
+OPERATORS = 'set -e; mkdir -p "$MONAI_WORKDIR/operators/1-2/0/output"; cd "$MONAI_WORKDIR/operators/1-2/0/output"'
 _HOLOSCAN = {
     "INPUT_PATH": "/var/holoscan/input",
     "OUTPUT_PATH": "/var/holoscan/output",
@@ -75,7 +77,7 @@ class Package:
 PACKAGES = {
     "monai-spleen": Package(
         "/opt/monai/app/app.py",
-        DICOM % "1.2.826.0.1.3680043.10.511.3.1",
+        f"{OPERATORS}; {DICOM % '1.2.826.0.1.3680043.10.511.3.1'}",
         frozenset({"1.2.826.0.1.3680043.10.511.3.1.dcm"}),
         ("/opt/monai/models/model/model.ts",),
         "monai",

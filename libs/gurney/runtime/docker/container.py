@@ -23,6 +23,7 @@ _LOG_OPTIONS = {"max-size": "256m", "max-file": "2", "compress": "false"}
 COMPATIBLE_DROPS = frozenset({"NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "NET_BIND_SERVICE"})
 _WORK = {"monai": "/var/monai"}
 _TEMPORARY = "/tmp"  # noqa: S108  the container's own
+_IN_MEMORY = "rw,exec,nosuid,nodev,mode=1777"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
             "gurney.project": spec.project,
         },
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(spec, means),
+        "HostConfig": _host_config(spec, image, means),
     }
     if spec.working_directory:
         given["WorkingDir"] = spec.working_directory
@@ -78,11 +79,10 @@ def config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
 
 def environment(spec: RunSpec, image: Image) -> dict[str, str]:
     """Return what is laid over the image's environment."""
-    work = spec.working_directory or image.working_directory or _WORK.get(spec.generation, "/var/holoscan")
     return {
         "TMPDIR": _TEMPORARY,
         **image_defaults(spec.generation, image.variables),
-        **run_variables(spec, Places(spec.input_path, spec.output_path, work, spec.content_path)),
+        **run_variables(spec, Places(spec.input_path, spec.output_path, _work(spec, image), spec.content_path)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
         "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or NO_GPU,
@@ -99,7 +99,7 @@ def sealed(*, memory: int, cores: float) -> dict[str, Any]:
         # Signals reach an application that is not the first process of its container, and orphans are reaped.
         "Init": True,
         "ReadonlyRootfs": True,
-        "Tmpfs": {_TEMPORARY: "rw,exec,nosuid,nodev,mode=1777"},
+        "Tmpfs": {_TEMPORARY: _IN_MEMORY},
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": PROCESSES,
@@ -115,10 +115,24 @@ def sealed(*, memory: int, cores: float) -> dict[str, Any]:
     }
 
 
-def _host_config(spec: RunSpec, means: Means) -> dict[str, Any]:
+def _work(spec: RunSpec, image: Image) -> str:
+    """Return the application's folder."""
+    return spec.working_directory or image.working_directory or _WORK.get(spec.generation, "/var/holoscan")
+
+
+def _in_memory(spec: RunSpec, image: Image) -> dict[str, str]:
+    """Return the folders that the run may write and that go with it."""
+    folders = [_TEMPORARY]
+    if spec.generation == "monai":  # whose SDK gives each operator of an application a folder below this one
+        folders.append(posixpath.join(_work(spec, image), "operators"))
+    return dict.fromkeys(folders, _IN_MEMORY)
+
+
+def _host_config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
     memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
     given = sealed(memory=memory, cores=min(max(spec.cpu, _LEAST_CPU), means.cores)) | {
         "NetworkMode": _network(spec, means),
+        "Tmpfs": _in_memory(spec, image),
         "Mounts": list(_mounts(spec)),
         "ShmSize": spec.shared_memory or SHARED_MEMORY,
         "LogConfig": {"Type": "local", "Config": _LOG_OPTIONS},
