@@ -1,5 +1,6 @@
 """What the container of a run may and has, and what becomes of applications that misbehave in one."""
 
+import asyncio
 import json
 from contextlib import closing
 from typing import Any
@@ -46,7 +47,7 @@ def images(docker_daemon: DockerDaemon) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(api: Api, server: Server, images: dict[str, str]) -> Run:
+def run(api: Api, server: Server, images: dict[str, str], docker_daemon: DockerDaemon) -> Run:
     """Runs a shell script in a container to its end, and holds the host against what it may not have any more."""
 
     async def script_to_its_end(script: str, image: str = "user", **options: Any) -> Json:
@@ -55,9 +56,18 @@ def run(api: Api, server: Server, images: dict[str, str]) -> Run:
         assert made["state"] == "ready", made["reason"]
         job = await work.ended(api, (await work.submit(api, made["id"], {"run.sh": script}, **options))["id"])
         await work.nothing_left(server, job["id"])
+        async with asyncio.timeout(work.PATIENCE_S):
+            while await asyncio.to_thread(containers, docker_daemon, job["id"]):
+                await asyncio.sleep(0.02)
         return job
 
     return script_to_its_end
+
+
+def containers(daemon: DockerDaemon, job: str) -> list[Any]:
+    """Return what there is of a job's containers."""
+    with closing(daemon.client()) as client:
+        return list(client.containers(all=True, filters={"label": f"gurney.job={job}"}))
 
 
 async def said(api: Api, job: Json) -> list[str]:
