@@ -75,7 +75,7 @@ def folder(tmp_path: Path, script: str, **files: str) -> Path:
 
 
 @pytest.mark.req("INF-07")
-async def test_run(gurney: CommandLine, tmp_path: Path) -> None:
+async def test_run(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
     """`gurney run` registers, uploads, submits, shows states and log, and downloads the results."""
     script = 'echo from the application; cp "$HOLOSCAN_INPUT_PATH/scan" "$HOLOSCAN_OUTPUT_PATH/copy"'
     source = folder(tmp_path, script, scan="voxels")
@@ -84,8 +84,11 @@ async def test_run(gurney: CommandLine, tmp_path: Path) -> None:
     assert "succeeded" in done.stderr
     assert "1 results" in done.stderr
     assert (tmp_path / "out" / "copy").read_text() == "voxels"
-    again = await gurney.json("run", "urn:gurney:dir:shell", source)
-    assert again["state"] == "succeeded"
+    again = await gurney.json("run", "urn:gurney:dir:shell", source, "--keep")
+    assert (again["state"], again["finalized_at"]) == ("succeeded", None)
+    (first,) = [each for each in await api.all("/v1/jobs") if each["name"] == "first"]
+    (await api.get(f"/v1/payloads/{first['payload']}", case="its job is finalized")).must(404)
+    (await api.get(f"/v1/payloads/{again['payload']}")).must(200)
     maps = await gurney("map", "ls", "--json")
     assert len(maps.stdout.splitlines()) == 1
 

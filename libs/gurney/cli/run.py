@@ -32,6 +32,7 @@ async def run(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     timeout: float | None = None,
     name: str | None = None,
+    keep: Annotated[bool, Parameter(negative=())] = False,
     server: Server = HERE,
 ) -> int:
     """Run a MAP on files and folders: upload, submit, follow state and log live, download the results.
@@ -48,6 +49,8 @@ async def run(
         Folder for the results.
     timeout
         Seconds that the run may take; 0 for as long as it wants.
+    keep
+        Leave what was uploaded on the server: otherwise it goes when the job has ended.
     """
     options = _options(timeout, name)
     missing = [str(path) for path in paths if not path.exists()]
@@ -65,6 +68,8 @@ async def run(
         err.print(f"job {job['id']}", markup=False)
         ended = await _follow(gurney, job["id"], log=sys.stderr if server.json else sys.stdout)
         await _results(gurney, ended, output, quiet=server.json)
+        if not keep:
+            ended = await gurney.jobs.finalize(ended["id"])
     if server.json:
         print_json(ended)
     return exit_code(ended)
