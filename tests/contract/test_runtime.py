@@ -279,6 +279,29 @@ async def test_log_keeps_the_order(harness: Harness, app: Make) -> None:
         assert log == [f"{stream}{i}" for i in numbers for stream in ("out", "err")]
 
 
+@pytest.mark.slow
+async def test_middle_of_a_long_log_takes_no_disk(app: Make) -> None:
+    """An application that floods its log does not fill the disk: the middle, which nobody keeps, is a hole."""
+    run = app(
+        f'echo first; head -c {200 * MIB} /dev/zero; echo last; echo > "$OUT/done"; read _ < "$OUT/go"',
+        "job_1-1",
+        "done",
+        "go",
+    )
+    running = asyncio.create_task(run.run())
+    await run.told("done")
+    log = run.harness.runtime.log_path("job_1-1")
+    async with asyncio.timeout(SECONDS):
+        while (found := log.stat()).st_size < 200 * MIB or found.st_blocks * 512 > 100 * MIB:
+            await asyncio.sleep(0.05)
+    run.tell("go")
+    await running
+    with log.open("rb") as file:
+        assert file.read(6) == b"first\n"
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == b"last\n"
+
+
 async def test_log_may_be_opened_again(app: Make) -> None:
     """An application that opens its standard output once more, to append, overwrites nothing."""
     run = app("echo one; echo two >> /dev/stdout; echo three")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gurney.runtime.docker import logs
+from gurney.runtime import holes
 from gurney.runtime.docker.logs import LogFile, LogPump
 from gurney.runtime.docker.runtime import DockerRuntime
 
@@ -16,9 +16,9 @@ KIB = 1024
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends that are kept are 64 KiB."""
-    monkeypatch.setattr(logs, "HEAD", 64 * KIB)
-    monkeypatch.setattr(logs, "TAIL", 64 * KIB)
-    monkeypatch.setattr(logs, "_STEP", 16 * KIB)
+    monkeypatch.setattr(holes, "HEAD", 64 * KIB)
+    monkeypatch.setattr(holes, "TAIL", 64 * KIB)
+    monkeypatch.setattr(holes, "_STEP", 16 * KIB)
 
 
 @pytest.mark.usefixtures("small")

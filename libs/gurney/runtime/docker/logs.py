@@ -6,7 +6,6 @@ disk is used for the first and the last of it alone: the middle of a long log is
 """
 
 import contextlib
-import ctypes
 import os
 import selectors
 import socket
@@ -14,12 +13,10 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-#: What is kept of a log at either end. A hole is made when there is this much more to be left out.
-HEAD = TAIL = 32 << 20
-_STEP = 16 << 20
+from gurney.runtime.holes import punch
+
 _BLOCK = 1 << 18
 _FRAME = 8
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 
 class Frames:
@@ -56,7 +53,7 @@ class LogFile:
         """Begin it anew."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._size = 0
-        self._hole = HEAD
+        self._hole = 0
         self.is_whole = True
 
     def write(self, data: bytes) -> None:
@@ -69,16 +66,10 @@ class LogFile:
                 self._size += written
         except OSError:
             self.is_whole = False
-        if self._size - TAIL - self._hole >= _STEP:
-            self._punch()
+        self._hole = punch(self._fd, self._size, self._hole)
 
     def close(self) -> None:
         os.close(self._fd)
-
-    def _punch(self) -> None:
-        end = self._size - TAIL
-        _fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, self._hole, end - self._hole)
-        self._hole = end
 
 
 class _Reader:
@@ -192,13 +183,3 @@ def write_all(connection: socket.socket, path: Path) -> None:
         while data := connection.recv(_BLOCK):
             file.write(frames.texts(data))
     draft.replace(path)
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """Ask the kernel for a hole; where the file system makes none, the disk is used after all."""
-    call = getattr(_libc, "fallocate", None)
-    if call is not None:
-        call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
-
-
-_libc = ctypes.CDLL(None)

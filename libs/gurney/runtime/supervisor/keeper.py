@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 
+from gurney.runtime.holes import punch
 from gurney.runtime.supervisor import launch, memory, procfs, records
 from gurney.runtime.supervisor.cores import Cores
 from gurney.runtime.supervisor.kin import Kin
@@ -321,6 +323,7 @@ class Keeper:
         limit = run.mark["memory"]
         held = memory.used(self._kin.refresh(run, search=search), limit)
         run.peak = max(run.peak, held)
+        self._shorten_log(run)
         if run.adopted:
             run.cpu = max(run.cpu, sum(found.cpu for pid in run.members if (found := procfs.stat(pid))))
         run.look_at = now + memory.pause(held, limit, time.monotonic() - now)
@@ -329,6 +332,14 @@ class Keeper:
                 run.reason, run.message = MEMORY, f"{held} bytes held, {limit} allowed"
                 records.write_ending(run.id, MEMORY, now)
             self._kill(run)
+
+    def _shorten_log(self, run: Run) -> None:
+        with contextlib.suppress(OSError):
+            log = os.open(f"{records.folder(run.id)}/log", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                run.hole = punch(log, os.fstat(log).st_size, run.hole)
+            finally:
+                os.close(log)
 
     # Keeping
 

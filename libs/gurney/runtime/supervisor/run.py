@@ -30,6 +30,7 @@ class Run:
         "cpu",
         "deadline",
         "drain_until",
+        "hole",
         "id",
         "kill_at",
         "lease_until",
@@ -74,6 +75,8 @@ class Run:
         #: Processes of the run by start time, as last seen.
         self.members: dict[int, int] = {}
         self.peak = 0
+        #: Up to where its log has a hole.
+        self.hole = 0
         #: Seconds of processor time of those that were reaped; of an adopted run, of those that were last seen.
         self.cpu = 0.0
         self.status: int | None = None
