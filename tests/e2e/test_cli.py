@@ -138,6 +138,8 @@ async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
         (("map", "register", "urn:nonsense:x"), "urn"),
         (("map", "register", "urn:gurney:dir:no-command"), "no_command"),
         (("map", "register", "urn:gurney:dir:noop", "--label", "liver"), "'liver' is not key=value"),
+        (("map", "register", "urn:gurney:dir:noop", "--description", "/etc/nothing"), "/etc/nothing: No such file"),
+        (("map", "register", "urn:gurney:dir:noop", "--description", "/etc/hostname"), "/etc/hostname is not JSON"),
         (("job", "show", "job_nothing"), "job_nothing"),
         (("job", "ls", "--state", "dreaming"), "state"),
         (("run", "urn:gurney:dir:shell"), "give files or folders"),
@@ -271,6 +273,16 @@ async def test_maps(gurney: CommandLine) -> None:
     assert (await gurney("map", "ls", "--json")).stdout == ""
     broken = await gurney.json("map", "register", "urn:gurney:dir:no-command", code=1)
     assert (broken["state"], broken["reason"]["code"]) == ("invalid", "no_command")
+
+
+async def test_described_map(gurney: CommandLine, tmp_path: Path) -> None:
+    """A MAP without manifests is registered with a description from a file, and with why it needs more rights."""
+    said = tmp_path / "description.json"
+    said.write_text('{"command": ["/bin/true"]}')
+    options = ("--description", said, "--compatible", "writes beside itself")
+    made = await gurney.json("map", "register", "urn:gurney:dir:no-manifest", *options)
+    assert (made["state"], made["description"]["command"]) == ("ready", ["/bin/true"])
+    assert made["hardening"] == {"mode": "compatible", "reason": "writes beside itself"}
 
 
 async def test_register_without_wait(gurney: CommandLine) -> None:

@@ -1,5 +1,8 @@
 """`gurney map`."""
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -18,6 +21,8 @@ async def register(
     *,
     name: str | None = None,
     label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    description: Path | None = None,
+    compatible: str | None = None,
     wait: bool = True,
     server: Server = HERE,
 ) -> None:
@@ -27,12 +32,18 @@ async def register(
     ----------
     label
         A label, as key=value; may be given more than once.
+    description
+        A JSON file that says what an image without manifests does: command, paths, resources, content.
+    compatible
+        Why its containers cannot do with a read-only root and without capabilities; given, they need not.
     wait
         Return when its manifests were read, with exit code 1 and the reason where it is invalid; else at once.
     """
     labels = dict(map(_label, label))
+    described = None if description is None else await asyncio.to_thread(_read, description)
+    hardening = None if compatible is None else {"mode": "compatible", "reason": compatible}
     async with server.client() as gurney:
-        document = await gurney.maps.register(urn, name=name, labels=labels)
+        document = await gurney.maps.register(urn, name=name, labels=labels, description=described, hardening=hardening)
         if wait:
             document = await gurney.maps.settled(document["id"])
     usable = not wait or document["state"] == "ready"
@@ -46,6 +57,18 @@ def not_ready(document: Json) -> MapNotReady:
     """Return the error that says why a MAP cannot run."""
     reason = document["reason"] or {"code": document["state"], "message": "it cannot run"}
     return MapNotReady(f"{document['urn']}: {reason['code']}: {reason['message']}")
+
+
+def _read(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Invalid(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise Invalid(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise Invalid(f"{path} is not a JSON object")
+    return content
 
 
 def _label(text: str) -> tuple[str, str]:
