@@ -51,7 +51,7 @@ MAPS = (
         body=RegisterMap,
         query=DryRun,
         idempotent=True,
-        also=(200, 409),
+        also=(200, 404, 409),
     ),
     Route("GET", "/v1/maps", maps.index, ALL, "List MAPs", reply=Map, listed=True, query=maps.MapsQuery),
     Route("GET", "/v1/maps/{map}", maps.get, ALL, "A MAP with its manifests", reply=Map),
