@@ -14,6 +14,7 @@ from gurney.streams import agent_runs
 from gurney.transfer import pooled
 from services.agent.claim import Claim
 from services.agent.contents import Contents
+from services.agent.disk import Disk
 from services.agent.effects import Effects
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
@@ -45,6 +46,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         live_log=live_log,
         lanes=asyncio.Semaphore(TRANSFERS),
         work=folder / "work",
+        disk=Disk(folder / "work"),
         contents=Contents(folder / "content", folder / "work", settings.content_cache),
     )
     supervisor = Supervisor(host, runtimes)
@@ -56,7 +58,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         Parts(
             consumers={agent_runs(settings.node): handlers.command},
             reconcile=heart.soon,
-            tasks=(heart.beat, live_log.run),
+            tasks=(heart.beat, live_log.run, host.disk.run),
             resources=(identity, claim, pooled(), effects, supervisor, heart),
             checks={runtime.name: partial(_can_begin, runtime) for runtime in runtimes},
         )

@@ -1,7 +1,6 @@
 """After a run's end: look at what it left, carry it home, and say how it ended."""
 
 import asyncio
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from gurney.model.job import LogInfo, Usage
 from gurney.model.run import Outcome
 from gurney.tasks import spread
 from services.agent import log, output, policy
+from services.agent.disk import Disk
 from services.agent.effects import Counts
 from services.agent.folders import Work, size_of
 from services.agent.log import Log
 from services.agent.output import Limits, Output
 from services.agent.patience import GaveUp
 from services.agent.upload import Uploader
-
-#: A disk with less room than this may have refused what an application wrote.
-LEAST_FREE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Left:
     log: Log
     #: Of the files that it found.
     bytes_in: int
-    #: There was no room left on the disk to which it wrote.
+    #: There was no room on the disk to which it wrote, at its end or before.
     on_full_disk: bool
 
     @property
@@ -39,13 +36,14 @@ class Left:
         return not self.output and self.log.source is None and not self.on_full_disk
 
 
-async def look(work: Work, log_path: Path, limits: Limits) -> Left:
-    """Look at output and log, in one hop to a thread."""
-    return await asyncio.to_thread(_look, work, log_path, limits)
+async def look(work: Work, log_path: Path, limits: Limits, disk: Disk, since: float) -> Left:
+    """Look at output and log, in one hop to a thread. `since`: when it began, by the monotonic clock."""
+    return await asyncio.to_thread(_look, work, log_path, limits, disk, since)
 
 
-def _look(work: Work, log_path: Path, limits: Limits) -> Left:
-    on_full_disk = shutil.disk_usage(work.folder).free < LEAST_FREE
+def _look(work: Work, log_path: Path, limits: Limits, disk: Disk, since: float) -> Left:
+    disk.look()
+    on_full_disk = disk.was_full_since(since)
     found = output.look_through(work.output, limits)
     kept = log.look_at(log_path, work.log)
     return Left(found, output.read_metadata(found), kept, size_of(work.input), on_full_disk)

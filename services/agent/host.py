@@ -7,6 +7,7 @@ from pathlib import Path
 from gurney.bus import Bus
 from gurney.settings import Settings
 from services.agent.contents import Contents
+from services.agent.disk import Disk
 from services.agent.effects import Effects
 from services.agent.journal import Journal
 from services.agent.leases import Leases
@@ -28,3 +29,4 @@ class Host:
     #: Below it each run has its folders.
     work: Path
     contents: Contents
+    disk: Disk

@@ -107,7 +107,7 @@ def on_full_disk(outcome: Outcome) -> Outcome:
 
     An exit code of 0 tells nothing then, as many an application does not look whether all was written.
     """
-    told = "the disk of its host was full when the application ended"
+    told = "the disk of its host was full when the application ended, or before"
     match outcome.ending:
         case "succeeded":
             reason = Reason.of("output_unavailable", f"{told}: what it wrote may lack something")

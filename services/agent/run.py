@@ -50,6 +50,8 @@ class Run:
         self._told_runtime = step is Step.RUNNING
         self._task: asyncio.Task[Any] | None = None
         self._is_broken_off = False
+        #: When the application began, or we took it on again, by the monotonic clock.
+        self._since = clock.monotonic()
         self._writing = asyncio.Lock()
         self._is_forgotten = False
         self._phases = host.effects.phases(entry.run_id)
@@ -264,6 +266,8 @@ class Run:
         asked = self.entry.start.request.timeout_s
         timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
         leases = self._host.leases
+        self._since = clock.monotonic()
+        await self._host.disk.look_again()
         self._follow_log(self._runtime)
         self._told_runtime = True
         for delay in delays():
@@ -326,7 +330,10 @@ class Run:
         limits = Limits(settings.max_output_files, settings.max_output)
         log_path = self._runtime.log_path(self.run_id)
         try:
-            left = await persist(lambda: collecting.look(self.work, log_path, limits), settings.transfer_patience)
+            left = await persist(
+                lambda: collecting.look(self.work, log_path, limits, self._host.disk, self._since),
+                settings.transfer_patience,
+            )
         except GaveUp as error:
             return await self._collected(policy.unstored(outcome, str(error)), began)
         if left.log.source is None:

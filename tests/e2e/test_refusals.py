@@ -49,6 +49,9 @@ async def test_404(api: Api, admin: Api, request_: Example) -> None:
     options: dict[str, Any] = {}
     if request_.route.path == "/v1/jobs":
         options = {"json": {"map": "no such map", "payload": await work.payload(api)}}
+    if request_.route.path == "/v1/maps":
+        content = {"content": {"payload": "no such payload", "path": "/opt/models"}}
+        options = {"json": {"urn": "urn:gurney:dir:noop", "description": content}}
     answer = (await request_.send(client, "unknown id", **options)).must(404)
     assert request_.route.method == "HEAD" or answer.json["code"] == "not_found"
     if "{" in request_.route.path:
