@@ -35,14 +35,17 @@ class Contents:
         self._folder.mkdir(parents=True, exist_ok=True)
         for draft in self._folder.glob(f"*{_DRAFT}"):
             remove_tree(draft)
-        self._trim()
+        for each in self._surplus():
+            remove_tree(each)
 
     async def bring(self, digest: str, work: Work, fill: Fill) -> None:
         """Have the content of this digest where the run finds it."""
         kept = self._folder / digest.rpartition(":")[2]
         async with self._fetching[kept.name]:
-            if not await asyncio.to_thread(_link, work, kept):
-                await self._fetch(kept, fill)
+            if await asyncio.to_thread(_link, work, kept):
+                return
+            await self._fetch(kept, fill)
+        await self._trim()
 
     async def _fetch(self, kept: Path, fill: Fill) -> None:
         draft = kept.with_suffix(_DRAFT)
@@ -53,16 +56,24 @@ class Contents:
         except BaseException:
             await asyncio.shield(asyncio.to_thread(remove_tree, draft))
             raise
-        await asyncio.to_thread(self._trim)
 
-    def _trim(self) -> None:
+    async def _trim(self) -> None:
+        """Let go of what is too much; a run that comes for it meanwhile waits, and fetches it again."""
+        for each in await asyncio.to_thread(self._surplus):
+            async with self._fetching[each.name]:
+                if each.name not in await asyncio.to_thread(self._used):
+                    await asyncio.to_thread(remove_tree, each)
+
+    def _surplus(self) -> list[Path]:
+        """Return what goes so that the others fit, least recently used first; what runs use stays."""
         found = [each for each in self._folder.iterdir() if each.suffix != _DRAFT]
         sizes = {each: size_of(each) for each in sorted(found, key=lambda each: each.stat().st_mtime_ns)}
-        total = sum(sizes.values())
+        total, used, surplus = sum(sizes.values()), self._used(), []
         for each, size in sizes.items():
-            if total > self._limit and each.name not in self._used():
-                remove_tree(each)
+            if total > self._limit and each.name not in used:
+                surplus.append(each)
                 total -= size
+        return surplus
 
     def _used(self) -> set[str]:
         used = set()

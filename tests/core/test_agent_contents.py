@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from gurney import clock
 from gurney.content import digest_of
 from gurney.model.payload import FileView
+from gurney.runtime.folder import remove_tree
+from services.agent import contents
 from services.agent.contents import Contents
 from services.agent.folders import Work, seal
 
@@ -80,6 +83,25 @@ async def test_least_recently_used_goes_and_what_a_run_uses_stays(house: House) 
         await house.over(await house.bring(name, f"run-{name}"))
     assert house.kept == {"c", "e"}
     assert (in_use.content / "model").exists()
+
+
+async def test_what_is_just_going_is_fetched_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that comes for content while that makes room for other content has it whole."""
+    for name in ("a", "b"):
+        await house.over(await house.bring(name, f"run-{name}"))
+    loop = asyncio.get_running_loop()
+    coming: list[asyncio.Future[Work]] = []
+
+    def remove(folder: Path) -> None:
+        if folder.name == "a":
+            loop.call_soon_threadsafe(lambda: coming.append(asyncio.ensure_future(house.bring("a", "coming"))))
+            threading.Event().wait(0.2)
+        remove_tree(folder)
+
+    monkeypatch.setattr(contents, "remove_tree", remove)
+    await house.bring("c", "run-c")
+    work = await coming[0]
+    assert (work.content / "model").read_bytes() == b"a" * SIZE
 
 
 async def test_what_fails_half_way_is_not_kept(house: House) -> None:
