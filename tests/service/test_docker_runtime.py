@@ -75,6 +75,14 @@ async def waiting(harness: DockerHarness, script: str = WAIT) -> App:
     return run
 
 
+async def begun(harness: DockerHarness, script: str = WAIT) -> App:
+    """Return a run that has begun, and says so."""
+    run = await waiting(harness, script)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    return run
+
+
 async def test_container_of_a_run(harness: DockerHarness, client: Client) -> None:
     """The container is named after the run, tells whose it is, and may do nothing that is not needed."""
     run = await waiting(harness)
@@ -246,9 +254,7 @@ async def test_name_of_a_foreign_container(harness: DockerHarness, client: Clien
 
 async def test_daemon_away(harness: DockerHarness) -> None:
     """Without its daemon the runtime says so; starts are to be tried again, and runs that began count as running."""
-    run = await waiting(harness)
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness)
     assert harness.runtime.fault is None
     await asyncio.to_thread(harness.daemon.kill)
     try:
@@ -276,9 +282,7 @@ async def test_output_while_the_daemon_was_away(harness: DockerHarness) -> None:
     script = (
         'echo one; echo > "$OUT/ready"; read _ < "$OUT/go"; echo two; echo > "$OUT/ready"; read _ < "$OUT/go"; echo 3'
     )
-    run = await waiting(harness, script)
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness, script)
     await asyncio.to_thread(harness.daemon.kill)
     run.tell("go")
     await run.told("ready")
@@ -291,9 +295,7 @@ async def test_output_while_the_daemon_was_away(harness: DockerHarness) -> None:
 
 async def test_end_while_the_daemon_was_away(harness: DockerHarness) -> None:
     """The exit code of a run that ended while the daemon was away is known, and what it had said before."""
-    run = await waiting(harness, f"echo before; {WAIT}")
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness, f"echo before; {WAIT}")
     await asyncio.to_thread(harness.daemon.kill)
     run.tell("go")
     await asyncio.sleep(0.2)  # nobody is there to tell that it has ended
@@ -520,9 +522,7 @@ async def test_full_disk(closed_harness: DockerHarness) -> None:
 
 async def test_end_of_which_nothing_is_known(harness: DockerHarness, client: Client) -> None:
     """A run that ended while the daemon was away, and left no trace of how, is lost and has no exit code."""
-    run = await waiting(harness)
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness)
     container = client.inspect_container(name_of("job_1-1"))
     await asyncio.to_thread(harness.daemon.kill)
     pid = container["State"]["Pid"]
@@ -537,9 +537,7 @@ async def test_end_of_which_nothing_is_known(harness: DockerHarness, client: Cli
 
 async def test_a_success_that_the_daemon_has_not_seen_is_none(harness: DockerHarness, client: Client) -> None:
     """A daemon that finds a container ended and not how may say 0, as Docker 20.10 does: that run is lost."""
-    run = await waiting(harness)
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness)
     container = client.inspect_container(name_of("job_1-1"))
     await asyncio.to_thread(harness.daemon.kill)
     os.kill(container["State"]["Pid"], signal.SIGKILL)
@@ -557,9 +555,7 @@ async def test_a_success_that_the_daemon_has_not_seen_is_none(harness: DockerHar
 
 async def test_a_success_that_nobody_of_ours_saw_is_one_when_the_daemon_did(harness: DockerHarness) -> None:
     """A run that ended with 0 while there was no agent is a success: the daemon remembers its end."""
-    run = await waiting(harness, 'echo > "$OUT/ready"; read _ < "$OUT/go"; exit 0')
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness, 'echo > "$OUT/ready"; read _ < "$OUT/go"; exit 0')
     await harness.runtime.close()
     run.tell("go")
     await asyncio.sleep(1)
@@ -572,9 +568,7 @@ async def test_a_success_that_nobody_of_ours_saw_is_one_when_the_daemon_did(harn
 
 async def test_who_is_ended_by_somebody_else_has_not_succeeded(harness: DockerHarness, client: Client) -> None:
     """An application that is told to end, by a daemon that shuts down or a person, and ends with 0, is lost."""
-    run = await waiting(harness, 'trap "exit 0" TERM; echo > "$OUT/ready"; while :; do sleep 0.1; done')
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
+    run = await begun(harness, 'trap "exit 0" TERM; echo > "$OUT/ready"; while :; do sleep 0.1; done')
     client.kill(name_of("job_1-1"), signal="SIGTERM")
     end = await run.end()
     assert (end.cause, end.exit_code) == (Cause.LOST, None)
