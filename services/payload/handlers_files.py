@@ -233,19 +233,18 @@ class FileHandlers:
 
     async def _refuse_clashes(self, owner: str, paths: Sequence[str], mark: Mark | None = None) -> None:
         """Refuse paths that could not be laid out on a disk beside what is there, or beside what is just coming."""
+        coming = await self._coming(owner, mark) if mark else []  # first: what ends meanwhile is found below
         found = await self._desk.repository.clashes(owner, paths)
         if found:
             raise policy.both_file_and_folder(*found)
-        if mark is None:
-            return
-        coming = [
-            file.path
-            for file in await self._desk.repository.changing(owner)
-            if file.pending and file.changing and file.changing.id != mark.id
-        ]
         for path in paths:
             if other := policy.clash(path, coming):
                 raise policy.both_file_and_folder(path, other)
+
+    async def _coming(self, owner: str, mark: Mark) -> list[str]:
+        """Return the paths that others have announced."""
+        changing = await self._desk.repository.changing(owner)
+        return [file.path for file in changing if file.pending and file.changing and file.changing.id != mark.id]
 
     async def _touch(self, payload_id: str) -> None:
         now = self._desk.now()

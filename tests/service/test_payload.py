@@ -1,9 +1,10 @@
 """The payload service over a real nats-server, real SQLite, and objects in a real folder and a real MinIO."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,7 @@ from gurney.model.payload import (
     RestoreClaims,
     SignFiles,
     SignUpload,
+    Uploaded,
 )
 from gurney.objects.choice import objects_of
 from gurney.objects.port import Objects
@@ -54,7 +56,8 @@ from gurney.testing.nats import NatsServer
 from gurney.testing.s3 import a_bucket
 from gurney.transfer import open_get, open_put
 from services.payload.__main__ import build
-from services.payload.effects import Deletion, Quiet
+from services.payload.effects import Changes, Deletion, Quiet
+from services.payload.handlers_files import FileHandlers
 from services.payload.policy import file_id
 from services.payload.repository import CLAIMS, FILES, PAYLOADS, Repository
 from tests.payload_builders import ANN, SECRET, Asker, Jobs, Time, token_of, until
@@ -337,6 +340,39 @@ async def test_of_clashing_uploads_at_once_at_most_one_is_committed(house: House
     results = await asyncio.gather(*(house.commit(made.id, (item,)) for item in items), return_exceptions=True)
     assert any(isinstance(result, Invalid) for result in results)
     assert len(await house.paths(made.id)) <= 1
+
+
+async def test_a_clash_that_is_committed_between_the_looks_for_one_is_seen(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has looked and commits while the second looks: it was not there yet, and is no longer coming."""
+    made = await house.create()
+    first, second = [*await house.put(made.id, {"a": b"1"}), *await house.put(made.id, {"a/b": b"2"})]
+    looked, looking, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    commit, clashes = FileHandlers._commit, Repository.clashes
+
+    async def late_commit(self: FileHandlers, items: dict[str, Uploaded], *more: Any) -> Changes:
+        if first.path in {item.path for item in items.values()}:
+            looked.set()
+            await looking.wait()
+        return await commit(self, items, *more)
+
+    async def long_look(self: Repository, owner: str, paths: Sequence[str]) -> tuple[str, str] | None:
+        found = await clashes(self, owner, paths)
+        if second.path in paths:
+            looking.set()
+            await done.wait()
+        return found
+
+    monkeypatch.setattr(FileHandlers, "_commit", late_commit)
+    monkeypatch.setattr(Repository, "clashes", long_look)
+    async with asyncio.TaskGroup() as group:
+        committing = group.create_task(house.commit(made.id, (first,)))
+        committing.add_done_callback(lambda _: done.set())
+        await looked.wait()
+        with pytest.raises(Invalid, match="a"):
+            await house.commit(made.id, (second,))
+    assert await house.paths(made.id) == ["a"]
 
 
 async def test_commits_of_one_path_at_once_leave_one_content(house: House) -> None:
