@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     require_approval: bool = False
     """Only approved MAPs may run."""
     allow_network: bool = False
-    """MAPs that ask for a network get one by which the outside can be reached; otherwise no run has any."""
+    """MAPs that ask for a network get one that leads outside, and to no other run; otherwise no run has any."""
     admin_token: SecretStr | None = None
     """Is an administrator's token at the edge from its first request on."""
     run_secret: SecretStr = SecretStr("")

@@ -411,6 +411,30 @@ async def test_timeout_survives_a_crash(harness: Harness, app: Make) -> None:
     assert (await run.end()).cause == Cause.TIMEOUT
 
 
+async def test_success_after_the_timeout_is_none_where_nobody_watched(harness: Harness, app: Make) -> None:
+    """A run that ends with 0 after its time was over, while there was no agent, is over its time all the same."""
+    run = app('echo > "$OUT/ready"; sleep 2; exit 0', "job_1-1", "ready")
+    run.spec = replace(run.spec, timeout_s=1.0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    await asyncio.sleep(3)
+    await harness.reopen()
+    assert (await run.end()).cause == Cause.TIMEOUT
+
+
+async def test_success_before_the_timeout_is_one_where_nobody_watched(harness: Harness, app: Make) -> None:
+    """A run that ended with 0 in its time is a success, also for an agent that comes back when the time is over."""
+    run = app('echo > "$OUT/ready"; exit 0', "job_1-1", "ready")
+    run.spec = replace(run.spec, timeout_s=2.0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    await asyncio.sleep(3)
+    await harness.reopen()
+    assert (await run.end()).cause == Cause.EXITED
+
+
 async def test_memory_limit_survives_a_crash(harness: Harness, app: Make) -> None:
     """The memory limit is kept for a run that was adopted after a crash."""
     run = app(f'echo > "$OUT/ready"; read _ < "$OUT/go"; {EAT}', "job_1-1", "ready", "go", "eaten")
