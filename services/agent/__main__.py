@@ -26,6 +26,7 @@ from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
 from services.agent.patience import Crew
 from services.agent.supervisor import Supervisor
+from services.agent.sweep import Sweep
 
 #: Files that the runs of this host move at once.
 TRANSFERS = 8
@@ -58,7 +59,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         Parts(
             consumers={agent_runs(settings.node): handlers.command},
             reconcile=heart.soon,
-            tasks=(heart.beat, live_log.run, host.disk.run),
+            tasks=(heart.beat, live_log.run, host.disk.run, Sweep(host, supervisor, runtimes).sweep),
             resources=(identity, claim, pooled(), effects, supervisor, heart),
             checks={runtime.name: partial(_can_begin, runtime) for runtime in runtimes},
         )

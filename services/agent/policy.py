@@ -158,6 +158,16 @@ def may_claim(found: Heartbeat | None, home: str, incarnation: str, *, has_beate
     return found.home == home and not has_beaten
 
 
+def idle_since(idle: Iterable[str], before: Mapping[str, float], now: float) -> dict[str, float]:
+    """Return since when copies are idle; `before`: what this was at the last look. One that was needed begins anew."""
+    return {digest: before.get(digest, now) for digest in idle}
+
+
+def long_idle(idle: Mapping[str, float], since: float) -> list[str]:
+    """Return the copies that have been idle since then, or longer."""
+    return [digest for digest, began in idle.items() if began <= since]
+
+
 def kind_of(urn: str, kinds: Sequence[str]) -> str | None:
     """Return the kind, an URN's beginning, that the URN is of."""
     return next((kind for kind in kinds if urn.startswith(kind)), None)

@@ -263,8 +263,10 @@ class Run:
         """Have the runtime begin the run, however long it takes: whether it has begun is for the runtime to say."""
         if self._runtime is None:
             raise ValueError("a run without a runtime is never staged")
-        asked = self.entry.start.request.timeout_s
+        start = self.entry.start
+        asked, content = start.request.timeout_s, start.request.content
         timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
+        content_dir = self._host.contents.path(content.digest) if content else None
         leases = self._host.leases
         self._since = clock.monotonic()
         await self._host.disk.look_again()
@@ -275,7 +277,9 @@ class Run:
                 return await self._give_up("node_lost", "the node was cut off for longer than the run's lease")
             try:
                 until = leases.until(self.run_id)
-                await self._runtime.start(spec_of(self.entry.start, self.work, timeout_s, self._traceparent, until))
+                await self._runtime.start(
+                    spec_of(start, self.work, timeout_s, self._traceparent, until, content_dir=content_dir)
+                )
                 break
             except GurneyError as error:
                 if not error.retryable:

@@ -53,6 +53,12 @@ class Supervisor:
     def run_ids(self) -> tuple[str, ...]:
         return tuple(self._runs)
 
+    @property
+    def digests(self) -> set[str]:
+        """What the runs have in hand: their MAPs, and what these bring along."""
+        requests = [run.entry.start.request for run in self._runs.values()]
+        return {each.digest for each in requests} | {each.content.digest for each in requests if each.content}
+
     def runtime_for(self, urn: str) -> Runtime | None:
         """Return who runs the URN here."""
         kind = policy.kind_of(urn, self.kinds)

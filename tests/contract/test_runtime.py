@@ -123,6 +123,22 @@ async def test_start_happens_once(harness: Harness, app: Make) -> None:
     assert (await run.end()).exit_code == 0
 
 
+async def test_what_is_kept_of_a_map_goes_when_nobody_came_for_it(harness: Harness, app: Make) -> None:
+    """What a runtime keeps without a bound is let go of, but not under who came since; a run brings it back."""
+    runtime = harness.runtime
+    digest = (await runtime.inspect(harness.urn)).digest
+    kept = list(await runtime.copies())
+    assert kept in ([], [digest])
+    assert not await runtime.let_go(digest, 0.0)
+    assert list(await runtime.copies()) == kept
+    assert await runtime.let_go(digest, clock.monotonic()) == bool(kept)
+    assert list(await runtime.copies()) == []
+    await runtime.available(harness.urn, digest)
+    assert (await app("exit 0").run()).exit_code == 0
+    await harness.reopen()
+    assert list(await harness.runtime.copies()) == kept
+
+
 async def test_timeout_ends_the_stubborn(app: Make) -> None:
     """An application that ignores SIGTERM is killed after the grace when its time is over."""
     run = app("trap '' TERM; while :; do sleep 1; done")

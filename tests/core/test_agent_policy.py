@@ -205,3 +205,17 @@ def test_a_urn_is_of_the_kind_that_it_begins_with() -> None:
     kinds = ("urn:oci:", "urn:gurney:dir:")
     assert policy.kind_of("urn:gurney:dir:x", kinds) == "urn:gurney:dir:"
     assert policy.kind_of("urn:other:x", kinds) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.frozensets(st.sampled_from("abc"))), min_size=1, max_size=12))
+def test_a_copy_goes_when_it_was_idle_at_every_look_for_long(looks: list[tuple[int, frozenset[str]]]) -> None:
+    """What was needed, or was not there, at any look since one that is long ago stays; all else goes."""
+    long, now, since = 7, 0, dict[str, float]()
+    seen: list[tuple[int, frozenset[str]]] = []
+    for later, idle in looks:
+        now += later
+        seen.append((now, idle))
+        since = policy.idle_since(idle, since, now)
+        long_ago = [number for number, (at, _) in enumerate(seen) if at <= now - long]
+        expected = frozenset.intersection(*(each for _, each in seen[long_ago[-1] :])) if long_ago else frozenset()
+        assert set(policy.long_idle(since, now - long)) == expected

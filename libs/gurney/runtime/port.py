@@ -148,6 +148,16 @@ class Runtime(Protocol):
     async def available(self, urn: str, digest: str) -> None:
         """Make the pinned MAP present on this host, for a run that begins soon; raises `ImageUnavailable`."""
 
+    async def copies(self) -> Collection[str]:
+        """Return the digests of the MAPs that are kept here until `let_go`: none where what is kept has a bound."""
+
+    async def let_go(self, digest: str, idle_since: float) -> bool:
+        """Remove what is kept of a MAP, unless somebody came for it since then; tell whether it went.
+
+        `idle_since`: by the monotonic clock. Nobody may let go of what a run uses, which is the caller's to know. A
+        crash in the middle leaves it whole or not there.
+        """
+
     async def start(self, spec: RunSpec) -> None:
         """Begin the run; returns when it is begun or known to have begun before. A failure to begin is an `End`."""
 

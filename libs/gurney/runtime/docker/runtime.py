@@ -112,6 +112,13 @@ class DockerRuntime:
     async def available(self, urn: str, digest: str) -> None:
         await self._images.promise(urn, digest)
 
+    async def copies(self) -> Collection[str]:
+        return ()  # the daemon has the images, and the cache bounds those that we pulled
+
+    async def let_go(self, digest: str, idle_since: float) -> bool:
+        del digest, idle_since
+        return False
+
     async def start(self, spec: RunSpec) -> None:
         run_id = _check(spec.run_id)
         if run_id in self._runs.live or run_id in self._runs.ended:
