@@ -155,10 +155,7 @@ async def needed(bus: Bus, *digests: str) -> set[str]:
 async def test_copies_are_needed_of_maps_that_may_run_and_of_live_jobs(
     bus: Bus, documents: SqliteDocuments, jobs: Jobs
 ) -> None:
-    """A MAP that is ready needs its own digest and that of what it brings along; `invalid` ones and former ones none.
-
-    What no MAP needs a live job may need all the same: the job service is asked about the rest alone.
-    """
+    """A MAP that is ready needs itself and what it brings along, `invalid` and former ones nothing; live jobs may."""
     content = StaticContent(payload="pay_1", path="/opt/models", digest="sha256:c")
     ready = await stored(documents, digest="sha256:a", content=content)
     await stored(documents, digest="sha256:b", state=MapState.INVALID)
