@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gurney.runtime.folder import remove_tree
+from gurney.runtime.folder import remove_tree, sync
 from services.agent.folders import Work, size_of
 
 #: Fills an empty folder; raises where that fails, or where it is not what was asked for.
@@ -69,7 +69,7 @@ class Contents:
         try:
             await asyncio.to_thread(draft.mkdir)
             await fill(draft)
-            await asyncio.to_thread(draft.rename, kept)
+            await asyncio.to_thread(_publish, draft, kept)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(remove_tree, draft))
             raise
@@ -109,6 +109,14 @@ class Contents:
             with suppress(OSError):  # its run is over
                 used.add(link.readlink().name)
         return used
+
+
+def _publish(draft: Path, kept: Path) -> None:
+    """Give it its name once it is on disk: nobody looks again whether it is whole, also after a power cut."""
+    for each in (draft, *draft.rglob("*")):
+        sync(each)
+    draft.rename(kept)
+    sync(kept.parent)
 
 
 def _link(work: Work, kept: Path) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from gurney import clock
 from gurney.content import digest_of
 from gurney.model.payload import FileView
-from gurney.runtime.folder import remove_tree
+from gurney.runtime.folder import remove_tree, sync
 from services.agent import contents
 from services.agent.contents import Contents
 from services.agent.folders import Work, seal
@@ -102,6 +102,19 @@ async def test_what_is_just_going_is_fetched_again(house: House, monkeypatch: py
     await house.bring("c", "run-c")
     work = await coming[0]
     assert (work.content / "model").read_bytes() == b"a" * SIZE
+
+
+async def test_content_is_on_disk_before_it_has_its_name(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves content whole or not there: all of it is on disk before it is where runs look."""
+    synced: list[tuple[str, set[str]]] = []
+
+    def note(path: Path) -> None:
+        synced.append((path.name, house.kept))
+        sync(path)
+
+    monkeypatch.setattr(contents, "sync", note)
+    await house.bring("a", "run")
+    assert synced == [("a.draft", {"a.draft"}), ("model", {"a.draft"}), ("content", {"a"})]
 
 
 async def test_what_nobody_needs_goes_unless_a_run_has_it(house: House) -> None:
