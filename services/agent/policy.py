@@ -11,6 +11,7 @@ from gurney.model.job import Timings, Usage
 from gurney.model.resources import Amount
 from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
+from services.agent.gpu_use import NOTHING, Used
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
 DOUBTFUL_TRIES = 4
@@ -45,8 +46,8 @@ _ENDINGS: dict[Cause, tuple[Ending, str, str]] = {
 }
 
 
-def outcome_of(end: End, timings: Timings) -> Outcome:
-    """Return how a run ended that the runtime has begun, or could not begin."""
+def outcome_of(end: End, timings: Timings, gpus: Used = NOTHING) -> Outcome:
+    """Return how a run ended that the runtime has begun, or could not begin; `gpus`: what it used of them."""
     ending, reason = _ending_of(end)
     return Outcome(
         ending=ending,
@@ -55,7 +56,13 @@ def outcome_of(end: End, timings: Timings) -> Outcome:
         started_at=end.started_at,
         stopped_at=end.stopped_at,
         timings=timings.but(running=end.duration_s),
-        usage=Usage(cpu_s=end.cpu_s, peak_memory=end.peak_memory, wall_s=end.duration_s),
+        usage=Usage(
+            cpu_s=end.cpu_s,
+            peak_memory=end.peak_memory,
+            wall_s=end.duration_s,
+            gpu_peak_memory=gpus.memory,
+            gpu_utilization=gpus.busy,
+        ),
     )
 
 

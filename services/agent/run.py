@@ -1,7 +1,7 @@
 """The life of one run on this host: one task that goes from step to step, as `machine` says, and does what they ask."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, assert_never
 
@@ -265,6 +265,8 @@ class Run:
             raise ValueError("a run without a runtime is never staged")
         asked = self.entry.start.request.timeout_s
         timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
+        if unfit := self._host.gpus.unfit(self.entry.start.gpus):
+            return await self._give_up("gpu_lost", f"not fit for a run any more: {_told(unfit)}")
         leases = self._host.leases
         self._since = clock.monotonic()
         await self._host.disk.look_again()
@@ -275,7 +277,15 @@ class Run:
                 return await self._give_up("node_lost", "the node was cut off for longer than the run's lease")
             try:
                 until = leases.until(self.run_id)
-                await self._runtime.start(spec_of(self.entry.start, self.work, timeout_s, self._traceparent, until))
+                spec = spec_of(
+                    self.entry.start,
+                    self.work,
+                    timeout_s,
+                    self._traceparent,
+                    until,
+                    gpus_simulated=self._host.gpus.simulated,
+                )
+                await self._runtime.start(spec)
                 break
             except GurneyError as error:
                 if not error.retryable:
@@ -302,6 +312,7 @@ class Run:
             raise ValueError("a run without a runtime never begins")
         if not self._end.done():
             self._phases.begin("running")
+            self._host.meter.begin(self.run_id, self.entry.start.gpus, self._runtime)
             self._follow_log(self._runtime)
             await self._keep_timings()
             if self.entry.stopped:
@@ -324,7 +335,7 @@ class Run:
             raise ValueError("a run without a runtime leaves nothing")
         began = clock.monotonic()
         self._tell_running()
-        outcome = policy.outcome_of(self._end.result(), self.entry.timings)
+        outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
         counts = self._phases.begin("collecting")
         settings = self._host.settings
         limits = Limits(settings.max_output_files, settings.max_output)
@@ -375,9 +386,17 @@ def _count(outcome: Outcome) -> None:
         telemetry.RUN_SECONDS.labels(outcome.ending).observe(used.wall_s)
     if used.peak_memory is not None:
         telemetry.RUN_MEMORY.observe(used.peak_memory)
+    if used.gpu_peak_memory is not None:
+        telemetry.RUN_GPU_MEMORY.observe(used.gpu_peak_memory)
+    if used.gpu_utilization is not None:
+        telemetry.RUN_GPU_UTILIZATION.observe(used.gpu_utilization)
     telemetry.RUN_CPU.inc(used.cpu_s or 0)
     telemetry.RUN_BYTES.labels("in").inc(used.bytes_in or 0)
     telemetry.RUN_BYTES.labels("out").inc(used.bytes_out or 0)
+
+
+def _told(gpus: Mapping[str, str]) -> str:
+    return ", ".join(f"{uuid} ({health})" for uuid, health in gpus.items())
 
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:

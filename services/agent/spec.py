@@ -9,7 +9,13 @@ _DEFAULT_CPU = 1.0
 
 
 def spec_of(
-    start: StartRun, work: Work, timeout_s: float | None, traceparent: str | None, lease_until: float | None
+    start: StartRun,
+    work: Work,
+    timeout_s: float | None,
+    traceparent: str | None,
+    lease_until: float | None,
+    *,
+    gpus_simulated: bool,
 ) -> RunSpec:
     """Return the start in the runtime's words."""
     request = start.request
@@ -34,6 +40,7 @@ def spec_of(
         memory=request.resources.memory or 0,
         shared_memory=request.resources.shared_memory,
         gpus=start.gpus,
+        gpus_simulated=gpus_simulated,
         timeout_s=timeout_s,
         project=start.project,
         hardening=request.hardening,
