@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gurney import telemetry
 from gurney.errors import GurneyError
 from gurney.runtime.port import Runtime
-from services.agent.gpu_use import Held, Tally, Used, used
+from services.agent.gpu_use import NOTHING, Held, Tally, Used, used
 from services.agent.gpus import MEASURING_S, Gpus
 
 _log = telemetry.log("gpus")
@@ -34,11 +34,16 @@ class Meter:
             self._runs[run_id] = _Measured(gpus, runtime)
             self._gpus.measure(on=True)
 
+    def so_far(self, run_id: str) -> Used:
+        """Return what the run has used up to now."""
+        return self._runs[run_id].tally.total() if run_id in self._runs else NOTHING
+
     def end(self, run_id: str) -> Used:
         """Return what the run has used in all, and measure it no more."""
-        measured = self._runs.pop(run_id, None)
+        total = self.so_far(run_id)
+        self._runs.pop(run_id, None)
         self._gpus.measure(on=bool(self._runs))
-        return measured.tally.total() if measured else Used()
+        return total
 
     async def run(self) -> None:
         """Measure for ever."""
