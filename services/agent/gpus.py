@@ -15,6 +15,8 @@ from services.agent.gpu_readings import FAILING, LOST, OK, SILENT, Device, NoGpu
 NONE = "none"
 #: Seconds that the first look may take before the agent goes on without.
 FIRST_S = 5.0
+#: Seconds that a look may take for which somebody waits.
+FRESH_S = 2.0
 #: Seconds after which a look that has not come back is told of.
 SILENT_AFTER_S = 10.0
 #: Seconds between two looks while runs that have GPUs are measured.
@@ -77,6 +79,8 @@ class Gpus:
         self._ended = False
         self._thread: threading.Thread | None = None
         self._told_absence = False
+        #: Set after the next look that begins.
+        self._awaited: list[threading.Event] = []
 
     async def __aenter__(self) -> Self:
         if self._is_asked:
@@ -107,6 +111,14 @@ class Gpus:
         """Return those of these GPUs on which nothing can run now, and why."""
         health = {gpu.uuid: gpu.health for gpu in self._current}
         return {uuid: health.get(uuid, LOST) for uuid in uuids if health.get(uuid) != OK}
+
+    async def look_again(self) -> None:
+        """Return when a look is complete that begins now; one that takes too long is not waited for."""
+        if self._thread is not None:
+            seen = threading.Event()
+            self._awaited.append(seen)
+            self._wake.set()
+            await asyncio.to_thread(seen.wait, FRESH_S)
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -147,9 +159,11 @@ class Gpus:
         source = self._source()
         while not self._ended:
             self._looking_since = clock.monotonic()
+            awaited, self._awaited = self._awaited, []
             pause = self._look(source)
             self._looking_since = None
-            self._seen.set()
+            for seen in (self._seen, *awaited):
+                seen.set()
             self._wake.wait(pause)
             self._wake.clear()
         source.close()

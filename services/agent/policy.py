@@ -125,6 +125,19 @@ def on_full_disk(outcome: Outcome) -> Outcome:
             return outcome
 
 
+def without_gpus(unfit: Mapping[str, str], timings: Timings) -> Outcome:
+    """Return the outcome of a run that was not begun, for want of its GPUs."""
+    return lost("gpu_lost", _told(unfit), timings)
+
+
+def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
+    """Return the outcome in view of the run's GPUs on which nothing can run any more: then a failure is not its own."""
+    if not unfit or outcome.ending != "failed":
+        return outcome
+    why = f": {outcome.reason.message}" if outcome.reason else ""
+    return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))
+
+
 def unstored(outcome: Outcome, fault: str) -> Outcome:
     """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
     outcome = outcome.but(metadata=None)
@@ -172,6 +185,10 @@ def kind_of(urn: str, kinds: Sequence[str]) -> str | None:
 
 def _sum(amounts: Iterable[float | None]) -> float:
     return sum(amount or 0 for amount in amounts)
+
+
+def _told(unfit: Mapping[str, str]) -> str:
+    return "nothing can run on " + ", ".join(f"{uuid} ({health})" for uuid, health in unfit.items())
 
 
 def _reason(code: str, told: str, detail: str) -> Reason:

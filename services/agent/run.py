@@ -1,7 +1,7 @@
 """The life of one run on this host: one task that goes from step to step, as `machine` says, and does what they ask."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar, assert_never
 
@@ -266,7 +266,8 @@ class Run:
         asked = self.entry.start.request.timeout_s
         timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
         if unfit := self._host.gpus.unfit(self.entry.start.gpus):
-            return await self._give_up("gpu_lost", f"not fit for a run any more: {_told(unfit)}")
+            await self._decide(policy.without_gpus(unfit, self.entry.timings))
+            return Event.GIVEN_UP
         leases = self._host.leases
         self._since = clock.monotonic()
         await self._host.disk.look_again()
@@ -336,6 +337,9 @@ class Run:
         began = clock.monotonic()
         self._tell_running()
         outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
+        if outcome.ending == "failed" and self.entry.start.gpus:
+            await self._host.gpus.look_again()
+            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(self.entry.start.gpus))
         counts = self._phases.begin("collecting")
         settings = self._host.settings
         limits = Limits(settings.max_output_files, settings.max_output)
@@ -393,10 +397,6 @@ def _count(outcome: Outcome) -> None:
     telemetry.RUN_CPU.inc(used.cpu_s or 0)
     telemetry.RUN_BYTES.labels("in").inc(used.bytes_in or 0)
     telemetry.RUN_BYTES.labels("out").inc(used.bytes_out or 0)
-
-
-def _told(gpus: Mapping[str, str]) -> str:
-    return ", ".join(f"{uuid} ({health})" for uuid, health in gpus.items())
 
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:

@@ -307,6 +307,17 @@ async def test_any_error_is_a_fault_that_passes() -> None:
         assert list(found.faults) == []
 
 
+async def test_a_look_that_is_waited_for() -> None:
+    """Who needs to know how things are now gets a look of his own, and waits for it no longer than he can."""
+    source = Slow()
+    async with Gpus(Settings(node="n1", heartbeat_interval=5.0), lambda: source) as found:
+        source.reading = Reading(1.0, (gpu_readings.Device(Gpu(uuid="GPU-1", model="A", memory=GIB)),))
+        await found.look_again()
+        assert health_now(found) == {"GPU-1": "ok"}
+    async with Gpus(settings(gpus="1x1Gi"), no_source) as found:
+        await found.look_again()
+
+
 async def test_memory_of_others() -> None:
     """What is in use while no run has a GPU is of others, and stays so while a run has it."""
     source = Slow()

@@ -75,6 +75,21 @@ def test_full_disk_is_no_success(cause: Cause, exit_code: int) -> None:
         assert after == before
 
 
+@pytest.mark.parametrize(("cause", "exit_code"), [(Cause.EXITED, 0), (Cause.EXITED, 3), *((c, 137) for c in Cause)])
+def test_a_failure_without_its_gpu_is_the_hosts(cause: Cause, exit_code: int) -> None:
+    """Where nothing can run on a run's GPU a failure is lost; any other end stays what it was."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    assert policy.on_unfit_gpus(before, {}) == before
+    after = policy.on_unfit_gpus(before, {"GPU-1": "lost"})
+    if before.ending == "failed":
+        assert before.reason is not None
+        assert after.reason is not None
+        assert (after.ending, after.reason.code) == ("lost", "gpu_lost")
+        assert after.reason.message == f"nothing can run on GPU-1 (lost): {before.reason.message}"
+    else:
+        assert after == before
+
+
 @pytest.mark.parametrize("cause", list(Cause))
 @pytest.mark.parametrize("told", ["no lungs found", {"type": "ValueError"}])
 def test_an_exception_that_the_application_tells_is_no_success(cause: Cause, told: object) -> None:

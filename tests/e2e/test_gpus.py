@@ -51,10 +51,17 @@ def paper_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
         yield running
 
 
+async def the_node(api: Api) -> Json:
+    """Return the one node, which may just be coming."""
+    async with asyncio.timeout(work.PATIENCE_S):
+        while not (nodes := (await api.get("/v1/nodes")).items):
+            await asyncio.sleep(0.05)
+    return dict(nodes[0])
+
+
 async def gpus(api: Api) -> dict[str, Json]:
-    """Return the GPUs of the one node."""
-    (node,) = (await api.get("/v1/nodes")).items
-    return {gpu["uuid"]: gpu for gpu in node["gpus"]}
+    """Return its GPUs."""
+    return {gpu["uuid"]: gpu for gpu in (await the_node(api))["gpus"]}
 
 
 async def sees(api: Api, **resources: Any) -> list[str]:
@@ -66,7 +73,7 @@ async def sees(api: Api, **resources: Any) -> list[str]:
 
 async def test_nodes_show_their_gpus(api: Api) -> None:
     """A node shows each GPU and each instance with what is known of it, and how many it has."""
-    (node,) = (await api.get("/v1/nodes")).items
+    node = await the_node(api)
     assert (node["capacity"]["gpus"], node["free"]["gpus"], node["simulated"]) == (3, 3, False)
     found = await gpus(api)
     assert found.keys() == {"GPU-1", "MIG-a", "MIG-b"}
@@ -112,7 +119,7 @@ async def test_a_gpu_that_is_lost(api: Api, driver: FakeNvml) -> None:
 async def test_gpus_on_paper(paper_server: EmbeddedProcess) -> None:
     """A server whose GPUs are described says that they are simulated, and gives them to jobs by name."""
     async with Api(paper_server.url, paper_server.token) as api:
-        (node,) = (await api.get("/v1/nodes")).items
+        node = await the_node(api)
         assert (node["simulated"], node["capacity"]["gpus"]) == (True, 2)
         assert [(gpu["model"], gpu["memory"]) for gpu in node["gpus"]] == [("A100", 16 * GIB)] * 2
         seen = await sees(api, gpus=2, gpu_model="A100")

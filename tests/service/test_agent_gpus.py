@@ -183,6 +183,24 @@ async def test_a_gpu_that_is_gone_when_its_run_is_to_start(house: House, nvml: F
     assert house.counted() == []
 
 
+@pytest.mark.parametrize(("code", "error", "ending"), [(3, LOST, "lost"), (0, LOST, "succeeded"), (3, 0, "failed")])
+async def test_a_gpu_that_is_lost_while_its_run_goes(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *, code: int, error: int, ending: str
+) -> None:
+    """A failure of an application whose GPU was lost a moment ago is the host's; a success stays one."""
+    monkeypatch.setattr(gpus, "MEASURING_S", 30.0)
+    start, out, _ = await begun(house, "GPU-1", code=code)
+    nvml.says(Card("GPU-1", error=error), DIVIDED)
+    (out / "go").touch()
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.exit_code) == (ending, code)
+    if ending == "lost":
+        assert outcome.reason is not None
+        assert outcome.reason.code == "gpu_lost"
+        assert "GPU-1 (lost)" in outcome.reason.message
+        assert "exit code 3" in outcome.reason.message
+
+
 async def test_gpus_on_paper(settings: Settings, nvml: FakeNvml, meters: Meters) -> None:
     """GPUs that are described mark the node as simulated, are told to runs, and are not measured."""
     nvml.says(ONE)
