@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from gurney.model.resources import Gpu
 from gurney.settings import GIB, MIB
 
-OK, LOST, FAILING, SILENT = "ok", "lost", "failing", "silent"
+OK, LOST, RESET_REQUIRED, FAILING, SILENT = "ok", "lost", "reset_required", "failing", "silent"
+#: What runs on such a GPU cannot go on.
+GONE = frozenset({LOST, RESET_REQUIRED})
 
 
 class NoGpusError(Exception):

@@ -10,7 +10,7 @@ from gurney import clock, telemetry
 from gurney.model.resources import Gpu
 from gurney.settings import Settings
 from services.agent import gpu_readings
-from services.agent.gpu_readings import FAILING, LOST, OK, SILENT, Device, NoGpusError, Reading
+from services.agent.gpu_readings import FAILING, GONE, LOST, OK, SILENT, Device, NoGpusError, Reading
 
 NONE = "none"
 #: Seconds that the first look may take before the agent goes on without.
@@ -19,6 +19,8 @@ FIRST_S = 5.0
 FRESH_S = 2.0
 #: Seconds after which a look that has not come back is told of.
 SILENT_AFTER_S = 10.0
+#: Seconds for which a GPU is to be gone before what runs on it is ended.
+GONE_AFTER_S = 3.0
 #: Seconds between two looks while runs that have GPUs are measured.
 MEASURING_S = 1.0
 #: Seconds between two looks for a driver that was not there.
@@ -111,6 +113,14 @@ class Gpus:
         """Return those of these GPUs on which nothing can run now, and why."""
         health = {gpu.uuid: gpu.health for gpu in self._current}
         return {uuid: health.get(uuid, LOST) for uuid in uuids if health.get(uuid) != OK}
+
+    async def gone(self, uuids: Collection[str]) -> None:
+        """Return when one of these GPUs has been gone for a while: what runs there may hang for ever."""
+        since: float | None = None
+        while since is None or clock.monotonic() - since < GONE_AFTER_S:
+            await asyncio.sleep(MEASURING_S)
+            is_gone = not GONE.isdisjoint(self.unfit(uuids).values())
+            since = (since or clock.monotonic()) if is_gone else None
 
     async def look_again(self) -> None:
         """Return when a look is complete that begins now; one that takes too long is not waited for."""

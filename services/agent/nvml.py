@@ -15,13 +15,13 @@ from pynvml import NVMLError
 
 from gurney import clock
 from gurney.model.resources import Gpu
-from services.agent.gpu_readings import FAILING, LOST, OK, Device, DriverError, NoGpusError, Reading
+from services.agent.gpu_readings import FAILING, LOST, OK, RESET_REQUIRED, Device, DriverError, NoGpusError, Reading
 
 #: What the codes of NVML say of a GPU.
 _HEALTH = {
     pynvml.NVML_ERROR_GPU_IS_LOST: LOST,
     pynvml.NVML_ERROR_GPU_NOT_FOUND: LOST,
-    pynvml.NVML_ERROR_RESET_REQUIRED: "reset_required",
+    pynvml.NVML_ERROR_RESET_REQUIRED: RESET_REQUIRED,
 }
 _MEMORY = "memory_errors"
 #: There is nothing to look at, and that is no fault: neither driver nor GPU.

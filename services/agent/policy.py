@@ -131,8 +131,13 @@ def without_gpus(unfit: Mapping[str, str], timings: Timings) -> Outcome:
 
 
 def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
-    """Return the outcome in view of the run's GPUs on which nothing can run any more: then a failure is not its own."""
-    if not unfit or outcome.ending != "failed":
+    """Return the outcome of a run that nobody stopped, in view of its GPUs on which nothing can run any more.
+
+    A failure is not its own then, and one that was ended was so by us, for want of them.
+    """
+    if outcome.ending == "canceled" and not unfit:
+        return outcome.but(ending="lost", reason=Reason.of("gpu_lost", "it was ended while one of its GPUs was gone"))
+    if not unfit or outcome.ending not in {"failed", "canceled"}:
         return outcome
     why = f": {outcome.reason.message}" if outcome.reason else ""
     return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))

@@ -318,8 +318,19 @@ class Run:
             await self._keep_timings()
             if self.entry.stopped:
                 await self._stop_patiently()
-        await self._end
+        watch = asyncio.create_task(self._end_without_gpus()) if self.entry.start.gpus else None
+        try:
+            await self._end
+        finally:
+            if watch is not None:
+                watch.cancel()
         return Event.ENDED
+
+    async def _end_without_gpus(self) -> None:
+        """End it when one of its GPUs is gone, for which the application might wait for ever."""
+        await self._host.gpus.gone(self.entry.start.gpus)
+        _log.warning("run is ended for want of its GPUs", run=self.run_id)
+        await self._stop_patiently()
 
     def _follow_log(self, runtime: Runtime) -> None:
         self._host.live_log.follow(self.run_id, runtime.log_path(self.run_id), anew=self._anew)
@@ -337,9 +348,9 @@ class Run:
         began = clock.monotonic()
         self._tell_running()
         outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
-        if outcome.ending == "failed" and self.entry.start.gpus:
+        if outcome.ending != "succeeded" and not self.entry.stopped and (gpus := self.entry.start.gpus):
             await self._host.gpus.look_again()
-            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(self.entry.start.gpus))
+            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(gpus))
         counts = self._phases.begin("collecting")
         settings = self._host.settings
         limits = Limits(settings.max_output_files, settings.max_output)

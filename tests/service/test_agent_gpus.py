@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gurney.model.run import StartRun
+from gurney.runtime.supervisor import procfs
 from gurney.settings import GIB, MIB, Settings
 from gurney.testing.nats import NatsServer
 from gurney.testing.nvml import LOST, Card, FakeNvml, Instance, Process
@@ -199,6 +200,31 @@ async def test_a_gpu_that_is_lost_while_its_run_goes(
         assert outcome.reason.code == "gpu_lost"
         assert "GPU-1 (lost)" in outcome.reason.message
         assert "exit code 3" in outcome.reason.message
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_run_whose_gpu_is_gone_is_ended(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *, back: bool
+) -> None:
+    """An application that waits for a GPU which is gone is ended, and the attempt lost, also where it is back then."""
+    monkeypatch.setattr(gpus, "GONE_AFTER_S", 0.1)
+    start, _, pid = await begun(house, "GPU-1")
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    async with asyncio.timeout(SECONDS):
+        while await asyncio.to_thread(processes_of, start.run_id):
+            if back and not await asyncio.to_thread(procfs.ticks, pid):
+                nvml.says(ONE, DIVIDED)
+            await asyncio.sleep(0.01)
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("lost", "gpu_lost")
+
+
+async def test_a_run_that_is_stopped_is_canceled_whatever_its_gpu_does(house: House, nvml: FakeNvml) -> None:
+    """A cancel stays one, also where the GPU is lost meanwhile."""
+    start, _, _ = await begun(house, "GPU-1")
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    await house.stop(start.run_id)
+    assert (await house.outcome(start)).ending == "canceled"
 
 
 async def test_gpus_on_paper(settings: Settings, nvml: FakeNvml, meters: Meters) -> None:
