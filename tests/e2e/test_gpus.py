@@ -4,11 +4,13 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gurney.testing.docker import DockerDaemon, make_image
 from gurney.testing.embedded import GURNEY, EmbeddedProcess
 from gurney.testing.nvml import GIB, LOST, Card, FakeNvml, Instance
 from gurney.testing.stack import Stack
@@ -16,6 +18,8 @@ from tests.e2e import work
 from tests.e2e.api import Api, Json
 from tests.e2e.conftest import ENVIRONMENT
 from tests.e2e.servers import Server
+from tests.e2e.test_containers import APP
+from tests.e2e.test_docker import image_files, register
 
 pytestmark = pytest.mark.needs("cc")
 
@@ -47,6 +51,17 @@ def server(
 def paper_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
     """A server whose GPUs are described."""
     environment = ENVIRONMENT | {"GURNEY_GPUS": "2x16Gi:A100", "GURNEY_NODE": "n1"}
+    with EmbeddedProcess(tmp_path / "data", maps, environment) as running:
+        yield running
+
+
+@pytest.fixture
+def paper_docker(tmp_path: Path, maps: Path, docker_daemon: DockerDaemon) -> Iterator[EmbeddedProcess]:
+    """A server with a Docker daemon whose GPUs are described, and an image that asks for one."""
+    with closing(docker_daemon.client()) as client:
+        asked = {"resources": {"cpu": 0.5, "memory": "64Mi", "gpu": 1}}
+        make_image(client, "e2e-gpu:1", image_files(APP, asked))
+    environment = ENVIRONMENT | {"GURNEY_GPUS": "1x16Gi", "GURNEY_NODE": "n1", "GURNEY_DOCKER_URL": docker_daemon.url}
     with EmbeddedProcess(tmp_path / "data", maps, environment) as running:
         yield running
 
@@ -124,6 +139,17 @@ async def test_gpus_on_paper(paper_server: EmbeddedProcess) -> None:
         assert [(gpu["model"], gpu["memory"]) for gpu in node["gpus"]] == [("A100", 16 * GIB)] * 2
         seen = await sees(api, gpus=2, gpu_model="A100")
         assert sorted(seen) == ["GPU-simulated-n1-0", "GPU-simulated-n1-1"]
+
+
+@pytest.mark.embedded
+@pytest.mark.needs("docker")
+async def test_containers_with_gpus_on_paper(paper_docker: EmbeddedProcess) -> None:
+    """A MAP that asks for a GPU runs in its container where GPUs are on paper, and is told the name of one."""
+    async with Api(paper_docker.url, paper_docker.token) as api:
+        made = await register(api, "e2e-gpu:1")
+        job = await work.ended(api, (await work.submit(api, made["id"], {"run.sh": SEES}))["id"])
+        assert (job["state"], job["resources"]["gpus"]) == ("succeeded", 1), job
+        assert (await work.result(api, job, "sees")).decode() == "GPU-simulated-n1-0"
 
 
 @pytest.mark.embedded
