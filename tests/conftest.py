@@ -3,6 +3,7 @@
 import ctypes
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pynvml
@@ -80,10 +81,24 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def nvml(nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     """What this process takes for NVIDIA's library, without GPUs until the test says otherwise."""
-    fake = FakeNvml(nvml_library, tmp_path / "nvml")
+    with pretended(nvml_library, tmp_path / "nvml", monkeypatch) as fake:
+        yield fake
+
+
+@pytest.fixture
+def old_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """The same as `nvml` with a driver of 2020."""
+    with pretended(build(tmp_path, "-DOLD"), tmp_path / "nvml", monkeypatch) as fake:
+        yield fake
+
+
+@contextmanager
+def pretended(library: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """Have this process take a library for NVIDIA's."""
+    fake = FakeNvml(library, state)
     monkeypatch.setenv(VARIABLE, str(fake.state))
-    monkeypatch.setattr(gpus, "LIBRARY", str(nvml_library))
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+    monkeypatch.setattr(gpus, "LIBRARY", str(library))
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     yield fake
     fake.says()  # a call that hangs comes back

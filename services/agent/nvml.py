@@ -203,7 +203,10 @@ class Nvml:
 def _processes(handle: Any) -> dict[int, int | None]:
     """Return the bytes that each process holds on a device."""
     found: dict[int, int | None] = {}
-    for each in _told(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []:
+    running = _told(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    if running is None:  # drivers before 510
+        running = _told(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
+    for each in running or []:
         held = found.get(each.pid, 0)
         unknown = held is None or each.usedGpuMemory is None
         found[each.pid] = None if unknown else held + each.usedGpuMemory

@@ -71,11 +71,11 @@ def test_gpus_of_a_host(nvml: FakeNvml) -> None:
 
 
 @needs_cc
-def test_an_old_driver_tells_memory_in_the_old_way(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that does not know the newer question for memory is asked the older one."""
-    nvml.says(ONE)
-    monkeypatch.setattr("pynvml.nvmlMemory_v2", 1)
-    assert [device.gpu.used for device in NvmlSource().look().devices] == [GIB]
+def test_an_old_driver_is_asked_in_the_old_way(old_nvml: FakeNvml) -> None:
+    """A driver that does not know the newer questions is asked the older ones; what it does not tell is left out."""
+    old_nvml.says(ONE, processes=[Process("GPU-1", 10, MIB)])
+    (device,) = NvmlSource().look().devices
+    assert (device.gpu.used, device.gpu.health, dict(device.processes)) == (GIB, "ok", {10: MIB})
 
 
 @needs_cc

@@ -1,6 +1,6 @@
 /* A stand-in for NVIDIA's management library: what there is stands in the file that GURNEY_FAKE_NVML names, and is read
    anew at each call, so that a test can change it. Without the file there is no driver. Signatures, codes and structures
-   are those of nvml.h, as far as the agent uses them. The lines of the file are those of gurney.testing.nvml. */
+   are those of nvml.h, as far as the agent uses them; with OLD as far as a driver of 2020 has them. The lines of the file are those of gurney.testing.nvml. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -187,6 +187,7 @@ int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
     return SUCCESS;
 }
 
+#ifndef OLD
 int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2_t *memory) {
     DEVICE;
     if (memory->version != (sizeof *memory | 2u << 24))
@@ -197,6 +198,7 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2_t *memory) {
     memory->used = device->used;
     return SUCCESS;
 }
+#endif
 
 int nvmlDeviceGetUtilizationRates(void *handle, rates_t *rates) {
     DEVICE;
@@ -206,7 +208,11 @@ int nvmlDeviceGetUtilizationRates(void *handle, rates_t *rates) {
     return SUCCESS;
 }
 
+#ifdef OLD
+int nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, running_t *running) {
+#else
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, running_t *running) {
+#endif
     unsigned room = *count, found = 0;
     DEVICE;
     for (int i = 0; i < state.processes; i++) {
@@ -238,6 +244,7 @@ int nvmlDeviceGetProcessUtilization(void *handle, sample_t *samples, unsigned *c
     return !found ? NOT_FOUND : found > room ? INSUFFICIENT_SIZE : SUCCESS;
 }
 
+#ifndef OLD
 int nvmlDeviceGetMigMode(void *handle, unsigned *now, unsigned *pending) {
     DEVICE;
     if (device->number >= 0)
@@ -260,18 +267,20 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned index, void **ins
     return SUCCESS;
 }
 
-int nvmlDeviceGetTotalEccErrors(void *handle, int type, int counter, unsigned long long *count) {
-    (void)type, (void)counter;
-    DEVICE;
-    *count = device->ecc;
-    return SUCCESS;
-}
-
 int nvmlDeviceGetRemappedRows(void *handle, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
                               unsigned *failed) {
     DEVICE;
     *corrected = *uncorrected = *pending = *failed = 0;
     return NOT_SUPPORTED;
+}
+
+#endif
+
+int nvmlDeviceGetTotalEccErrors(void *handle, int type, int counter, unsigned long long *count) {
+    (void)type, (void)counter;
+    DEVICE;
+    *count = device->ecc;
+    return SUCCESS;
 }
 
 int nvmlEventSetCreate(void **set) {

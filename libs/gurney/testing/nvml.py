@@ -31,10 +31,10 @@ def missing() -> str | None:
     return None if tried.returncode == 0 else f"{cc} has not what it needs: libc6-dev, as Debian calls it"
 
 
-def build(folder: Path) -> Path:
-    """Compile it; returns the library, which lies alone in its folder."""
+def build(folder: Path, *flags: str) -> Path:
+    """Compile it; returns the library, which lies alone in its folder. `-DOLD`: as drivers of 2020 have it."""
     library = folder / LIBRARY
-    command = [compiler() or "cc", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
+    command = [compiler() or "cc", "-shared", "-fPIC", *flags, "-o", str(library), str(SOURCE)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return library
 
