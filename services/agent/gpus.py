@@ -185,7 +185,7 @@ class Gpus:
         except NoGpusError as error:
             if not self._known:
                 self._fault = None
-                self._tell_absence(error)
+                self._tell_absence()
                 return ABSENT_S
             self._fail(error)
         except Exception as error:  # whatever it is: the next look is the remedy
@@ -201,7 +201,7 @@ class Gpus:
             _log.warning("the GPU driver fails", error=error)
         self._known, self._fault = gpu_readings.ailing(self._known, FAILING), fault
 
-    def _tell_absence(self, error: Exception) -> None:
+    def _tell_absence(self) -> None:
         if not self._told_absence:
             self._told_absence = True
-            _log.info("this host has no GPU", error=error)
+            _log.info("this host has no GPU, or no driver for it")
