@@ -18,6 +18,7 @@ def spec_of(
     lease_until: float | None,
     *,
     content_dir: Path | None,
+    gpus_simulated: bool,
 ) -> RunSpec:
     """Return the start in the runtime's words; `content_dir`: where what the MAP brings along is kept."""
     request = start.request
@@ -42,6 +43,7 @@ def spec_of(
         memory=request.resources.memory or 0,
         shared_memory=request.resources.shared_memory,
         gpus=start.gpus,
+        gpus_simulated=gpus_simulated,
         timeout_s=timeout_s,
         project=start.project,
         hardening=request.hardening,

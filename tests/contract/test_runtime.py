@@ -16,7 +16,7 @@ from gurney.runtime.port import Cause
 from gurney.testing.docker import DockerDaemon
 from gurney.testing.registry import Registry
 from tests.contract.docker_harness import DockerHarness, make_app
-from tests.contract.runtime_harness import GRACE_S, MIB, SECONDS, App, Harness, ProcessHarness
+from tests.contract.runtime_harness import GRACE_S, MIB, SECONDS, App, Harness, ProcessHarness, processes_of
 
 Make = Callable[..., App]
 
@@ -261,6 +261,31 @@ async def test_placed_gpus_are_visible(harness: Harness, app: Make) -> None:
     else:
         assert (end.cause, end.exit_code) == (Cause.NOT_STARTED, None)
         assert "device" in end.message
+
+
+async def test_gpus_on_paper(app: Make) -> None:
+    """GPUs that are not there are told to the run, and keep it from nothing."""
+    run = app('echo "$CUDA_VISIBLE_DEVICES"')
+    run.spec = replace(run.spec, gpus=("GPU-b", "GPU-a"), gpus_simulated=True)
+    assert (await run.run()).exit_code == 0
+    assert run.log() == "GPU-b,GPU-a\n"
+
+
+async def test_processes_of_a_run_are_known(harness: Harness, app: Make) -> None:
+    """Which run a process of the host is part of can be told, of children too, as soon as they were seen."""
+    run = app('(echo > "$OUT/ready"; read _ < "$OUT/go"; true); exit 0', "job_1-1", "ready", "go")
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    pids = await asyncio.to_thread(processes_of, "job_1-1")
+    assert len(pids) > 1
+    async with asyncio.timeout(SECONDS):
+        while set(await harness.runtime.owners([*pids, os.getpid()])) != set(pids):
+            await asyncio.sleep(0.05)
+    assert set((await harness.runtime.owners([*pids, os.getpid()])).values()) == {"job_1-1"}
+    run.tell("go")
+    await run.end(ends)
+    assert await harness.runtime.owners([*pids, os.getpid()]) == {}
 
 
 async def test_secrets_stay_with_the_server(app: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,22 @@ def test_full_disk_is_no_success(cause: Cause, exit_code: int) -> None:
         assert after == before
 
 
+@pytest.mark.parametrize(("cause", "exit_code"), [(Cause.EXITED, 0), (Cause.EXITED, 3), *((c, 137) for c in Cause)])
+def test_a_failure_without_its_gpu_is_the_hosts(cause: Cause, exit_code: int) -> None:
+    """Where nothing can run on a run's GPU a failure is lost, and so is what we have ended; any other end stays."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    back_again = policy.on_unfit_gpus(before, {})
+    assert back_again.ending == ("lost" if cause is Cause.STOPPED else before.ending)
+    after = policy.on_unfit_gpus(before, {"GPU-1": "lost"})
+    if before.ending in {"failed", "canceled"}:
+        assert before.reason is not None
+        assert after.reason is not None
+        assert (after.ending, after.reason.code) == ("lost", "gpu_lost")
+        assert after.reason.message == f"nothing can run on GPU-1 (lost): {before.reason.message}"
+    else:
+        assert after == before
+
+
 @pytest.mark.parametrize("cause", list(Cause))
 @pytest.mark.parametrize("told", ["no lungs found", {"type": "ValueError"}])
 def test_an_exception_that_the_application_tells_is_no_success(cause: Cause, told: object) -> None:

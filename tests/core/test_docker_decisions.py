@@ -191,6 +191,14 @@ def test_gpus() -> None:
     assert environment(placed, IMAGE)["NVIDIA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
+def test_gpus_on_paper() -> None:
+    """Of GPUs that are not there a run is told the names, and the daemon is asked for no device."""
+    placed = replace(SPEC, gpus=("GPU-a", "GPU-b"), gpus_simulated=True)
+    assert "DeviceRequests" not in config(placed, IMAGE, MEANS)["HostConfig"]
+    given = environment(placed, IMAGE)
+    assert (given["CUDA_VISIBLE_DEVICES"], given["NVIDIA_VISIBLE_DEVICES"]) == ("GPU-a,GPU-b", "void")
+
+
 def test_what_the_packagers_always_set() -> None:
     """Each generation gets its own names; what the image sets itself is left to it, and the manifest wins over both."""
     holoscan, monai = environment(SPEC, IMAGE), environment(replace(SPEC, generation="monai"), IMAGE)

@@ -107,6 +107,24 @@ async def test_container_of_a_run(harness: DockerHarness, client: Client) -> Non
     run.close()
 
 
+@pytest.mark.parametrize("gpus", [("GPU-b", "MIG-a"), ()])
+async def test_gpus_of_a_container(harness: DockerHarness, client: Client, gpus: tuple[str, ...]) -> None:
+    """The container gets exactly the GPUs that were placed, by UUID, and none where none was: the daemon says so."""
+    run = await waiting(harness)
+    run.spec = replace(run.spec, gpus=gpus, command=("true",))
+    end = await run.run()
+    assert end.cause is (Cause.NOT_STARTED if gpus else Cause.EXITED)  # the machine of the tests has none
+    found = await asyncio.to_thread(client.inspect_container, name_of("job_1-1"))
+    asked = found["HostConfig"]["DeviceRequests"] or []
+    assert [(each["DeviceIDs"], each["Count"]) for each in asked] == ([(list(gpus), 0)] if gpus else [])
+    assert [each["Capabilities"] for each in asked] == ([[["gpu"]]] if gpus else [])
+    variables = dict(each.split("=", 1) for each in found["Config"]["Env"])
+    assert variables["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == (",".join(gpus) or "void")
+    assert (found["HostConfig"]["Devices"] or [], found["HostConfig"]["Privileged"]) == ([], False)
+    run.close()
+
+
 async def test_output_belongs_to_the_user_of_the_image(harness: DockerHarness) -> None:
     """What the application writes is the image's user's, who finds his output folder writable by him alone."""
     run = await waiting(harness, 'echo x > "$OUT/file"')

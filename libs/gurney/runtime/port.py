@@ -59,6 +59,8 @@ class RunSpec:
     shared_memory: int | None = None
     #: UUIDs of the placed GPUs; empty: none may be visible.
     gpus: tuple[str, ...] = ()
+    #: They are there on paper only: the run is told their UUIDs, and the host is asked for nothing.
+    gpus_simulated: bool = False
     timeout_s: float | None = None
     #: Until when the run may live unless `lease` gives it longer, by this host's monotonic clock. None: no lease.
     lease_until: float | None = None
@@ -169,6 +171,12 @@ class Runtime(Protocol):
 
         A run that had no lease has one from now on. Unknown and ended runs are no error. One whose lease has lapsed is
         not saved: it ends with the cause `LEASE`, as does one that is begun when its lease has lapsed.
+        """
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        """Return the live run of each of these processes of the host that is part of one, as far as can be told.
+
+        Raises `Unavailable`.
         """
 
     async def runs(self) -> list[Observed]:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ class ProcessRuntime:
 
     async def lease(self, run_ids: Collection[str], until: float) -> None:
         await self._link.ask("lease", run_ids=list(run_ids), until=until)
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        told = await self._link.ask("members")
+        found = {pid: run_id for run_id, members in told["members"] for pid in members}
+        return {pid: found[pid] for pid in pids if pid in found}
 
     async def runs(self) -> list[Observed]:
         told = await self._link.ask("list")

@@ -85,7 +85,7 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
         **run_variables(spec, Places(spec.input_path, spec.output_path, _work(spec, image), spec.content_path)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
-        "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or NO_GPU,
+        "NVIDIA_VISIBLE_DEVICES": NO_GPU if spec.gpus_simulated else ",".join(spec.gpus) or NO_GPU,
     }
 
 
@@ -139,7 +139,7 @@ def _host_config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
     }
     if spec.hardening != "strict":
         given |= {"ReadonlyRootfs": False, "CapDrop": sorted(COMPATIBLE_DROPS)}
-    if spec.gpus:
+    if spec.gpus and not spec.gpus_simulated:
         given["DeviceRequests"] = [{"DeviceIDs": list(spec.gpus), "Capabilities": [["gpu"]]}]
     return given
 

@@ -8,14 +8,14 @@ lost, and containers of ours without a mark are removed. While the daemon is awa
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gurney import clock
 from gurney.errors import Conflict, GurneyError, ImageUnavailable, Invalid, Unavailable
-from gurney.runtime.docker import container, ending
+from gurney.runtime.docker import container, ending, groups
 from gurney.runtime.docker.begin import Begun, NoNamespaceError, begin
 from gurney.runtime.docker.cache import Cache
 from gurney.runtime.docker.daemon import Daemon, Refused
@@ -149,6 +149,11 @@ class DockerRuntime:
             await self._leases.give(given)
         for run in runs:
             run.lease(until)
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        runs = {run.mark.container: run_id for run_id, run in self._runs.live.items()}
+        found = await asyncio.to_thread(lambda: {pid: groups.container_of(pid, runs) for pid in pids})
+        return {pid: runs[container] for pid, container in found.items() if container is not None}
 
     async def runs(self) -> list[Observed]:
         live = [Observed(run_id, None) for run_id in self._runs.live]
