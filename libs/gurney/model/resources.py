@@ -41,6 +41,8 @@ class Gpu(Message):
     #: Bytes in use by anybody, as the driver tells.
     used: int = 0
     health: str = "ok"
+    #: As CUDA has it, such as `9.0`; None: not told.
+    compute_capability: str | None = None
 
 
 class Amount(Message):
