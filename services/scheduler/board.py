@@ -57,13 +57,18 @@ class Board(Grid):
     def _refresh(self, column: Column) -> None:
         if column.seen == self.changes:
             return
-        self._learn(column)
-        rows = self.changed_since(column.seen)
-        if rows is None:
+        changed = self.changed_since(column.seen)
+        column.seen = self.changes
+        if changed is None:
             column.score = np.full(len(self.cpu), np.inf)
             rows = np.arange(len(self.names))
-        column.seen = self.changes
-        column.score[rows] = np.inf
+        else:
+            for row in changed:
+                column.score[row] = np.inf
+            rows = np.array([row for row in changed if not self.is_short(row, column.shape)], dtype=np.intp)
+            if not len(rows):
+                return
+        self._learn(column)
         rows = rows[self._may(column, rows)]
         if not len(rows):
             return

@@ -63,6 +63,9 @@ class Grid:
         self._row: dict[str, int] = {}
         self._unused: list[int] = []
         self._rooms: list[Room] = []
+        #: Of each row the most MiB that are free of a GPU, and how many GPUs are free as a whole.
+        self._most: list[int] = []
+        self._whole: list[int] = []
         self._homes: dict[Home, int] = {}
         self._devices: dict[Device, int] = {}
         #: Rows in the order of their changes, from change number `_before` on.
@@ -129,11 +132,19 @@ class Grid:
         """How many rows have changed so far."""
         return self._before + len(self._log)
 
-    def changed_since(self, changes: int) -> npt.NDArray[np.intp] | None:
+    def changed_since(self, changes: int) -> set[int] | None:
         """Return the rows that have changed since there were so many changes; None: any may have."""
-        if changes < self._before:
-            return None
-        return np.array(list(set(self._log[changes - self._before :])), dtype=np.intp)
+        return set(self._log[changes - self._before :]) if changes >= self._before else None
+
+    def is_short(self, row: int, shape: Shape) -> bool:
+        """Tell at a glance that a row has no room; where it says no, there may be none nevertheless."""
+        room = self._rooms[row]
+        return (
+            not room.ready
+            or room.cpu < shape.cpu
+            or room.memory < shape.memory
+            or (self._most[row] < shape.gpu_share if shape.gpu_share else self._whole[row] < shape.gpus)
+        )
 
     @property
     def with_gpus(self) -> npt.NDArray[np.bool_]:
@@ -171,6 +182,8 @@ class Grid:
             self.free[row, place] = free
             idle += free / device.mib
         self.idle[row] = idle
+        self._most[row] = max((free for _, free in room.gpus), default=0)
+        self._whole[row] = sum(free == device.mib for device, free in room.gpus)
         self._size[row] = room.size
         self._given[row] = room.given
         self._state[row] = self._states.setdefault(_state_of(room), len(self._states))
@@ -213,6 +226,8 @@ class Grid:
                 if row == len(self.names):
                     self.names.append("")
                     self._rooms.append(NO_ROOM)
+                    self._most.append(0)
+                    self._whole.append(0)
                 self.names[row] = name
         width = max((len(room.gpus) for room in rooms.values()), default=0)
         if len(self.names) > len(self.cpu) or width > self.free.shape[1]:

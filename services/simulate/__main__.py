@@ -51,7 +51,7 @@ def _input(asked: Simulation, seed: int) -> tuple[list[Node], list[Task]]:
         return nodes, trace.read_tasks(asked.tasks)
     gpus = sum(len(node.gpus) for node in nodes)
     count = asked.jobs or int((REPLAYED_PER_GPU if asked.queue else TASKS_PER_GPU) * gpus) + 1
-    return nodes, generator.tasks(count, seed, gpus * WHOLE, asked.load)
+    return nodes, generator.tasks(count, seed, gpus * WHOLE, asked.load, bursts=asked.queue)
 
 
 def _fill(asked: Simulation, nodes: Sequence[Node], tasks: Sequence[Task], seed: int) -> Filled:

@@ -1,11 +1,12 @@
 """Made-up nodes and tasks, the same for the same seed. Pure.
 
 The kinds of tasks are as frequent as in the public trace (Alibaba GPU trace 2023, as its documentation has it); all
-else is plausible and of nobody. Tasks come in bursts: some arrive one by one, some many alike at once.
+else is plausible and of nobody. With bursts, some tasks arrive one by one and some many alike at once.
 """
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gurney.model.run import Node
 from services.simulate.trace import WHOLE, Task, node, shape
@@ -44,18 +45,18 @@ def nodes(size: int, seed: int) -> list[Node]:
     ]
 
 
-def tasks(count: int, seed: int, units: int, load: float) -> list[Task]:
+def tasks(count: int, seed: int, units: int, load: float, *, bursts: bool = True) -> list[Task]:
     """Return this many tasks; with their times they ask on average for `load` times the `units` that there are."""
     chance = random.Random(seed)  # noqa: S311
     found = list(_tasks(chance, count))
-    work = sum(task.units * task.runs for task in found)
-    span = work / max(1, units) / load
-    starts = [chance.uniform(0, span) for _ in found]
-    for place in _bursts(chance, count):
-        for each in place:
-            found[each] = Task(found[place[0]].shape, project=found[place[0]].project, runs=found[each].runs)
-            starts[each] = starts[place[0]]
-    timed = [Task(task.shape, round(at, 3), task.runs, task.project) for task, at in zip(found, starts, strict=True)]
+    first = list(range(count))
+    for burst in _bursts(chance, count) if bursts else ():
+        for each in burst:
+            found[each] = replace(found[each], shape=found[burst[0]].shape, project=found[burst[0]].project)
+            first[each] = burst[0]
+    span = sum(task.units * task.runs for task in found) / max(1, units) / load
+    starts = [round(chance.uniform(0, span), 3) for _ in found]
+    timed = [replace(task, at=starts[place]) for task, place in zip(found, first, strict=True)]
     return sorted(timed, key=lambda task: task.at)
 
 
