@@ -41,6 +41,9 @@ FIELDS = {
     "no_runtime": "map",
     "node_labels": "resources.node_labels",
     "gpus": "resources.gpus",
+    "gpu_model": "resources.gpu_model",
+    "compute_capability": "resources.compute_capability",
+    "gpu_memory": "resources.gpu_memory",
     "cpu": "resources.cpu",
     "memory": "resources.memory",
 }

@@ -25,6 +25,7 @@ def node_of(beat: Heartbeat, at: datetime, known: Node | None = None) -> Node:
         simulated=beat.simulated,
         capacity=beat.capacity,
         gpus=beat.gpus,
+        gpu_sharing=beat.gpu_sharing,
         images=beat.images,
         kinds=beat.kinds,
         faults=beat.faults,

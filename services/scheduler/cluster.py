@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gurney.model.run import Heartbeat, Node, Placement
-from services.scheduler.order import Queue
+from services.scheduler.demand import Demand
+from services.scheduler.order import Entry, Queue
+from services.scheduler.overview import Overview
 from services.scheduler.shape import Shape
-from services.scheduler.snapshot import NodeView, Snapshot, snapshot_of
+from services.scheduler.snapshot import NodeView, Snapshot, held_by
 
 
 @dataclass(slots=True)
@@ -33,11 +35,12 @@ class Cluster:
     """One per scheduler."""
 
     def __init__(self, silent_after: timedelta) -> None:
-        self._silent_after = silent_after
+        self._overview = Overview(silent_after)
         self._placements: dict[str, Placement] = {}
         self._notes: dict[str, Notes] = {}
         self.epoch = 0
         self.queue = Queue()
+        self.demand = Demand()
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
@@ -51,12 +54,16 @@ class Cluster:
 
     def snapshot(self, now: datetime) -> Snapshot:
         """Return the cluster as it is."""
-        return snapshot_of(self.nodes.values(), self._placements.values(), now, self._silent_after)
+        return self._overview.snapshot(self.nodes, now, self.demand.typical)
 
     def capable(self, now: datetime) -> list[NodeView]:
         """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
-        views = snapshot_of(self.nodes.values(), (), now, self._silent_after).nodes.values()
-        return [view for view in views if view.counts]
+        return self._overview.capable(self.nodes, now)
+
+    def want(self, entry: Entry) -> None:
+        """Take a job into the queue."""
+        if self.queue.add(entry):
+            self.demand.saw(entry.shape, entry.since)
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""
@@ -70,6 +77,7 @@ class Cluster:
         """Take a live placement in."""
         self._placements[placement.id] = placement
         self._notes[placement.id] = Notes()
+        self._overview.place(held_by(placement))
 
     def put(self, placement: Placement) -> bool:
         """Follow a placement's change; tells whether room is free now. An older revision changes nothing."""
@@ -86,3 +94,4 @@ class Cluster:
         """Let go of a placement that is not live, or was never written."""
         self._placements.pop(run_id, None)
         self._notes.pop(run_id, None)
+        self._overview.free(run_id)

@@ -5,10 +5,12 @@ gives one reason, that of the first filter that refuses it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from gurney.model.job import WaitReason
 from gurney.model.run import NodeState
-from services.scheduler.shape import MILLI, Shape
+from services.scheduler.shape import MILLI, Shape, takes
 from services.scheduler.snapshot import NodeView
 
 GIB = 1024**3
@@ -19,6 +21,12 @@ Test = Callable[[NodeView, Shape], bool]
 Say = Callable[[Sequence[NodeView], Shape], str]
 #: Reason code, test, sentence.
 Filter = tuple[str, Test, Say]
+
+
+def _has(node: NodeView, shape: Shape, **less: Any) -> bool:
+    """Tell whether a node has GPUs that do, but for a part of what is asked."""
+    return not shape.gpus or len(node.suited(replace(shape, **less))) >= shape.gpus
+
 
 EVER: tuple[Filter, ...] = (
     (
@@ -33,10 +41,25 @@ EVER: tuple[Filter, ...] = (
     ),
     (
         "gpus",
-        lambda node, shape: len(node.suited(shape)) >= shape.gpus,
-        lambda nodes, shape: (
-            f"asks {_gpus(shape)}, the node has {max(len(node.suited(shape)) for node in nodes)} of them"
+        lambda node, shape: len(node.devices) >= shape.gpus,
+        lambda nodes, shape: f"asks {shape.gpus} GPUs, the node has {max(len(node.devices) for node in nodes)}",
+    ),
+    (
+        "gpu_model",
+        lambda node, shape: _has(node, shape, compute_capability=(), gpu_memory=0, gpu_share=0),
+        lambda _, shape: f"asks {_gpus(shape)}, the node has too few GPUs of this model",
+    ),
+    (
+        "compute_capability",
+        lambda node, shape: _has(node, shape, gpu_memory=0, gpu_share=0),
+        lambda _, shape: (
+            f"asks {_gpus(shape)}, the node has too few GPUs of compute capability {_version(shape)} or later"
         ),
+    ),
+    (
+        "gpu_memory",
+        _has,
+        lambda _, shape: f"asks {_gpus(shape)}, the node has too few GPUs with so much memory",
     ),
     (
         "cpu",
@@ -57,10 +80,15 @@ NOW: tuple[Filter, ...] = (
     ("silent", lambda node, _: not node.silent, lambda *_: "the node has not been heard of"),
     (
         "gpus_busy",
-        lambda node, shape: len(node.free_suited(shape)) >= shape.gpus,
+        lambda node, shape: bool(shape.gpu_share) or len(node.free_suited(shape)) >= shape.gpus,
         lambda nodes, shape: (
             f"asks {_gpus(shape)}, {max(len(node.free_suited(shape)) for node in nodes)} of them are free"
         ),
+    ),
+    (
+        "gpu_share_busy",
+        lambda node, shape: len(node.free_suited(shape)) >= shape.gpus,
+        lambda nodes, shape: f"asks {_gpus(shape)}, {_shareable(nodes, shape)}",
     ),
     (
         "cpu_busy",
@@ -106,6 +134,23 @@ def _gib(size: int) -> str:
 
 
 def _gpus(shape: Shape) -> str:
-    model = f" {shape.gpu_model}" if shape.gpu_model else ""
+    models = f" {' or '.join(shape.gpu_models)}" if shape.gpu_models else ""
+    if shape.gpu_share:
+        return f"{shape.gpu_share} MiB of a{models} GPU"
     memory = f" with {_gib(shape.gpu_memory)}" if shape.gpu_memory else ""
-    return f"{shape.gpus}{model} GPUs{memory}"
+    return f"{shape.gpus}{models} GPUs{memory}"
+
+
+def _version(shape: Shape) -> str:
+    return ".".join(map(str, shape.compute_capability))
+
+
+def _shareable(nodes: Sequence[NodeView], shape: Shape) -> str:
+    """Say how much is free of one GPU where it may be shared, else that none is free."""
+    free = [
+        node.free_mib[uuid]
+        for node in nodes
+        for uuid in node.suited(shape)
+        if takes(node.devices[uuid], shape) == shape.gpu_share
+    ]
+    return f"{max(free)} MiB of one are free" if free else "it may not be shared, and none is free"

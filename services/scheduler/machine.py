@@ -47,6 +47,7 @@ def _new(decision: Decision, epoch: int, now: datetime) -> Placement:
         node=decision.node,
         resources=request.request.resources,
         gpus=decision.gpus,
+        gpu_share=decision.share,
         epoch=epoch,
         request=request.request,
         requested_at=request.requested_at,

@@ -64,15 +64,16 @@ class Queue:
     def get(self, job_id: str) -> Entry | None:
         return self._entries.get(job_id)
 
-    def add(self, entry: Entry) -> None:
-        """Take a job in; a later attempt replaces an earlier one, the same one stays as it is."""
+    def add(self, entry: Entry) -> bool:
+        """Take a job in; a later attempt replaces an earlier one, the same one stays as it is; tells if it is new."""
         known = self._entries.get(entry.job_id)
         if known:
             if known.request.attempt >= entry.request.attempt:
-                return
+                return False
             self.drop(entry.job_id)
         self._entries[entry.job_id] = entry
         bisect.insort(self._lanes.setdefault(entry.shape, []), entry, key=_key)
+        return True
 
     def heard_before(self, at: datetime) -> set[str]:
         """Return the jobs that have been here since before `at`."""

@@ -9,6 +9,7 @@ from gurney.errors import GurneyError, Internal
 from gurney.model.job import PlacementRequest
 from gurney.model.run import Placement
 from services.scheduler import machine
+from services.scheduler.grid import Load
 from services.scheduler.ledger import Ledger
 from services.scheduler.office import Office
 from services.scheduler.order import Entry, entry_of
@@ -16,7 +17,6 @@ from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
 from services.scheduler.shape import MILLI
-from services.scheduler.snapshot import Snapshot
 
 #: Seconds after which a placement whose write failed is decided again.
 RETRY_S = 1.0
@@ -43,7 +43,7 @@ class Placer:
 
     def want(self, request: PlacementRequest) -> None:
         """Take a job into the queue."""
-        self._cluster.queue.add(entry_of(request, clock.now(), telemetry.caused(request.traceparent)))
+        self._cluster.want(entry_of(request, clock.now(), telemetry.caused(request.traceparent)))
         self.wake()
 
     def wake(self) -> None:
@@ -74,7 +74,7 @@ class Placer:
             self._spawn(taken)
         if len(cluster.queue):
             self.on_blocked(plan)
-        _measure(plan.after, len(cluster.queue))
+        _measure(plan.load, len(cluster.queue))
         telemetry.PLACEMENT_SECONDS.observe(clock.monotonic() - begun)
 
     def _spawn(self, taken: Sequence[Taken]) -> None:
@@ -129,13 +129,8 @@ def _traced(entry: Entry, placement: Placement) -> Placement:
         return placement.but(traceparent=span.traceparent)
 
 
-def _measure(snapshot: Snapshot, waiting: int) -> None:
+def _measure(load: Load, waiting: int) -> None:
     telemetry.JOBS_WAITING.set(waiting)
-    nodes = snapshot.nodes.values()
-    for resource, capacity, used in (
-        ("cpu", sum(node.cpu for node in nodes) / MILLI, sum(node.used_cpu for node in nodes) / MILLI),
-        ("memory", sum(node.memory for node in nodes), sum(node.used_memory for node in nodes)),
-        ("gpus", sum(len(node.gpus) for node in nodes), sum(len(node.used_gpus) for node in nodes)),
-    ):
-        telemetry.NODE_CAPACITY.labels(resource).set(capacity)
-        telemetry.NODE_USED.labels(resource).set(used)
+    for resource, unit, capacity, used in zip(("cpu", "memory", "gpus"), (MILLI, 1, 1), *load, strict=True):
+        telemetry.NODE_CAPACITY.labels(resource).set(capacity / unit)
+        telemetry.NODE_USED.labels(resource).set(used / unit)

@@ -1,13 +1,16 @@
 """A plan: what is placed where, and why the rest waits. `check` tells what must never be. Pure."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gurney.ids import run_id
 from gurney.model.job import WaitReason
+from services.scheduler import feasible
+from services.scheduler.grid import Load
 from services.scheduler.order import Entry
-from services.scheduler.shape import Shape
-from services.scheduler.snapshot import NodeView, Snapshot
+from services.scheduler.shape import Shape, mib
+from services.scheduler.snapshot import Held, NodeView, Snapshot
 
 #: The job has a live placement, of an attempt that has not ended.
 ATTEMPT_LIVE = WaitReason(code="attempt_live", count=1, message="an earlier attempt has not ended")
@@ -21,10 +24,37 @@ class Decision:
     node: str
     #: UUIDs.
     gpus: tuple[str, ...] = ()
+    #: MiB of the one GPU; 0: its GPUs are its own.
+    share: int = 0
 
     @property
     def run_id(self) -> str:
         return run_id(self.entry.job_id, self.entry.request.attempt)
+
+    @property
+    def held(self) -> Held:
+        """What the job will hold."""
+        shape = self.entry.shape
+        return Held(self.run_id, self.entry.job_id, self.node, shape.cpu, shape.memory, self.gpus, self.share)
+
+
+class Blocked(Mapping[Shape, tuple[WaitReason, ...]]):
+    """Why shapes wait: found out when somebody asks, since mostly nobody does."""
+
+    def __init__(self, after: Snapshot, shapes: Sequence[Shape]) -> None:
+        self._after = after
+        self._shapes: dict[Shape, tuple[WaitReason, ...] | None] = dict.fromkeys(shapes)
+
+    def __getitem__(self, shape: Shape) -> tuple[WaitReason, ...]:
+        if (known := self._shapes[shape]) is None:
+            known = self._shapes[shape] = feasible.reasons(self._after.nodes.values(), shape, feasible.NOW)
+        return known
+
+    def __iter__(self) -> Iterator[Shape]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +66,9 @@ class Plan:
     blocked: Mapping[Shape, tuple[WaitReason, ...]]
     #: Jobs that cannot be placed whatever room there is.
     held: frozenset[str]
-    #: The cluster as it will be.
+    #: The cluster as it will be, and what is in use then.
     after: Snapshot
+    load: Load
 
     def reasons(self, entry: Entry) -> tuple[WaitReason, ...]:
         """Return why a job waits; empty where the plan does not say."""
@@ -56,6 +87,11 @@ def _over_committed(node: NodeView) -> list[str]:
         faults.append(f"{node.id}: {node.used_cpu} of {node.cpu} thousandths of a core")
     if node.free_memory < 0:
         faults.append(f"{node.id}: {node.used_memory} of {node.memory} bytes")
-    if len(set(node.used_gpus)) < len(node.used_gpus):
-        faults.append(f"{node.id}: a GPU is given twice: {', '.join(sorted(node.used_gpus))}")
+    faults += [f"{node.id}: a GPU is given twice: {uuid}" for uuid, uses in Counter(node.used_gpus).items() if uses > 1]
+    shared = {uuid for uuid, _ in node.used_shares}
+    faults += [f"{node.id}: a GPU is given and shared: {uuid}" for uuid in sorted(shared & set(node.used_gpus))]
+    for gpu in node.gpus:
+        given = sum(share for uuid, share in node.used_shares if uuid == gpu.uuid)
+        if given > mib(gpu.memory):
+            faults.append(f"{node.id}: {given} of {mib(gpu.memory)} MiB of {gpu.uuid}")
     return faults

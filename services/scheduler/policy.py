@@ -5,46 +5,97 @@ Room only shrinks within a plan, so once a job does not fit, no other of its sha
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from gurney.model.job import WaitReason
-from services.scheduler import feasible, rank
+from services.scheduler import rank
+from services.scheduler.grid import Load
 from services.scheduler.order import Entry, Key
-from services.scheduler.plan import Decision, Plan
+from services.scheduler.plan import Blocked, Decision, Plan
 from services.scheduler.shape import Shape
-from services.scheduler.snapshot import Snapshot
+from services.scheduler.snapshot import NodeView, Snapshot
 
 Lanes = Mapping[Shape, Sequence[Entry]]
 
 
-def evaluate(snapshot: Snapshot, lanes: Lanes) -> Plan:
-    """Place what fits, in order; say of the rest why it waits."""
-    decisions: list[Decision] = []
-    blocked: dict[Shape, tuple[WaitReason, ...]] = {}
+def evaluate(snapshot: Snapshot, lanes: Lanes, chance: rank.Chance | None = None) -> Plan:
+    """Place what fits, in order; say of the rest why it waits. `chance` chooses between equal nodes, else their ids."""
+    trial = _Trial(snapshot, chance)
+    blocked: list[Shape] = []
     held: set[str] = set()
     heads: list[tuple[Key, int, int]] = [(lane[0].key, number, 0) for number, lane in enumerate(lanes.values()) if lane]
     heapq.heapify(heads)
     by_number = list(lanes.values())
-    while heads:
-        _, number, place = heapq.heappop(heads)
-        entry = by_number[number][place]
-        if entry.job_id in snapshot.live:
-            held.add(entry.job_id)
-        elif decision := _decide(snapshot, entry):
-            decisions.append(decision)
-            snapshot = snapshot.placed(entry.job_id, decision.run_id, decision.node, entry.shape, decision.gpus)
-        else:
-            blocked[entry.shape] = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
-            continue
-        if place + 1 < len(by_number[number]):
-            heapq.heappush(heads, (by_number[number][place + 1].key, number, place + 1))
-    return Plan(tuple(decisions), blocked, frozenset(held), snapshot)
+    try:
+        while heads:
+            _, number, place = heapq.heappop(heads)
+            entry = by_number[number][place]
+            if trial.is_live(entry.job_id):
+                held.add(entry.job_id)
+            elif not trial.place(entry):
+                blocked.append(entry.shape)
+                continue
+            if place + 1 < len(by_number[number]):
+                heapq.heappush(heads, (by_number[number][place + 1].key, number, place + 1))
+        load = trial.load
+    finally:
+        trial.take_back()
+    after = trial.after()
+    return Plan(tuple(trial.decisions), Blocked(after, blocked), frozenset(held), after, load)
 
 
-def _decide(snapshot: Snapshot, entry: Entry) -> Decision | None:
-    shape = entry.shape
-    possible = feasible.passing(snapshot.nodes.values(), shape, feasible.NOW)
-    if not possible:
-        return None
-    node = rank.best(possible, shape)
-    return Decision(entry, node.id, tuple(node.free_suited(shape)[: shape.gpus]) if shape.gpus else ())
+class _Trial:
+    """The cluster as it becomes while a plan is made. The board is lent: what was tried is taken back in the end."""
+
+    def __init__(self, snapshot: Snapshot, chance: rank.Chance | None) -> None:
+        self._snapshot = snapshot
+        self._board = snapshot.board()
+        self._chance = chance
+        self._changed: dict[str, NodeView] = {}
+        self._live: dict[str, tuple[str, ...]] = {}
+        self.decisions: list[Decision] = []
+
+    def is_live(self, job_id: str) -> bool:
+        return job_id in self._live or job_id in self._snapshot.live
+
+    def place(self, entry: Entry) -> bool:
+        """Place a job where it fits best; tells whether it fits."""
+        name = rank.best(self._board, entry.shape, self._snapshot.nodes, self._chance)
+        if name is None:
+            return False
+        view = self._changed.get(name) or self._snapshot.nodes[name]
+        places, share = self._board.gpus_for(entry.shape, name)
+        uuids = list(view.devices)
+        decision = Decision(entry, name, tuple(uuids[each] for each in places), share)
+        self.decisions.append(decision)
+        self._live[entry.job_id] = (decision.run_id,)
+        self._changed[name] = view = view.holding(decision.held)
+        self._board.put(name, view.room)
+        return True
+
+    @property
+    def load(self) -> Load:
+        return self._board.load
+
+    def take_back(self) -> None:
+        self._board.put_all({name: self._snapshot.nodes[name].room for name in self._changed})
+
+    def after(self) -> Snapshot:
+        """Return the cluster as it will be."""
+        nodes = {**self._snapshot.nodes, **self._changed}
+        return Snapshot(nodes, _Both(self._live, self._snapshot.live), self._snapshot.typical)
+
+
+class _Both(Mapping[str, tuple[str, ...]]):
+    """The live placements of a plan beside those before it, of which there may be very many."""
+
+    def __init__(self, new: Mapping[str, tuple[str, ...]], old: Mapping[str, tuple[str, ...]]) -> None:
+        self._new, self._old = new, old
+
+    def __getitem__(self, job_id: str) -> tuple[str, ...]:
+        return self._new[job_id] if job_id in self._new else self._old[job_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._old, **self._new})
+
+    def __len__(self) -> int:
+        return len({**self._old, **self._new})

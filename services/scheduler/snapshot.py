@@ -1,15 +1,35 @@
 """An immutable view of the nodes and of what live placements hold there. Free room is derived, never counted. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
+from typing import NamedTuple
 
 from gurney.model.resources import Amount, Gpu
 from gurney.model.run import Node, NodeState, Placement
-from services.scheduler.shape import MILLI, Shape, milli
+from services.scheduler.board import Board
+from services.scheduler.demand import Typical
+from services.scheduler.fragments import TOGETHER
+from services.scheduler.grid import Room
+from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, milli, takes
 
 #: A node that was lost for so long does not count when it is asked what the cluster could hold.
 COUNTS_FOR = timedelta(minutes=10)
+
+
+class Held(NamedTuple):
+    """What a live placement holds. Memory in bytes, cpu in thousandths of a core."""
+
+    run_id: str
+    job_id: str
+    node: str | None
+    cpu: int
+    memory: int
+    #: UUIDs.
+    gpus: tuple[str, ...] = ()
+    #: MiB of its one GPU; 0: it has its GPUs for itself.
+    share: int = 0
 
 
 @dataclass(frozen=True)
@@ -20,17 +40,19 @@ class NodeView:
     state: NodeState
     #: No heartbeat for some time: nothing new is placed there.
     silent: bool
-    #: Whether it may come back: not lost for long.
-    counts: bool
     kinds: tuple[str, ...]
     labels: Mapping[str, str]
     cpu: int
     memory: int
     gpus: tuple[Gpu, ...]
+    #: Its pool allows that jobs which ask a share of a GPU share one; else each has its GPU for itself.
+    shares: bool = False
     used_cpu: int = 0
     used_memory: int = 0
-    #: UUIDs, one for each use.
+    #: UUIDs, one for each use of a whole GPU.
     used_gpus: tuple[str, ...] = ()
+    #: UUID and MiB of each use of a part of one.
+    used_shares: tuple[tuple[str, int], ...] = ()
 
     @property
     def free_cpu(self) -> int:
@@ -40,31 +62,72 @@ class NodeView:
     def free_memory(self) -> int:
         return self.memory - self.used_memory
 
-    def suited(self, shape: Shape) -> list[Gpu]:
-        """Return the GPUs that would do, free or not."""
-        return [gpu for gpu in self.gpus if _suits(gpu, shape)]
+    @property
+    def healthy(self) -> list[Gpu]:
+        return [gpu for gpu in self.gpus if gpu.health == "ok"]
+
+    @cached_property
+    def devices(self) -> Mapping[str, Device]:
+        """The healthy GPUs by UUID, those with little memory first: they are given first where several do."""
+        return {
+            gpu.uuid: device_of(gpu, shared=self.shares) for gpu in sorted(self.healthy, key=lambda gpu: gpu.memory)
+        }
+
+    @cached_property
+    def free_mib(self) -> Mapping[str, int]:
+        """What is free of each healthy GPU, in MiB; nothing where a job has it for itself."""
+        free = {uuid: device.mib for uuid, device in self.devices.items()}
+        for uuid, share in self.used_shares:
+            if uuid in free:
+                free[uuid] -= share
+        return free | {uuid: 0 for uuid in self.used_gpus if uuid in free}
+
+    def suited(self, shape: Shape) -> list[str]:
+        """Return the UUIDs of the GPUs that would do, free or not."""
+        return [uuid for uuid, device in self.devices.items() if takes(device, shape) < NEVER]
 
     def free_suited(self, shape: Shape) -> list[str]:
-        """Return the UUIDs of the GPUs that would do and are free."""
-        return [gpu.uuid for gpu in self.suited(shape) if gpu.uuid not in self.used_gpus]
+        """Return the UUIDs of the GPUs that would do and have room."""
+        return [uuid for uuid, device in self.devices.items() if self.free_mib[uuid] >= takes(device, shape)]
 
-    def holding(self, cpu: int, memory: int, gpus: Sequence[str]) -> "NodeView":
-        """Return the node with this much more in use."""
-        return replace(
-            self,
-            used_cpu=self.used_cpu + cpu,
-            used_memory=self.used_memory + memory,
-            used_gpus=(*self.used_gpus, *gpus),
+    @cached_property
+    def room(self) -> Room:
+        """What is free, as the board keeps it."""
+        return Room(
+            ready=self.state is NodeState.READY and not self.silent,
+            home=(self.kinds, tuple(sorted(self.labels.items()))),
+            cpu=self.free_cpu,
+            memory=self.free_memory,
+            gpus=tuple((self.devices[uuid], max(0, free)) for uuid, free in self.free_mib.items()),
+            size=(self.cpu, self.memory, len(self.gpus)),
+            given=len(self.given),
         )
+
+    def holding(self, *held: Held) -> "NodeView":
+        """Return the node with this much more in use."""
+        view = replace(
+            self,
+            used_cpu=self.used_cpu + sum(each.cpu for each in held),
+            used_memory=self.used_memory + sum(each.memory for each in held),
+            used_gpus=(*self.used_gpus, *(uuid for each in held if not each.share for uuid in each.gpus)),
+            used_shares=(*self.used_shares, *((uuid, each.share) for each in held if each.share for uuid in each.gpus)),
+        )
+        vars(view)["devices"] = self.devices  # the same, and dear to find out
+        return view
 
     @property
     def used(self) -> Amount:
-        return Amount(cpu=self.used_cpu / MILLI, memory=self.used_memory, gpus=len(self.used_gpus))
+        return Amount(cpu=self.used_cpu / MILLI, memory=self.used_memory, gpus=len(self.given))
 
     @property
     def free(self) -> Amount:
-        unused = {gpu.uuid for gpu in self.gpus}.difference(self.used_gpus)
+        unused = {gpu.uuid for gpu in self.gpus}.difference(self.given)
         return Amount(cpu=self.free_cpu / MILLI, memory=self.free_memory, gpus=len(unused))
+
+    @property
+    def given(self) -> set[str]:
+        """The GPUs of which somebody has something."""
+        return {*self.used_gpus, *(uuid for uuid, _ in self.used_shares)}
 
 
 @dataclass(frozen=True)
@@ -72,64 +135,81 @@ class Snapshot:
     """The cluster at one moment."""
 
     nodes: Mapping[str, NodeView]
-    #: Job id -> run ids of its live placements.
+    #: Job id -> run ids of its live placements. May be lent: it follows what happens later.
     live: Mapping[str, tuple[str, ...]]
+    #: What is mostly asked, against which fragmentation is measured.
+    typical: tuple[Typical, ...] = ()
+    #: The same nodes as arrays, lent as well; None: not kept.
+    kept: Board | None = field(default=None, compare=False, repr=False)
+    #: The board is lent as of this edition: at a later one it shows another moment.
+    edition: int = field(default=0, compare=False, repr=False)
 
-    def placed(self, job_id: str, run_id: str, node: str, shape: Shape, gpus: tuple[str, ...]) -> "Snapshot":
-        """Return the cluster with one more placement."""
-        view = self.nodes[node].holding(shape.cpu, shape.memory, gpus)
-        runs = (*self.live.get(job_id, ()), run_id)
-        return Snapshot({**self.nodes, node: view}, {**self.live, job_id: runs})
+    def board(self) -> Board:
+        """Return the nodes as arrays: those that are kept, else new ones."""
+        if self.kept is not None and self.kept.edition == self.edition:
+            return self.kept
+        return self._fresh(self.typical)
+
+    def fragmentation(self, typical: tuple[Typical, ...]) -> float:
+        """Return the share of what is free of all GPUs that these tasks cannot use, as the FGD paper counts it."""
+        return self._fresh(typical, together=0.0).fragmentation()
+
+    def _fresh(self, typical: tuple[Typical, ...], together: float = TOGETHER) -> Board:
+        board = Board(typical, together)
+        board.put_all({name: view.room for name, view in self.nodes.items()})
+        return board
 
 
 def snapshot_of(
-    nodes: Iterable[Node], placements: Iterable[Placement], now: datetime, silent_after: timedelta
+    nodes: Iterable[Node],
+    placements: Iterable[Placement],
+    now: datetime,
+    silent_after: timedelta,
+    typical: tuple[Typical, ...] = (),
 ) -> Snapshot:
     """Return the view of these nodes and live placements."""
-    used: dict[str, _Used] = {}
+    held: dict[str, list[Held]] = {}
     live: dict[str, tuple[str, ...]] = {}
-    for placement in placements:
-        live[placement.job_id] = (*live.get(placement.job_id, ()), placement.id)
-        if placement.node is not None:
-            used.setdefault(placement.node, _Used()).add(placement)
+    for each in map(held_by, placements):
+        live[each.job_id] = (*live.get(each.job_id, ()), each.run_id)
+        if each.node is not None:
+            held.setdefault(each.node, []).append(each)
     views = {}
     for node in nodes:
-        view = _view(node, unseen=now - node.last_seen_at, silent_after=silent_after)
-        views[node.id] = used[node.id].on(view) if node.id in used else view
-    return Snapshot(views, live)
+        view = view_of(node, now - node.last_seen_at, silent_after)
+        views[node.id] = view.holding(*held[node.id]) if node.id in held else view
+    return Snapshot(views, live, typical)
 
 
-class _Used:
-    """What the placements of one node hold together."""
-
-    def __init__(self) -> None:
-        self._cpu = 0
-        self._memory = 0
-        self._gpus: list[str] = []
-
-    def add(self, placement: Placement) -> None:
-        self._cpu += milli(placement.resources.cpu or 0)
-        self._memory += placement.resources.memory or 0
-        self._gpus += placement.gpus
-
-    def on(self, view: NodeView) -> NodeView:
-        return view.holding(self._cpu, self._memory, self._gpus)
+def held_by(placement: Placement) -> Held:
+    """Return what a live placement holds."""
+    asked = placement.resources
+    return Held(
+        run_id=placement.id,
+        job_id=placement.job_id,
+        node=placement.node,
+        cpu=milli(asked.cpu or 0),
+        memory=asked.memory or 0,
+        gpus=placement.gpus,
+        share=placement.gpu_share,
+    )
 
 
-def _view(node: Node, *, unseen: timedelta, silent_after: timedelta) -> NodeView:
+def counts(node: Node, now: datetime) -> bool:
+    """Tell whether a node may come back: whether it was not lost for long."""
+    return node.state is not NodeState.LOST or now - node.last_seen_at < COUNTS_FOR
+
+
+def view_of(node: Node, unseen: timedelta, silent_after: timedelta) -> NodeView:
+    """Return the view of a node with nothing in use."""
     return NodeView(
         id=node.id,
         state=node.state,
         silent=unseen > silent_after,
-        counts=node.state is not NodeState.LOST or unseen < COUNTS_FOR,
         kinds=node.kinds,
         labels=node.labels,
         cpu=int(round(node.capacity.cpu * MILLI, 6)),  # downwards: a node never promises more than it has
         memory=node.capacity.memory,
         gpus=node.gpus,
+        shares=node.gpu_sharing,
     )
-
-
-def _suits(gpu: Gpu, shape: Shape) -> bool:
-    fits = gpu.health == "ok" and gpu.memory >= shape.gpu_memory
-    return fits and shape.gpu_model in {None, gpu.model}

@@ -1,5 +1,6 @@
 """Builders for the scheduler's tests: nodes, requests, and small worlds that Hypothesis draws."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +11,10 @@ from gurney.model.job import PlacementRequest, Priority, RunRequest
 from gurney.model.resources import Amount, Gpu, Resources
 from gurney.model.run import Node, NodeState, Placement
 from services.scheduler import machine
+from services.scheduler.demand import Typical, task_of, typical_of
 from services.scheduler.order import Queue, entry_of
 from services.scheduler.plan import Decision
+from services.scheduler.shape import shape_of
 from services.scheduler.snapshot import Snapshot, snapshot_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -63,9 +66,11 @@ def a_gpu(name: str, **more: Any) -> Gpu:
     return Gpu(uuid=f"GPU-{name}", **{"model": "A", "memory": 16 * GIB} | more)
 
 
-def a_placement(number: int = 1, node: str = "n1", *, gpus: tuple[str, ...] = (), **more: Any) -> Placement:
-    """Return a placement as it is first written."""
-    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, gpus), epoch=1, now=NOW)
+def a_placement(
+    number: int = 1, node: str = "n1", *, gpus: tuple[str, ...] = (), share: int = 0, **more: Any
+) -> Placement:
+    """Return a placement as it is first written; `share` is MiB of its GPU."""
+    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, gpus, share), epoch=1, now=NOW)
 
 
 def a_queue(*requests: PlacementRequest) -> Queue:
@@ -75,8 +80,10 @@ def a_queue(*requests: PlacementRequest) -> Queue:
     return queue
 
 
-def a_snapshot(nodes: Sequence[Node], placements: Sequence[Placement] = ()) -> Snapshot:
-    return snapshot_of(nodes, placements, NOW, SILENT_AFTER)
+def a_snapshot(
+    nodes: Sequence[Node], placements: Sequence[Placement] = (), typical: tuple[Typical, ...] = ()
+) -> Snapshot:
+    return snapshot_of(nodes, placements, NOW, SILENT_AFTER, typical)
 
 
 # --- what Hypothesis draws ---
@@ -88,10 +95,24 @@ ASKS = st.fixed_dictionaries(
         "cpu": st.sampled_from((*CORES, 64.0)),
         "memory": st.sampled_from((0, GIB // 64, GIB, 3 * GIB, 512 * GIB)),
         "gpus": st.sampled_from((0, 0, 0, 1, 2)),
+        "gpu_share": st.sampled_from((None, None, 3 * GIB, 8 * GIB)),
+        "gpu_model": st.sampled_from((None, None, None, "A", "A|B", "C")),
+        "compute_capability": st.sampled_from((None, None, None, "8.0", "9.0")),
         "urn": st.sampled_from((f"{DIR}a", f"{DIR}b", f"{OCI}c")),
         "priority": st.sampled_from(Priority),
         "avoid": st.sampled_from(((), ("n0",))),
         "node_labels": st.sampled_from((None, {"site": "a"})),
+    }
+)
+
+
+#: What GPUs may be like.
+GPUS = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(("A", "A", "B")),
+        "memory": st.sampled_from((16 * GIB, 16 * GIB, 24 * GIB)),
+        "compute_capability": st.sampled_from((None, "8.0", "9.0")),
+        "health": st.sampled_from(("ok", "ok", "ok", "bad")),
     }
 )
 
@@ -101,11 +122,11 @@ def some_nodes(draw: st.DrawFn) -> list[Node]:
     """Draw up to four nodes of all sorts."""
     nodes = []
     for number in range(draw(st.integers(0, 4))):
-        gpus = [a_gpu(f"{number}-{each}", health=draw(st.sampled_from(("ok", "ok", "bad")))) for each in
-                range(draw(st.integers(0, 3)))]  # fmt: skip
+        gpus = [a_gpu(f"{number}-{each}", **draw(GPUS)) for each in range(draw(st.integers(0, 3)))]
         node = a_node(
             f"n{number}",
             gpus=gpus,
+            gpu_sharing=draw(st.booleans()),
             cpu=draw(st.sampled_from(CORES)),
             memory=draw(st.sampled_from((GIB, 4 * GIB))),
             kinds=draw(st.sampled_from(((), (DIR,), (DIR, OCI)))),
@@ -118,7 +139,50 @@ def some_nodes(draw: st.DrawFn) -> list[Node]:
 
 
 @st.composite
+def roomy_nodes(draw: st.DrawFn) -> list[Node]:
+    """Draw up to four nodes that would take most jobs, for a while."""
+    return [
+        a_node(
+            f"n{number}",
+            gpus=[a_gpu(f"{number}-{each}", **draw(GPUS)) for each in range(draw(st.integers(0, 4)))],
+            gpu_sharing=draw(st.booleans()),
+            cpu=draw(st.sampled_from((4, 8, 12.5))),
+            memory=draw(st.sampled_from((8 * GIB, 64 * GIB))),
+            labels={"site": "a"},
+        )
+        for number in range(draw(st.integers(1, 4)))
+    ]
+
+
+#: What most nodes could hold.
+MODEST_ASKS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "cpu": st.sampled_from((0.1, 0.5, 1.0, 2.0)),
+        "memory": st.sampled_from((0, GIB, 3 * GIB)),
+        "gpus": st.sampled_from((None, None, 0, 1, 2, 3)),
+        "gpu_share": st.sampled_from((None, 3 * GIB, 5 * GIB, 8 * GIB)),
+        "gpu_model": st.sampled_from((None, None, None, "A", "A|B")),
+    }
+)
+
+
+@st.composite
+def modest_requests(draw: st.DrawFn) -> list[PlacementRequest]:
+    """Draw up to twelve jobs of which most find room."""
+    asked = draw(st.lists(MODEST_ASKS, max_size=12))
+    return [a_request(number, age_s=draw(st.integers(0, 10_000)), **each) for number, each in enumerate(asked)]
+
+
+@st.composite
 def some_requests(draw: st.DrawFn) -> list[PlacementRequest]:
     """Draw up to twelve jobs of all sorts and ages."""
     asked = draw(st.lists(ASKS, max_size=12))
     return [a_request(number, age_s=draw(st.integers(0, 10_000)), **each) for number, each in enumerate(asked)]
+
+
+@st.composite
+def something_typical(draw: st.DrawFn) -> tuple[Typical, ...]:
+    """Draw what is mostly asked; nothing may be known of it."""
+    asked = draw(st.lists(st.one_of(ASKS, MODEST_ASKS), max_size=6))
+    shapes = [task_of(shape_of(a_request(**each).request)) for each in asked]
+    return typical_of(Counter(shapes))

@@ -21,8 +21,22 @@ FULL = a_placement(9, cpu=4.0, memory=8 * GIB)
         ("no_runtime", a_node(kinds=()), {}),
         ("node_labels", a_node(labels={"site": "b"}), {"node_labels": {"site": "a"}}),
         ("gpus", a_node(), {"gpus": 1}),
-        ("gpus", a_node(gpus=[a_gpu("1")]), {"gpus": 1, "gpu_model": "B"}),
-        ("gpus", a_node(gpus=[a_gpu("1")]), {"gpu_share": 32 * GIB}),
+        ("gpus", a_node(gpus=[a_gpu("1"), a_gpu("2", health="xid")]), {"gpus": 2}),
+        ("gpu_model", a_node(gpus=[a_gpu("1")]), {"gpus": 1, "gpu_model": "B|C"}),
+        ("gpu_model", a_node(gpus=[a_gpu("1"), a_gpu("2", model="B")]), {"gpus": 2, "gpu_model": "B"}),
+        ("compute_capability", a_node(gpus=[a_gpu("1")]), {"gpus": 1, "compute_capability": "8.0"}),
+        (
+            "compute_capability",
+            a_node(gpus=[a_gpu("1", compute_capability="8.6")]),
+            {"gpus": 1, "compute_capability": "8.9"},
+        ),
+        (
+            "compute_capability",
+            a_node(gpus=[a_gpu("1", compute_capability="9.0")]),
+            {"gpus": 1, "compute_capability": "sm_80"},
+        ),
+        ("gpu_memory", a_node(gpus=[a_gpu("1")]), {"gpus": 1, "gpu_memory": 16 * GIB + 1}),
+        ("gpu_memory", a_node(gpus=[a_gpu("1")]), {"gpu_share": 32 * GIB}),
         ("cpu", a_node(), {"cpu": 4.001}),
         ("memory", a_node(), {"memory": 8 * GIB + 1}),
         ("lost", a_node(state=NodeState.LOST), {}),
@@ -43,6 +57,9 @@ def test_each_filter_refuses_with_its_reason(code: str, node: Node, asked: dict[
         ("cpu_busy", a_placement(9, cpu=3.5, memory=0), {"cpu": 1.0}),
         ("memory_busy", a_placement(9, cpu=0.0, memory=8 * GIB), {"memory": 1}),
         ("gpus_busy", a_placement(9, gpus=("GPU-1",)), {"gpus": 1}),
+        ("gpus_busy", a_placement(9, gpus=("GPU-1",), share=1), {"gpus": 1}),
+        ("gpu_share_busy", a_placement(9, gpus=("GPU-1",)), {"gpu_share": GIB}),
+        ("gpu_share_busy", a_placement(9, gpus=("GPU-1",), share=1), {"gpu_share": GIB}),
     ],
 )
 def test_what_is_in_use_is_short_for_now_only(code: str, placement: Any, asked: dict[str, Any]) -> None:
@@ -51,6 +68,19 @@ def test_what_is_in_use_is_short_for_now_only(code: str, placement: Any, asked: 
     shape = shape_of(a_run(**asked))
     assert [reason.code for reason in feasible.reasons(nodes, shape, feasible.NOW)] == [code]
     assert feasible.reasons(nodes, shape, feasible.EVER) == ()
+
+
+def test_a_share_that_finds_too_little_room_hears_how_much_there_is() -> None:
+    """Where GPUs may be shared, the reason tells what is free of the emptiest; where not, that none is free."""
+    placed = [a_placement(9, gpus=("GPU-1",), share=12 * 1024, gpu_share=12 * GIB)]
+    shape = shape_of(a_run(gpu_share=5 * GIB))
+    for sharing, message in (
+        (True, "asks 5120 MiB of a GPU, 4096 MiB of one are free"),
+        (False, "asks 5120 MiB of a GPU, it may not be shared, and none is free"),
+    ):
+        nodes = a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)], placed).nodes.values()
+        (reason,) = feasible.reasons(nodes, shape, feasible.NOW)
+        assert (reason.code, reason.message) == ("gpu_share_busy", message)
 
 
 def test_reasons_are_counted_and_the_most_frequent_comes_first() -> None:

@@ -1,15 +1,17 @@
 """Evaluation: what it promises of every cluster and queue, and a few examples that people can follow."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.model.job import PlacementRequest, Priority
 from gurney.model.run import Node
 from services.scheduler import feasible
-from services.scheduler.order import entry_of
+from services.scheduler.demand import Typical
+from services.scheduler.order import Entry, entry_of
 from services.scheduler.plan import ATTEMPT_LIVE, Plan, check
 from services.scheduler.policy import evaluate
-from services.scheduler.snapshot import Snapshot
 from tests.core.scheduler_builders import (
     GIB,
     NOW,
@@ -21,8 +23,11 @@ from tests.core.scheduler_builders import (
     a_request,
     a_snapshot,
     job_id,
+    modest_requests,
+    roomy_nodes,
     some_nodes,
     some_requests,
+    something_typical,
 )
 
 
@@ -30,10 +35,12 @@ def placed(plan: Plan) -> dict[str, str]:
     return {each.entry.job_id: each.node for each in plan.decisions}
 
 
-@given(some_nodes(), some_requests())
-def test_a_plan_breaks_no_promise(nodes: list[Node], requests: list[PlacementRequest]) -> None:
-    """No plan over-commits a node, gives a GPU twice or places a job twice."""
-    plan = evaluate(a_snapshot(nodes), a_queue(*requests).lanes)
+@given(st.one_of(some_nodes(), roomy_nodes()), st.one_of(some_requests(), modest_requests()), something_typical())
+def test_a_plan_breaks_no_promise(
+    nodes: list[Node], requests: list[PlacementRequest], typical: tuple[Typical, ...]
+) -> None:
+    """No plan over-commits a node, gives a GPU twice, shares more of it than there is, or places a job twice."""
+    plan = evaluate(a_snapshot(nodes, typical=typical), a_queue(*requests).lanes)
     assert check(plan.after) == []
     assert len(placed(plan)) == len(plan.decisions)
 
@@ -130,19 +137,16 @@ def test_gpus_are_given_by_uuid_and_once() -> None:
 
 def test_a_thousand_jobs_of_one_shape_are_given_up_at_once() -> None:
     """Where no room is, a long queue costs no more than a short one: one look for each shape."""
-    seen: list[str] = []
+    looks: list[int] = []
 
-    class Counting(Snapshot):
-        @property
-        def live(self) -> dict[str, tuple[str, ...]]:
-            seen.append("look")
-            return {}
+    class Counting(list[Entry]):
+        def __getitem__(self, place: Any) -> Any:
+            looks.append(place)
+            return super().__getitem__(place)
 
-    requests = [a_request(number, cpu=64) for number in range(1000)]
-    snapshot = Counting.__new__(Counting)
-    object.__setattr__(snapshot, "nodes", a_snapshot([a_node()]).nodes)
-    plan = evaluate(snapshot, a_queue(*requests).lanes)
-    assert len(seen) == 1
+    ((shape, lane),) = a_queue(*(a_request(number, cpu=64) for number in range(1000))).lanes.items()
+    plan = evaluate(a_snapshot([a_node()]), {shape: Counting(lane)})
+    assert set(looks) == {0}
     assert len(plan.blocked) == 1
 
 

@@ -16,6 +16,7 @@ from gurney.cli import maps as map_commands
 from gurney.cli.connect import default_data
 from gurney.cli.credentials import credentials
 from gurney.cli.output import invalid
+from gurney.cli.simulate import simulate
 from gurney.errors import GurneyError, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _settings(given: dict[str, Any]) -> "Settings":
 for group in (map_commands.app, payloads.app, jobs.app, access.handlers, access.nodes, access.tokens):
     app.command(group)
 app.command(run.run)
+app.command(simulate)
 app.command(credentials)
 app.command(access.events)
 app.command(access.whoami)

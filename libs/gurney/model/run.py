@@ -53,6 +53,8 @@ class Placement(Document):
     node: str | None
     resources: Resources
     gpus: tuple[str, ...] = ()
+    #: MiB of its one GPU, which it shares; 0: its GPUs are its own.
+    gpu_share: int = 0
     #: The leadership under which it was written.
     epoch: int
     request: RunRequest | None
@@ -108,6 +110,8 @@ class Heartbeat(Message):
     simulated: bool = False
     capacity: Amount
     gpus: tuple[Gpu, ...] = ()
+    #: Its pool allows that jobs which ask a share of a GPU share one.
+    gpu_sharing: bool = False
     #: URN prefixes that the node's runtimes run.
     kinds: tuple[str, ...]
     #: What the node lacks now, for people: such as the Docker daemon that should answer.
@@ -129,6 +133,7 @@ class Node(Document):
     used: Amount = Amount()
     free: Amount = Amount()
     gpus: tuple[Gpu, ...] = ()
+    gpu_sharing: bool = False
     images: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()

@@ -1,0 +1,159 @@
+"""For each shape which nodes have room and at what price, kept between decisions. Pure.
+
+What is known for a shape is found anew for the rows that have changed since it was last asked for, and for no others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from services.scheduler.demand import Typical
+from services.scheduler.fragments import TOGETHER, Floats, Ints
+from services.scheduler.grid import Grid, Rows, runs
+from services.scheduler.shape import NEVER, Shape, takes
+
+#: What a whole node's room weighs in GPUs, beside fragmentation: of nodes where that is about the same, the fuller one.
+FIT = 0.1
+#: Shapes for which rows are kept; those that were asked for last.
+COLUMNS = 512
+#: Below this many rows it costs more to look for equal ones than to weigh each.
+FEW = 64
+
+
+class Column:
+    """What is known for one shape, by row."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        #: The lower the better; infinite where there is no room.
+        self.score = np.full(0, np.inf)
+        #: How many changes of rows it knows of.
+        self.seen = -1
+        self.takes = np.full(1, NEVER, dtype=np.int64)
+        self.runs = np.zeros(0, dtype=np.bool_)
+
+
+class Board(Grid):
+    """One per cluster, or for one look at it."""
+
+    def __init__(self, typical: Sequence[Typical] = (), together: float = TOGETHER) -> None:
+        super().__init__(typical, together)
+        #: Counts the changes that its keeper made; what a plan tries and takes back does not count.
+        self.edition = 0
+        self._columns: dict[Shape, Column] = {}
+
+    def scores(self, shape: Shape) -> Floats:
+        """Return the price of a shape on each row, infinite where there is no room; lent until the next change."""
+        key = replace(shape, avoid=()) if shape.avoid else shape
+        column = self._columns.pop(key, None) or Column(key)
+        self._columns[key] = column  # the last one now
+        if len(self._columns) > COLUMNS:
+            del self._columns[next(iter(self._columns))]
+        self._refresh(column)
+        return column.score
+
+    def _refresh(self, column: Column) -> None:
+        if column.seen == self.changes:
+            return
+        changed = self.changed_since(column.seen)
+        column.seen = self.changes
+        if changed is None:
+            column.score = np.full(len(self.cpu), np.inf)
+            rows = np.arange(len(self.names))
+        else:
+            for row in changed:
+                column.score[row] = np.inf
+            rows = np.array([row for row in changed if not self.is_short(row, column.shape)], dtype=np.intp)
+            if not len(rows):
+                return
+        self._learn(column)
+        rows = rows[self._may(column, rows)]
+        if not len(rows):
+            return
+        if len(rows) < FEW:
+            column.score[rows] = self._score(column, rows)
+            return
+        _, first, which = np.unique(self._state[rows], return_index=True, return_inverse=True)
+        column.score[rows] = self._score(column, rows[first])[which]
+
+    def _learn(self, column: Column) -> None:
+        """Have the column know all kinds of nodes and GPUs."""
+        if len(column.runs) < len(self._homes):
+            column.runs = np.array([runs(home, column.shape) for home in self._homes], dtype=np.bool_)
+        if len(column.takes) <= len(self._devices):
+            known = [takes(device, column.shape) for device in self._devices]
+            column.takes = np.array([*known, NEVER], dtype=np.int64)
+
+    def _may(self, column: Column, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Tell which rows have room."""
+        shape = column.shape
+        room = self.ready[rows] & (self.cpu[rows] >= shape.cpu) & (self.memory[rows] >= shape.memory)
+        room &= column.runs[self.home[rows]]
+        if shape.gpus:
+            room &= (self.free[rows] >= column.takes[self.kind[rows]]).sum(axis=1) >= shape.gpus
+        return room
+
+    def _score(self, column: Column, rows: Rows) -> Floats:
+        """Return the price for rows that have room."""
+        shape = column.shape
+        if shape.gpus != 1:
+            taken = self._first(column, rows) if shape.gpus else np.zeros((len(rows), 0), dtype=np.int64)
+            return self._price(shape, rows, taken)
+        place, gpu = np.nonzero(self.free[rows] >= column.takes[self.kind[rows]])
+        price = self._price(shape, rows[place], self._taken(column, rows[place], gpu))
+        starts = np.flatnonzero(np.diff(place, prepend=-1))
+        least: Floats = np.minimum.reduceat(price, starts)
+        return least
+
+    def _first(self, column: Column, rows: Rows) -> Ints:
+        """Return what is taken of each GPU where the first that have room are."""
+        wanted = column.takes[self.kind[rows]]
+        fits = self.free[rows] >= wanted
+        return np.where(fits & (fits.cumsum(axis=1) <= column.shape.gpus), wanted, 0)
+
+    def _taken(self, column: Column, rows: Rows, gpu: Rows) -> Ints:
+        """Return what is taken of each GPU where it is one of these."""
+        taken = np.zeros((len(rows), self.free.shape[1]), dtype=np.int64)
+        taken[np.arange(len(rows)), gpu] = column.takes[self.kind[rows, gpu]]
+        return taken
+
+    def _price(self, shape: Shape, rows: Rows, taken: Ints) -> Floats:
+        """Return what typical tasks lose, and how full the node is not, when this much is taken of each GPU."""
+        use = self._use.at(rows)
+        gpus = self.idle[rows]
+        for gpu in np.flatnonzero(taken.any(axis=0)):
+            some = np.flatnonzero(taken[:, gpu])
+            kind, before = self.kind[rows[some], gpu], self.free[rows[some], gpu]
+            after = before - taken[some, gpu]
+            with_it, without = self.fragments.use(kind, before), self.fragments.use(kind, after)
+            for each, more, less in zip(use, without, with_it, strict=True):
+                each[some] += more - less
+            gpus[some] -= taken[some, gpu] / self.fragments.mib(kind)
+        cpu, memory = self.cpu[rows] - shape.cpu, self.memory[rows] - shape.memory
+        left = self.fragments.usable(cpu, memory, self.home[rows], use)
+        fit = (cpu / self.largest[0] + memory / self.largest[1] + gpus / self.largest[2]) / 3
+        price: Floats = np.round(self._usable[rows] - left + FIT * fit, 9)
+        return price
+
+    def gpus_for(self, shape: Shape, name: str) -> tuple[list[int], int]:
+        """Return which GPUs of a node a shape takes there, by place, and how many MiB of one; 0: all of each.
+
+        Of several that cost the same, the one with the least left.
+        """
+        if not shape.gpus:
+            return [], 0
+        column = Column(replace(shape, avoid=()))
+        self._learn(column)
+        row = self._row[name]
+        wanted = column.takes[self.kind[row]]
+        fits = np.flatnonzero(self.free[row] >= wanted)
+        if shape.gpus > 1:
+            return fits[: shape.gpus].tolist(), 0
+        rows = np.full(len(fits), row)
+        price = self._price(column.shape, rows, self._taken(column, rows, fits))
+        best = min(range(len(fits)), key=lambda each: (price[each], self.free[row, fits[each]], each))
+        gpu = int(fits[best])
+        device, _ = self._rooms[row].gpus[gpu]
+        return [gpu], int(wanted[gpu]) if shape.gpu_share and wanted[gpu] < device.mib else 0

@@ -1,0 +1,115 @@
+"""Keeps the view of the cluster between decisions: what has changed since the last one is derived anew. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from gurney.model.run import Node
+from services.scheduler.board import Board
+from services.scheduler.demand import Typical
+from services.scheduler.grid import Room
+from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, view_of
+
+
+class Overview:
+    """Follows nodes and live placements. Whenever a node changes, its room is derived from all that is live there."""
+
+    def __init__(self, silent_after: timedelta) -> None:
+        self._silent_after = silent_after
+        self._held: dict[str, Held] = {}
+        self._on: dict[str, dict[str, Held]] = {}
+        self._live: dict[str, tuple[str, ...]] = {}
+        self._nodes: dict[str, Node] = {}
+        self._seen: list[Node] = []
+        #: With nothing in use.
+        self._bare: dict[str, NodeView] = {}
+        self._views: dict[str, NodeView] = {}
+        #: Nodes whose room is to be derived.
+        self._changed: set[str] = set()
+        #: From the one to the other time no node falls silent.
+        self._calm = (datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        self._typical: tuple[Typical, ...] = ()
+        self._board = Board()
+
+    def place(self, held: Held) -> None:
+        """Take a live placement in."""
+        self.free(held.run_id)
+        self._held[held.run_id] = held
+        self._live[held.job_id] = (*self._live.get(held.job_id, ()), held.run_id)
+        if held.node is not None:
+            self._on.setdefault(held.node, {})[held.run_id] = held
+            self._changed.add(held.node)
+
+    def free(self, run_id: str) -> None:
+        """Let go of a placement; of one that is not here, nothing."""
+        held = self._held.pop(run_id, None)
+        if held is None:
+            return
+        others = tuple(run for run in self._live.pop(held.job_id) if run != run_id)
+        if others:
+            self._live[held.job_id] = others
+        if held.node is not None:
+            del self._on[held.node][run_id]
+            self._changed.add(held.node)
+
+    def snapshot(self, nodes: Mapping[str, Node], now: datetime, typical: tuple[Typical, ...] = ()) -> Snapshot:
+        """Return the cluster as it is, of these nodes and all live placements."""
+        self._follow(nodes, now)
+        if typical != self._typical:
+            self._typical, self._board = typical, Board(typical)
+            self._changed |= self._bare.keys()
+        if self._changed:
+            self._derive()
+        return Snapshot(dict(self._views), MappingProxyType(self._live), typical, self._board, self._board.edition)
+
+    def capable(self, nodes: Mapping[str, Node], now: datetime) -> list[NodeView]:
+        """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
+        self._follow(nodes, now)
+        return [self._bare[name] for name, node in nodes.items() if counts(node, now)]
+
+    def _follow(self, nodes: Mapping[str, Node], now: datetime) -> None:
+        since, until = self._calm
+        if not since <= now < until:
+            self._nodes = {}
+            until = datetime.max.replace(tzinfo=now.tzinfo)
+        elif list(nodes.values()) == self._seen:
+            return  # compared by identity first, so this costs next to nothing
+        self._seen = list(nodes.values())
+        for name, node in nodes.items():
+            if self._nodes.get(name) is not node:
+                self._look_at(node, now)
+                until = min(until, self._falls_silent(node, now))
+        self._calm = (now, until)
+        if len(self._bare) > len(nodes):
+            for name in self._bare.keys() - nodes.keys():
+                self._nodes.pop(name, None)
+                del self._bare[name]
+                self._changed.add(name)
+
+    def _look_at(self, node: Node, now: datetime) -> None:
+        view = view_of(node, now - node.last_seen_at, self._silent_after)
+        self._nodes[node.id] = node
+        if self._bare.get(node.id) != view:
+            self._bare[node.id] = view
+            self._changed.add(node.id)
+
+    def _falls_silent(self, node: Node, now: datetime) -> datetime:
+        """Return when a node will count as silent if nothing more is heard of it; of one that does, never."""
+        at = node.last_seen_at + self._silent_after
+        return at if at >= now else datetime.max.replace(tzinfo=now.tzinfo)
+
+    def _derive(self) -> None:
+        """Derive the views and rows of the nodes that have changed."""
+        rooms: dict[str, Room] = {}
+        for name in self._changed:
+            bare = self._bare.get(name)
+            if bare is None:
+                if self._views.pop(name, None):
+                    self._board.drop(name)
+                continue
+            view = self._views[name] = bare.holding(*self._on.get(name, {}).values())
+            if self._board.room(name) != view.room:
+                rooms[name] = view.room
+        self._changed.clear()
+        self._board.put_all(rooms)
+        self._board.edition += 1

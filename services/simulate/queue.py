@@ -1,0 +1,105 @@
+"""Tasks that come at their times, wait, run for as long as they say, and leave: a replay on a virtual clock."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gurney.model.run import Node
+from services.scheduler.demand import Typical
+from services.scheduler.order import Entry, Queue
+from services.scheduler.plan import Decision
+from services.simulate.trace import Task
+from services.simulate.world import World, entry_of
+
+#: GPUs from which on a job counts as wide.
+WIDE = 4
+#: Seconds that a run counts at least where its wait is compared with it.
+SHORT_S = 10.0
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of the tasks."""
+
+    #: Each that ran, with the seconds that it waited.
+    waits: list[tuple[Task, float]] = field(default_factory=list)
+    #: Those that no node could ever hold.
+    never: int = 0
+    #: Per cent of GPU units given, mean over the time in which tasks came.
+    allocation: float = 0.0
+    decision_ms: list[float] = field(default_factory=list)
+    #: Seconds, per cent given, jobs that wait.
+    curve: list[tuple[float, float, int]] = field(default_factory=list)
+
+
+def replay(
+    nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], *, fifo: bool = False
+) -> Replayed:
+    """Run the tasks; with `fifo` nobody passes one that waits before him, as a yardstick."""
+    return _Replay(nodes, tasks, against, fifo=fifo).run()
+
+
+class _Replay:
+    def __init__(
+        self, nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], *, fifo: bool
+    ) -> None:
+        self._world = World(nodes, against)
+        self._tasks = {f"job_{number:012d}": task for number, task in enumerate(tasks)}
+        self._arrivals = sorted(
+            (entry_of(number, task, task.at) for number, task in enumerate(tasks)), key=lambda entry: entry.key
+        )
+        self._queue = Queue()
+        self._in_order: list[Entry] = []
+        self._ends: list[tuple[float, str]] = []
+        self._fifo = fifo
+        self._found = Replayed(decision_ms=self._world.decision_ms)
+
+    def run(self) -> Replayed:
+        """Go from one moment at which something happens to the next."""
+        arrivals = iter(self._arrivals)
+        coming = next(arrivals, None)
+        now = area = 0.0
+        last = max((task.at for task in self._tasks.values()), default=0.0)
+        while coming or self._ends:
+            due = self._tasks[coming.job_id].at if coming else self._ends[0][0]
+            at = min(due, self._ends[0][0]) if self._ends else due
+            area += self._world.used * max(0.0, min(at, last) - now)
+            now = at
+            while self._ends and self._ends[0][0] <= now:
+                self._world.end(heapq.heappop(self._ends)[1])
+            while coming and self._tasks[coming.job_id].at <= now:
+                self._take(coming)
+                coming = next(arrivals, None)
+            self._place(now)
+            self._found.curve.append((now, self._world.allocation, len(self._queue)))
+        self._found.never = len(self._queue)
+        self._found.allocation = 100 * area / max(1e-9, last * self._world.units)
+        return self._found
+
+    def _take(self, entry: Entry) -> None:
+        self._queue.add(entry)
+        if self._fifo:
+            self._in_order.append(entry)
+
+    def _place(self, now: float) -> None:
+        if not self._fifo:
+            if len(self._queue):
+                self._start(self._world.decide(self._queue.lanes, now).decisions, now)
+            return
+        place = 0
+        for entry in self._in_order:
+            decisions = self._world.decide({entry.shape: [entry]}, now).decisions
+            if not decisions and self._world.running:
+                break
+            if decisions:
+                self._start(decisions, now)
+            place += 1
+        del self._in_order[:place]
+
+    def _start(self, decisions: Sequence[Decision], now: float) -> None:
+        for decision in decisions:
+            entry, run_id = decision.entry, decision.run_id
+            task = self._tasks[entry.job_id]
+            self._queue.drop(entry.job_id)
+            self._found.waits.append((task, max(0.0, now - task.at)))
+            heapq.heappush(self._ends, (now + task.runs, run_id))

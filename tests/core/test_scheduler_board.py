@@ -1,0 +1,268 @@
+"""What is kept between decisions is what would be found out anew, and prices are what they are said to be."""
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gurney.model.job import PlacementRequest
+from gurney.model.run import Node, NodeState, Placement
+from services.scheduler import feasible, machine
+from services.scheduler.board import FIT, Board
+from services.scheduler.demand import Typical, task_of
+from services.scheduler.fragments import TOGETHER
+from services.scheduler.grid import runs
+from services.scheduler.overview import Overview
+from services.scheduler.plan import check
+from services.scheduler.policy import evaluate
+from services.scheduler.shape import NEVER, Shape, shape_of, takes
+from services.scheduler.snapshot import NodeView, Snapshot, held_by, snapshot_of
+from tests.core.scheduler_builders import (
+    ASKS,
+    GIB,
+    MODEST_ASKS,
+    NOW,
+    SILENT_AFTER,
+    a_gpu,
+    a_node,
+    a_placement,
+    a_queue,
+    a_request,
+    a_run,
+    a_snapshot,
+    modest_requests,
+    roomy_nodes,
+    some_nodes,
+    some_requests,
+    something_typical,
+)
+
+SHAPES = st.builds(lambda ask: shape_of(a_request(**ask).request), st.one_of(ASKS, MODEST_ASKS))
+NODES = st.one_of(some_nodes(), roomy_nodes())
+REQUESTS = st.one_of(some_requests(), modest_requests())
+
+
+def rows(board: Board, names: Any) -> dict[str, Any]:
+    """Return what a board has of nodes, by name."""
+    found = {}
+    for name in names:
+        row = board.names.index(name)
+        found[name] = (
+            bool(board.ready[row]),
+            int(board.cpu[row]),
+            int(board.memory[row]),
+            board.free[row][board.kind[row] >= 0].tolist(),
+            pytest.approx(board.idle[row]),
+            pytest.approx(board._usable[row]),
+        )
+    return found
+
+
+def prices(board: Board, shape: Shape, names: Any) -> dict[str, float]:
+    found = board.scores(shape)
+    return {name: float(found[board.names.index(name)]) for name in names}
+
+
+class House:
+    """An overview, and beside it plain lists of what it was told."""
+
+    def __init__(self) -> None:
+        self.overview = Overview(SILENT_AFTER)
+        self.nodes: dict[str, Node] = {}
+        self.placements: dict[str, Placement] = {}
+        self.typical: tuple[Typical, ...] = ()
+        self.now = NOW
+        self.jobs = 0
+
+    def snapshot(self) -> Snapshot:
+        return self.overview.snapshot(self.nodes, self.now, self.typical)
+
+    def run(self, requests: list[PlacementRequest]) -> None:
+        """Place what fits of some new jobs."""
+        named = [each.but(job_id=f"job_{self.jobs + number:026d}") for number, each in enumerate(requests)]
+        self.jobs += len(requests)
+        for decision in evaluate(self.snapshot(), a_queue(*named).lanes).decisions:
+            placement = machine.placed(decision, 1, self.now)
+            self.placements[placement.id] = placement
+            self.overview.place(held_by(placement))
+
+    def end(self, run: str) -> None:
+        del self.placements[run]
+        self.overview.free(run)
+
+    def afresh(self) -> Snapshot:
+        return snapshot_of(self.nodes.values(), self.placements.values(), self.now, SILENT_AFTER, self.typical)
+
+
+@given(st.data())
+def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
+    """After any changes of nodes, placements, time and demand, kept views, rows and prices equal fresh ones."""
+    house = House()
+    shapes = data.draw(st.lists(SHAPES, min_size=1, max_size=3))
+    for _ in range(data.draw(st.integers(1, 8))):
+        happens = data.draw(st.sampled_from(("nodes", "left", "jobs", "ends", "time", "demand")))
+        if happens == "nodes":
+            house.nodes |= {node.id: node.but(last_seen_at=house.now) for node in data.draw(NODES)}
+        elif happens == "left" and house.nodes:
+            del house.nodes[data.draw(st.sampled_from(sorted(house.nodes)))]
+        elif happens == "jobs":
+            house.run(data.draw(REQUESTS))
+        elif happens == "ends" and house.placements:
+            house.end(data.draw(st.sampled_from(sorted(house.placements))))
+        elif happens == "time":
+            state = data.draw(st.sampled_from(NodeState))
+            house.nodes = {name: node.but(state=state) for name, node in house.nodes.items()}
+            house.now += timedelta(seconds=data.draw(st.sampled_from((-20, 1, 10, 15, 700))))
+        elif happens == "demand":
+            house.typical = data.draw(something_typical())
+        kept, fresh = house.snapshot(), house.afresh()
+        assert dict(kept.nodes) == dict(fresh.nodes)
+        assert dict(kept.live) == dict(fresh.live)
+        assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
+        assert kept.board().load == fresh.board().load
+        for shape in shapes:
+            assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
+
+
+@given(NODES, REQUESTS, something_typical())
+def test_a_plan_leaves_what_is_kept_as_it_was(
+    nodes: list[Node], requests: list[PlacementRequest], typical: tuple[Typical, ...]
+) -> None:
+    """What a plan tries is taken back: the same question gets the same answer, and a recorded snapshot too."""
+    overview = Overview(SILENT_AFTER)
+    by_name = {node.id: node for node in nodes}
+    snapshot = overview.snapshot(by_name, NOW, typical)
+    before = rows(snapshot.board(), snapshot.nodes)
+    first = evaluate(snapshot, a_queue(*requests).lanes)
+    assert rows(snapshot.board(), snapshot.nodes) == before
+    again = evaluate(overview.snapshot(by_name, NOW, typical), a_queue(*requests).lanes)
+    recorded = evaluate(Snapshot(dict(snapshot.nodes), {}, typical), a_queue(*requests).lanes)
+    assert first.decisions == again.decisions == recorded.decisions
+    assert check(first.after) == []
+    assert first.load == first.after.board().load
+
+
+@given(NODES, SHAPES, something_typical())
+def test_there_is_a_price_where_there_is_room(nodes: list[Node], shape: Shape, typical: tuple[Typical, ...]) -> None:
+    """The filters that explain and the arrays that decide say the same."""
+    snapshot = a_snapshot(nodes, typical=typical)
+    passing = {node.id for node in feasible.passing(snapshot.nodes.values(), shape, feasible.NOW)}
+    found = prices(snapshot.board(), shape, snapshot.nodes)
+    assert {name for name, price in found.items() if price < np.inf} == passing
+
+
+def worth(node: NodeView, typical: tuple[Typical, ...]) -> float:
+    """Return how many of a node's GPUs typical tasks could use, by the definition, one task at a time."""
+    total = 0.0
+    for shape, share in typical:
+        if not shape.gpus or not runs(node.room.home, shape):
+            continue
+        times, free, full = 0, 0.0, 0.0
+        for uuid, device in node.devices.items():
+            part = takes(device, shape)
+            if part < NEVER and node.free_mib[uuid] >= part:
+                fit = node.free_mib[uuid] // part
+                times, free, full = times + fit, free + node.free_mib[uuid] / device.mib, full + fit * part / device.mib
+        tasks = times // shape.gpus
+        room = min(node.free_cpu / max(1, shape.cpu), node.free_memory / max(1, shape.memory))
+        if tasks and room >= 1:
+            together = full * tasks * shape.gpus / times * min(1.0, room / tasks)
+            total += share * ((1 - TOGETHER) * free + TOGETHER * together)
+    return total
+
+
+@given(NODES, REQUESTS, something_typical())
+def test_the_price_is_what_typical_tasks_lose(
+    nodes: list[Node], requests: list[PlacementRequest], typical: tuple[Typical, ...]
+) -> None:
+    """The price of a decision is the loss by the definition, and the room that is left."""
+    snapshot = a_snapshot(nodes, typical=typical)
+    most = np.array([view.room.size for view in snapshot.nodes.values()]).max(axis=0, initial=1)
+    for request in requests[:3]:
+        plan = evaluate(snapshot, a_queue(request).lanes)
+        for decision in plan.decisions:
+            before, after = snapshot.nodes[decision.node], plan.after.nodes[decision.node]
+            idle = sum(free / after.devices[uuid].mib for uuid, free in after.free_mib.items())
+            left = (after.free_cpu / most[0] + after.free_memory / most[1] + idle / most[2]) / 3
+            price = prices(snapshot.board(), decision.entry.shape, snapshot.nodes)[decision.node]
+            assert price == pytest.approx(worth(before, typical) - worth(after, typical) + FIT * left, abs=1e-6)
+
+
+def typically(**asked: Any) -> tuple[Typical, ...]:
+    return (Typical(task_of(shape_of(a_run(**asked))), 1.0),)
+
+
+def test_fragmentation_is_what_is_free_and_of_no_use() -> None:
+    """Of one GPU and a half, a task that needs three quarters of one can use one; one that needs a quarter, all."""
+    node = a_node(gpus=[a_gpu("1"), a_gpu("2")], gpu_sharing=True)
+    snapshot = a_snapshot([node], [a_placement(9, gpus=("GPU-1",), share=8 * 1024)])
+    assert snapshot.fragmentation(typically(gpu_share=12 * GIB)) == pytest.approx(1 / 3)
+    assert snapshot.fragmentation(typically(gpu_share=4 * GIB)) == pytest.approx(0)
+    assert snapshot.fragmentation(typically(gpu_share=4 * GIB, cpu=64)) == pytest.approx(1)
+
+
+def test_a_share_goes_where_it_breaks_no_whole_gpu() -> None:
+    """Where whole GPUs are mostly asked, shares are put together; alone, best fit would fill the smaller node."""
+    nodes = [
+        a_node("n1", cpu=2, memory=8 * GIB, gpus=[a_gpu("1")], gpu_sharing=True),
+        a_node("n2", cpu=16, memory=64 * GIB, gpus=[a_gpu("2"), a_gpu("3")], gpu_sharing=True),
+    ]
+    held = [a_placement(9, "n2", gpus=("GPU-3",), share=8 * 1024, gpu_share=8 * GIB)]
+    queue = a_queue(a_request(1, gpu_share=8 * GIB))
+    (decision,) = evaluate(a_snapshot(nodes, held, typically(gpus=1)), queue.lanes).decisions
+    assert (decision.node, decision.gpus, decision.share) == ("n2", ("GPU-3",), 8 * 1024)
+    (decision,) = evaluate(a_snapshot(nodes, held), queue.lanes).decisions
+    assert decision.node == "n1"
+
+
+def test_a_gpu_is_shared_only_where_the_pool_or_the_map_allows_it() -> None:
+    """Elsewhere a share takes the whole GPU, and nobody gets the rest."""
+    requests = [a_request(number, gpu_share=4 * GIB, cpu=0.1, memory=0) for number in range(5)]
+    for sharing, placed in ((True, 4), (False, 1)):
+        plan = evaluate(a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)]), a_queue(*requests).lanes)
+        assert [decision.share for decision in plan.decisions] == [4 * 1024 if sharing else 0] * placed
+        assert check(plan.after) == []
+    shape = Shape("urn:oci:x", gpus=1, gpu_share=4, may_share=True)
+    assert takes(next(iter(a_snapshot([a_node(gpus=[a_gpu("1")])]).nodes["n1"].devices.values())), shape) == 4
+
+
+def test_whole_gpus_with_little_memory_are_given_first() -> None:
+    """What does not need much leaves the larger GPUs of a node to others."""
+    gpus = [a_gpu("large", memory=80 * GIB), a_gpu("small"), a_gpu("middle", memory=40 * GIB)]
+    plan = evaluate(a_snapshot([a_node(gpus=gpus)]), a_queue(a_request(1, gpus=2)).lanes)
+    assert [decision.gpus for decision in plan.decisions] == [("GPU-small", "GPU-middle")]
+
+
+def test_chance_decides_between_equals_only() -> None:
+    """Nodes that are equally good are told apart by id, or by chance where that is asked; others are no choice."""
+    nodes = [a_node("n1", cpu=8), a_node("n2"), a_node("n3"), a_node("n4", state=NodeState.DRAINING)]
+    offered: list[list[str]] = []
+
+    def chance(names: Any) -> str:
+        offered.append(list(names))
+        return str(names[-1])
+
+    queue = a_queue(a_request(1))
+    assert [each.node for each in evaluate(a_snapshot(nodes), queue.lanes).decisions] == ["n2"]
+    assert [each.node for each in evaluate(a_snapshot(nodes), queue.lanes, chance).decisions] == ["n3"]
+    assert offered == [["n2", "n3"]]
+
+
+def test_a_row_that_did_not_change_is_not_weighed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a placement, only its node's row is looked at for a shape that was asked before."""
+    looked: list[int] = []
+    plain = Board._may
+
+    def counting(self: Board, column: Any, some: Any) -> Any:
+        looked.append(len(some))
+        return plain(self, column, some)
+
+    monkeypatch.setattr(Board, "_may", counting)
+    overview, nodes = Overview(SILENT_AFTER), {f"n{number}": a_node(f"n{number}") for number in range(50)}
+    for number in range(3):
+        plan = evaluate(overview.snapshot(nodes, NOW), a_queue(a_request(number)).lanes)
+        overview.place(plan.decisions[0].held)
+    assert looked == [50, 1, 1]
