@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from gurney.errors import Invalid
 from gurney.model.job import Admission
+from gurney.model.resources import Quota
 
 #: The variable that names the folder of secrets; no file names it.
 SECRETS_DIR = "GURNEY_SECRETS_DIR"
@@ -101,6 +102,9 @@ class Settings(BaseSettings):
     recently used go that nothing uses. Only what Gurney pulled counts, and goes. 0: all stay."""
     admission: Admission = Admission.QUEUE
     """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
+    quotas: dict[str, Quota] = {}
+    """What the jobs of a project may hold at a time, as JSON: `{"research": {"gpus": 4, "cpu": 64}}`; `*`: each project
+    that is not named. What is not said is not bounded; a share of a GPU counts as that share."""
     require_approval: bool = False
     """Only approved MAPs may run."""
     allow_network: bool = False

@@ -48,7 +48,7 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
         service,
         service.store.guarded(tenure.check),
         tenure,
-        Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval)),
+        Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval), settings.quotas),
         Presence(settings.node_lost_after),
         effects,
     )

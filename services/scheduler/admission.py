@@ -25,11 +25,12 @@ from gurney.subjects import JOB_GET
 from services.scheduler import feasible, lifecycle, machine
 from services.scheduler.cluster import Cluster
 from services.scheduler.effects import Effects
-from services.scheduler.order import Entry, entry_of
+from services.scheduler.order import Entry, alone, entry_of
 from services.scheduler.placer import Placer
-from services.scheduler.plan import ATTEMPT_LIVE, Decision
+from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
+from services.scheduler.turns import position
 
 #: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
 #: Half of the time for which ended placements are kept, so that clocks may differ.
@@ -89,7 +90,8 @@ class AdmissionDesk:
 
     def _room_for(self, entry: Entry) -> Decision:
         """Return where the job finds room that none of the waiting jobs before it could use; raises `NoRoom`."""
-        plan = evaluate(self._cluster.snapshot(entry.since), self._cluster.queue.with_one_more(entry))
+        now, cluster = entry.since, self._cluster
+        plan = evaluate(cluster.snapshot(now), cluster.queue.with_one_more(entry), cluster.rules(now))
         found = next((each for each in plan.decisions if each.entry is entry), None)
         if found is None:
             short = "; ".join(f"{each.message} ({each.code})" for each in plan.reasons(entry))
@@ -137,10 +139,11 @@ class AdmissionDesk:
         entry = self._cluster.queue.get(question.job_id)
         if entry is None:
             return Explained(waiting=None)
-        snapshot = self._cluster.snapshot(clock.now())
-        short = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
-        reasons = (ATTEMPT_LIVE,) if entry.job_id in snapshot.live else short
-        return Explained(waiting=Waiting(position=self._cluster.queue.position(entry.job_id), reasons=reasons))
+        now, cluster = clock.now(), self._cluster
+        snapshot, lanes, rules = cluster.snapshot(now), cluster.queue.lanes, cluster.rules(now)
+        plan = evaluate(snapshot, alone(entry), rules)
+        place = position(entry, lanes, rules, snapshot.using, snapshot.whole)
+        return Explained(waiting=Waiting(position=place, reasons=plan.reasons(entry)))
 
     async def placements(self, question: PlacementsSince) -> PlacementEvents:
         """Return what the placements of these runs say of their jobs."""

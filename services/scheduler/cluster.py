@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from gurney.model.resources import Quota
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.demand import Demand
 from services.scheduler.order import Entry, Queue
 from services.scheduler.overview import Overview
+from services.scheduler.predict import Durations
 from services.scheduler.shape import Shape
+from services.scheduler.shares import Shares
 from services.scheduler.snapshot import NodeView, Snapshot, held_by
+from services.scheduler.turns import Rules
 
 
 @dataclass(slots=True)
@@ -34,13 +38,16 @@ class Notes:
 class Cluster:
     """One per scheduler."""
 
-    def __init__(self, silent_after: timedelta) -> None:
+    def __init__(self, silent_after: timedelta, quotas: Mapping[str, Quota] | None = None) -> None:
+        self._quotas = quotas or {}
         self._overview = Overview(silent_after)
         self._placements: dict[str, Placement] = {}
         self._notes: dict[str, Notes] = {}
         self.epoch = 0
         self.queue = Queue()
         self.demand = Demand()
+        self.durations = Durations()
+        self._shares = Shares()
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
@@ -65,6 +72,10 @@ class Cluster:
         if self.queue.add(entry):
             self.demand.saw(entry.shape, entry.since)
 
+    def rules(self, now: datetime) -> Rules:
+        """Return what decides whose turn it is."""
+        return Rules(now, self._shares.had(now), self.durations, self._quotas)
+
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""
         return [placement for placement in self._placements.values() if placement.node == node]
@@ -87,8 +98,18 @@ class Cluster:
         if placement.live:
             self._placements[placement.id] = placement
             return False
+        self._remember(placement)
         self.forget(placement.id)
         return True
+
+    def _remember(self, placement: Placement) -> None:
+        """Keep what a placement that is over tells of its MAP and its project."""
+        if placement.node is None or placement.ended_at is None:
+            return
+        begin, end = placement.placed_at, placement.ended_at
+        self._shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
+        if placement.request and placement.outcome and placement.outcome.ending == "succeeded":
+            self.durations.note(placement.request.digest, (end - begin).total_seconds())
 
     def forget(self, run_id: str) -> None:
         """Let go of a placement that is not live, or was never written."""

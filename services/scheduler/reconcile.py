@@ -157,11 +157,11 @@ class Reconcile:
     def _hopeless(self, now: datetime) -> dict[Shape, str]:
         """Return the shapes that no known node could ever hold, and what is short."""
         nodes = self._cluster.capable(now)
-        found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.lanes}
+        found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.shapes}
         return {shape: "; ".join(each.message for each in why) for shape, why in found.items() if why and nodes}
 
     async def _fail(self, shape: Shape, outcome: Outcome, now: datetime) -> None:
-        for entry in list(self._cluster.queue.lanes.get(shape, ())):
+        for entry in [each for lane in self._cluster.queue.shapes.get(shape, {}).values() for each in lane]:
             request = entry.request
             self._cluster.queue.drop(request.job_id, request.attempt)
             never = machine.never_placed(request.job_id, request.attempt, outcome, self._cluster.epoch, now)

@@ -9,8 +9,10 @@ import pytest
 
 from gurney.cli.simulate import Simulation
 from gurney.errors import Invalid
+from services.scheduler.order import alone
 from services.scheduler.plan import check
 from services.scheduler.policy import evaluate
+from services.scheduler.turns import Rules
 from services.simulate import generator, measure, trace
 from services.simulate.__main__ import simulate
 from services.simulate.fill import fill, inflated, typical
@@ -113,21 +115,22 @@ def test_what_is_simulated_is_the_core_and_its_snapshots_can_be_replayed() -> No
     nodes, tasks = generator.nodes(10, 1), generator.tasks(80, 1, 1, 1.0)
     world = World(nodes, typical(tasks))
     for number, task in enumerate(tasks):
-        lanes = {task.shape: [entry_of(number, task, 0)]}
+        entry = entry_of(number, task, 0)
+        lanes = alone(entry)
         recorded = world.record()
-        plan = world.decide(lanes, 0)
-        assert evaluate(recorded, lanes).decisions == plan.decisions
+        plan = world.offer(entry)
+        assert evaluate(recorded, lanes, Rules(trace.EPOCH)).decisions == plan.decisions
         assert check(plan.after) == []
 
 
 def test_tasks_that_come_and_go_wait_their_time() -> None:
-    """With one GPU, the second of two tasks waits for the first; a narrow one passes a wide one only without `fifo`."""
+    """With one GPU the second of two tasks waits for the first; a narrow one passes a wide one, but not with `fifo`."""
     nodes = [trace.node("a", 8000, 8192, 2, "T4")]
     one, two = trace.shape(1000, 1024, 1), trace.shape(1000, 1024, 2)
     tasks = [Task(one, 0, 100), Task(two, 10, 100), Task(one, 20, 10), Task(trace.shape(1000, 1024, 3), 0, 1)]
     waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks, ()).waits}
     assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 0.0}
-    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), fifo=True).waits}
+    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), "fifo").waits}
     assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 180.0}
 
 
