@@ -138,7 +138,7 @@ class AdmissionDesk:
         if entry is None:
             return Explained(waiting=None)
         snapshot = self._cluster.snapshot(clock.now())
-        short = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
+        short = feasible.counted(snapshot.board(), entry.shape)
         reasons = (ATTEMPT_LIVE,) if entry.job_id in snapshot.live else short
         return Explained(waiting=Waiting(position=self._cluster.queue.position(entry.job_id), reasons=reasons))
 

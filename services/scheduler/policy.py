@@ -7,7 +7,8 @@ Room only shrinks within a plan, so once a job does not fit, no other of its sha
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
-from services.scheduler import rank
+from gurney.model.job import WaitReason
+from services.scheduler import feasible, rank
 from services.scheduler.grid import Load
 from services.scheduler.order import Entry, Key
 from services.scheduler.plan import Blocked, Decision, Plan
@@ -40,7 +41,7 @@ def evaluate(snapshot: Snapshot, lanes: Lanes, chance: rank.Chance | None = None
     finally:
         trial.take_back()
     after = trial.after()
-    return Plan(tuple(trial.decisions), Blocked(after, blocked), frozenset(held), after, load)
+    return Plan(tuple(trial.decisions), Blocked(blocked, trial.reasons), frozenset(held), after, load)
 
 
 class _Trial:
@@ -49,6 +50,7 @@ class _Trial:
     def __init__(self, snapshot: Snapshot, chance: rank.Chance | None) -> None:
         self._snapshot = snapshot
         self._board = snapshot.board()
+        self._edition = self._board.edition
         self._chance = chance
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
@@ -75,6 +77,16 @@ class _Trial:
     @property
     def load(self) -> Load:
         return self._board.load
+
+    def reasons(self, shape: Shape) -> tuple[WaitReason, ...]:
+        """Return why a shape waits: once the plan is carried out, or as things are if they have changed since."""
+        if self._board.edition != self._edition:
+            return feasible.counted(self._board, shape)
+        self._board.put_all({name: view.room for name, view in self._changed.items()})
+        try:
+            return feasible.counted(self._board, shape)
+        finally:
+            self.take_back()
 
     def take_back(self) -> None:
         self._board.put_all({name: self._snapshot.nodes[name].room for name in self._changed})

@@ -51,7 +51,7 @@ def rows(board: Board, names: Any) -> dict[str, Any]:
     for name in names:
         row = board.names.index(name)
         found[name] = (
-            bool(board.ready[row]),
+            int(board.standing[row]),
             int(board.cpu[row]),
             int(board.memory[row]),
             board.free[row][board.kind[row] >= 0].tolist(),
@@ -124,6 +124,7 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
         assert kept.board().load == fresh.board().load
         for shape in shapes:
+            assert feasible.counted(kept.board(), shape) == feasible.reasons(fresh.nodes.values(), shape, feasible.NOW)
             assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
 
 
@@ -143,6 +144,19 @@ def test_a_plan_leaves_what_is_kept_as_it_was(
     assert first.decisions == again.decisions == recorded.decisions
     assert check(first.after) == []
     assert first.load == first.after.board().load
+
+
+@given(NODES, REQUESTS, SHAPES)
+def test_rows_give_the_reasons_that_their_nodes_give(
+    nodes: list[Node], requests: list[PlacementRequest], shape: Shape
+) -> None:
+    """What a board says of all its rows at once is what its nodes say one by one, in a plan and afterwards."""
+    plan = evaluate(a_snapshot(nodes), a_queue(*requests).lanes)
+    for each in (shape, *plan.blocked):
+        expected = feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
+        assert feasible.counted(plan.after.board(), each) == expected
+    for each, found in plan.blocked.items():
+        assert found == feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
 
 
 @given(NODES, SHAPES, something_typical())
