@@ -20,6 +20,8 @@ Rows = npt.NDArray[np.intp]
 
 #: States of a node whose worth is remembered: what a plan tried is mostly there a moment later.
 KNOWN = 4096
+#: Rows that are weighed at a time: what that needs grows with GPUs and typical tasks.
+MANY = 1024
 
 
 #: How nodes stand; `NOWHERE`: there is no such node.
@@ -62,6 +64,7 @@ class Grid:
     """The rows."""
 
     def __init__(self, typical: Sequence[Typical] = (), together: float = TOGETHER) -> None:
+        self._together = together
         self.fragments = Fragments(typical, together)
         self.names: list[str] = []
         self._row: dict[str, int] = {}
@@ -96,8 +99,7 @@ class Grid:
         #: Cpu, memory, GPUs.
         self.size = np.zeros((rows, 3), dtype=np.int64)
         self._given = np.zeros(rows, dtype=np.int64)
-        groups = len(self.fragments.groups)
-        self._use = Use(np.zeros((rows, groups)), np.zeros((rows, groups)), np.zeros((rows, groups)))
+        self._use = self.fragments.of_no_use(rows)
         self._usable = np.zeros(rows)
         #: Rows of the same number are equal in all that counts.
         self._state = np.zeros(rows, dtype=np.int64)
@@ -124,6 +126,18 @@ class Grid:
         if (largest != self.largest).any():
             self.largest = largest
             self._all_changed()
+
+    def expect(self, typical: Sequence[Typical]) -> None:
+        """Measure what GPUs are of use for against other tasks from now on."""
+        self.fragments = Fragments(typical, self._together)
+        for device in self.devices:
+            self.fragments.learn_device(device)
+        for home in self.homes:
+            self.fragments.learn_home([runs(home, shape) for shape in self.fragments.shapes])
+        self._weighed = {}
+        self._use = self.fragments.of_no_use(len(self.cpu))
+        self._weigh(np.arange(len(self.names)))
+        self._all_changed()
 
     def drop(self, name: str) -> None:
         """Forget a node."""
@@ -195,16 +209,27 @@ class Grid:
 
     def _weigh(self, rows: Rows) -> None:
         """Find out what the GPUs of rows are of use for; of a state that was there a moment ago it is known."""
-        if len(rows) == 1 and (known := self._weighed.get(int(self._state[rows[0]]))):
-            use, usable = known
-        else:
-            use = self.fragments.use(self.kind[rows], self.free[rows])
-            use = Use(*(each.sum(axis=1) for each in use))
-            usable = self.fragments.usable(self.cpu[rows], self.memory[rows], self.home[rows], use)
         if len(rows) == 1:
-            self._weighed[int(self._state[rows[0]])] = use, usable
-            if len(self._weighed) > KNOWN:
-                del self._weighed[next(iter(self._weighed))]
+            state = int(self._state[rows[0]])
+            if (known := self._weighed.get(state)) is None:
+                known = self._weighed[state] = self._use_of(rows)
+                if len(self._weighed) > KNOWN:
+                    del self._weighed[next(iter(self._weighed))]
+            self._learned(rows, *known)
+            return
+        _, first, which = np.unique(self._state[rows], return_index=True, return_inverse=True)
+        for start in range(0, len(first), MANY):
+            use, usable = self._use_of(rows[first[start : start + MANY]])
+            some = np.flatnonzero((which >= start) & (which < start + MANY))
+            part = which[some] - start
+            self._learned(rows[some], use.at(part), usable[part])
+
+    def _use_of(self, rows: Rows) -> tuple[Use, Floats]:
+        use = self.fragments.use(self.kind[rows], self.free[rows])
+        use = Use(*(each.sum(axis=1) for each in use))
+        return use, self.fragments.usable(self.cpu[rows], self.memory[rows], self.home[rows], use)
+
+    def _learned(self, rows: Rows, use: Use, usable: Floats) -> None:
         for kept, found in zip(self._use, use, strict=True):
             kept[rows] = found
         self._usable[rows] = usable
@@ -246,7 +271,7 @@ class Grid:
         self._all_changed()
         for row, room in enumerate(self._rooms):
             self._set(row, room)
-        self._weigh(np.arange(rows))
+        self._weigh(np.arange(len(self.names)))
 
     def _home_of(self, home: Home) -> int:
         if home not in self.homes:

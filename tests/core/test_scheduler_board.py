@@ -123,6 +123,7 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         assert dict(kept.live) == dict(fresh.live)
         assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
         assert kept.board().load == fresh.board().load
+        assert kept.board().fragmentation() == pytest.approx(fresh.board().fragmentation())
         for shape in shapes:
             assert feasible.counted(kept.board(), shape) == feasible.reasons(fresh.nodes.values(), shape, feasible.NOW)
             assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
