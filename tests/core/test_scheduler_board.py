@@ -281,3 +281,15 @@ def test_a_row_that_did_not_change_is_not_weighed_again(monkeypatch: pytest.Monk
         plan = evaluate(overview.snapshot(nodes, NOW), a_queue(a_request(number)).lanes)
         overview.place(plan.decisions[0].held)
     assert looked == [50, 1, 1]
+
+
+def test_rows_that_are_kept_in_reserve_count_for_nothing() -> None:
+    """When a node joins, room is made for more than one; what is free there is of use to nobody."""
+    nodes = {f"n{number}": a_node(f"n{number}", gpus=[a_gpu(str(number))]) for number in range(4)}
+    overview, typical = Overview(SILENT_AFTER), typically(gpus=2)
+    overview.snapshot(dict(list(nodes.items())[:3]), NOW, typical)
+    board = overview.snapshot(nodes, NOW, typical).board()
+    assert len(board.cpu) > len(nodes)
+    assert board.fragmentation() == 1
+    overview.snapshot(nodes, NOW, typically(gpus=1))
+    assert board.fragmentation() == 0
