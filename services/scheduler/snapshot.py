@@ -71,9 +71,8 @@ class NodeView:
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """The healthy GPUs by UUID, those with little memory first: they are given first where several do."""
-        return {
-            gpu.uuid: device_of(gpu, shared=self.shares) for gpu in sorted(self.healthy, key=lambda gpu: gpu.memory)
-        }
+        known = [(gpu.uuid, device_of(gpu, shared=self.shares)) for gpu in self.healthy]
+        return dict(sorted(known, key=lambda item: (item[1].memory, item[1])))
 
     @cached_property
     def free_mib(self) -> Mapping[str, int]:
