@@ -1,9 +1,12 @@
 """What every test has: profiles, the two reports, servers, and a loop in which nothing may block."""
 
+import ctypes
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pynvml
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
@@ -13,9 +16,11 @@ from gurney.testing.docker import DockerDaemon
 from gurney.testing.minio import minio
 from gurney.testing.mongo import MongoServer
 from gurney.testing.nats import NatsServer
+from gurney.testing.nvml import VARIABLE, FakeNvml, build
 from gurney.testing.registry import PASSWORDS, Registry
 from gurney.testing.s3 import S3Server
 from gurney.testing.versitygw import versitygw
+from services.agent import gpus
 
 pytest_plugins = [
     "tests.plugins.profiles",
@@ -65,6 +70,38 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A running nats-server for one test, which may pause, kill, wipe and start it again."""
     with NatsServer(tmp_path / "nats") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for NVIDIA's library, for tests that `needs("cc")`."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """What this process takes for NVIDIA's library, without GPUs until the test says otherwise."""
+    with pretended(nvml_library, tmp_path / "nvml", monkeypatch) as fake:
+        yield fake
+
+
+@pytest.fixture
+def old_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """The same as `nvml` with a driver of 2020."""
+    with pretended(build(tmp_path, "-DOLD"), tmp_path / "nvml", monkeypatch) as fake:
+        yield fake
+
+
+@contextmanager
+def pretended(library: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """Have this process take a library for NVIDIA's."""
+    fake = FakeNvml(library, state)
+    monkeypatch.setenv(VARIABLE, str(fake.state))
+    monkeypatch.setattr(gpus, "LIBRARY", str(library))
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    yield fake
+    fake.says()  # a call that hangs comes back
 
 
 @pytest.fixture(scope="session")

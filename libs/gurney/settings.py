@@ -33,6 +33,10 @@ _PREFIX = "GURNEY_"
 #: How alike a variable and a setting are at least when one is the other misspelt.
 ALIKE = 0.75
 
+_GPUS = r"[1-9]\d{0,2}x[1-9]\d{0,6}(Mi|Gi)(:[^:,]{1,64}(:\d{1,2}\.\d{1,2})?)?"
+#: How GPUs are described: count, memory of each, model, compute capability.
+GPUS_PATTERN = rf"^(none|{_GPUS}(,{_GPUS})*)$"
+
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
@@ -100,7 +104,7 @@ class Settings(BaseSettings):
     require_approval: bool = False
     """Only approved MAPs may run."""
     allow_network: bool = False
-    """MAPs that ask for a network get one by which the outside can be reached; otherwise no run has any."""
+    """MAPs that ask for a network get one that leads outside, and to no other run; otherwise no run has any."""
     admin_token: SecretStr | None = None
     """Is an administrator's token at the edge from its first request on."""
     run_secret: SecretStr = SecretStr("")
@@ -155,6 +159,9 @@ class Settings(BaseSettings):
     """Cores that are given to jobs; by default all that this process may use."""
     memory: int | None = Field(default=None, gt=0)
     """Memory that is given to jobs; by default the host's less `reserve_memory`."""
+    gpus: str | None = Field(default=None, pattern=GPUS_PATTERN)
+    """GPUs of this host that only exist on paper, for tests and simulations: `4x80Gi`, `4x80Gi:A100,2x24Gi:L4:8.9` with
+    model and compute capability; `none`: no job gets those that are there. None: those that the NVIDIA driver tells."""
     webhook_private: Literal["none", "loopback", "all"] = "none"
     """Which private addresses job handlers may have: none, this host only (embedded, where nothing is said), all."""
     webhook_timeout: float = Field(default=10.0, gt=0, le=20)

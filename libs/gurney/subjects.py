@@ -14,7 +14,7 @@ from gurney.model import map as m
 from gurney.model import payload as p
 from gurney.model import run as r
 from gurney.model.base import Message
-from gurney.model.common import Empty, Health, Page, Ref, Rename
+from gurney.model.common import Digests, Empty, Health, Page, Ref, Rename
 
 #: The one service of which each host has its own, with a name of its own: its node.
 AGENT = "agent"
@@ -88,6 +88,7 @@ MAP_RENAME = Operation("map", "rename", Rename, m.Map, ("edge",))
 MAP_APPROVE = Operation("map", "approve", Ref, m.Map, ("edge",))
 MAP_UNREGISTER = Operation("map", "unregister", Ref, Empty, ("edge",))
 MAP_ALIVE = Operation("map", "alive", m.MapRefs, m.MapsAlive, ("payload",))
+MAP_NEEDED = Operation("map", "needed", Digests, Digests, ("agent",), traced=False)
 
 PAYLOAD_CREATE = Operation("payload", "create", p.PayloadCreate, p.Payload, ("edge",))
 PAYLOAD_OPEN = Operation("payload", "open", Ref, p.Payload, ("edge",))
@@ -119,6 +120,7 @@ JOB_FINALIZE = Operation("job", "finalize", j.JobGet, j.Job, ("edge",))
 JOB_DELETE = Operation("job", "delete", j.JobGet, Empty, ("edge",))
 JOB_LIVE = Operation("job", "live", j.MapJobs, j.LiveJobs, ("map",))
 JOB_ALIVE = Operation("job", "alive", j.JobRefs, j.JobsAlive, ("payload", "scheduler"))
+JOB_NEEDED = Operation("job", "needed", Digests, Digests, ("map",), traced=False)
 JOB_OWED = Operation("job", "owed", j.JobOwed, j.OwedJobs, ("scheduler", "notifier"))
 JOB_NOTIFIED = Operation("job", "notified", j.JobRefs, Empty, ("notifier",))
 

@@ -82,6 +82,16 @@ RUN_MEMORY = Histogram(
     buckets=[2.0**power for power in range(24, 39, 2)],
 )
 RUN_CPU = Counter("gurney_run_cpu_seconds_total", "Processor time of applications.")
+RUN_GPU_MEMORY = Histogram(
+    "gurney_run_gpu_peak_memory_bytes",
+    "Memory that a run held at once on its GPUs, as far as it was seen.",
+    buckets=[2.0**power for power in range(28, 41, 2)],
+)
+RUN_GPU_UTILIZATION = Histogram(
+    "gurney_run_gpu_utilization_ratio",
+    "Share of the time in which the GPUs of a run computed.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
+)
 RUN_BYTES = Counter("gurney_run_bytes_total", "Bytes of files that applications found and left.", ["direction"])
 DELIVERIES = Counter("gurney_deliveries_total", "Attempts to deliver to a job handler.", ["result"])
 BYTES = Counter("gurney_bytes_total", "Bytes of files that clients moved.", ["direction"])

@@ -16,6 +16,8 @@ from services.agent.claim import Claim
 from services.agent.contents import Contents
 from services.agent.disk import Disk
 from services.agent.effects import Effects
+from services.agent.gpu_meter import Meter
+from services.agent.gpus import Gpus
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
 from services.agent.host import Host
@@ -26,6 +28,7 @@ from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
 from services.agent.patience import Crew
 from services.agent.supervisor import Supervisor
+from services.agent.sweep import Sweep
 
 #: Files that the runs of this host move at once.
 TRANSFERS = 8
@@ -37,6 +40,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
     folder = Path(settings.data).absolute() / "agent"
     effects = Effects(service.bus, settings.node, Crew())
     live_log = LiveLog(settings.node, service.bus.publish)
+    gpus = Gpus(settings)
     host = Host(
         settings=settings,
         bus=service.bus,
@@ -48,6 +52,8 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         work=folder / "work",
         disk=Disk(folder / "work"),
         contents=Contents(folder / "content", folder / "work", settings.content_cache),
+        gpus=gpus,
+        meter=Meter(gpus),
     )
     supervisor = Supervisor(host, runtimes)
     identity = Identity(folder)
@@ -58,8 +64,8 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         Parts(
             consumers={agent_runs(settings.node): handlers.command},
             reconcile=heart.soon,
-            tasks=(heart.beat, live_log.run, host.disk.run),
-            resources=(identity, claim, pooled(), effects, supervisor, heart),
+            tasks=(heart.beat, live_log.run, host.disk.run, host.meter.run, Sweep(host, supervisor, runtimes).sweep),
+            resources=(identity, claim, pooled(), effects, gpus, supervisor, heart),
             checks={runtime.name: partial(_can_begin, runtime) for runtime in runtimes},
         )
     )

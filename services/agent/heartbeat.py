@@ -80,6 +80,7 @@ class Heart:
             self._renewing.start(self._supervisor.renew(beat.runs, sent), "leases")
 
     def _heartbeat(self) -> Heartbeat:
+        gpus = self._host.gpus.now(self._supervisor.held_gpus)
         return Heartbeat(
             node=self._settings.node,
             incarnation=self._identity.incarnation,
@@ -87,8 +88,10 @@ class Heart:
             epoch=self._host.journal.epoch,
             lease=self._host.leases.seconds,
             at=clock.now(),
-            capacity=self._supervisor.capacity,
+            simulated=self._host.gpus.simulated,
+            capacity=self._supervisor.capacity.but(gpus=len(gpus)),
+            gpus=gpus,
             kinds=self._supervisor.kinds,
-            faults=self._supervisor.faults,
+            faults=(*self._supervisor.faults, *self._host.gpus.faults),
             runs=self._supervisor.run_ids,
         )

@@ -9,6 +9,8 @@ from gurney.settings import Settings
 from services.agent.contents import Contents
 from services.agent.disk import Disk
 from services.agent.effects import Effects
+from services.agent.gpu_meter import Meter
+from services.agent.gpus import Gpus
 from services.agent.journal import Journal
 from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
@@ -30,3 +32,5 @@ class Host:
     work: Path
     contents: Contents
     disk: Disk
+    gpus: Gpus
+    meter: Meter

@@ -11,6 +11,7 @@ from gurney.model.job import Timings, Usage
 from gurney.model.resources import Amount
 from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
+from services.agent.gpu_use import NOTHING, Used
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
 DOUBTFUL_TRIES = 4
@@ -45,8 +46,8 @@ _ENDINGS: dict[Cause, tuple[Ending, str, str]] = {
 }
 
 
-def outcome_of(end: End, timings: Timings) -> Outcome:
-    """Return how a run ended that the runtime has begun, or could not begin."""
+def outcome_of(end: End, timings: Timings, gpus: Used = NOTHING) -> Outcome:
+    """Return how a run ended that the runtime has begun, or could not begin; `gpus`: what it used of them."""
     ending, reason = _ending_of(end)
     return Outcome(
         ending=ending,
@@ -55,7 +56,13 @@ def outcome_of(end: End, timings: Timings) -> Outcome:
         started_at=end.started_at,
         stopped_at=end.stopped_at,
         timings=timings.but(running=end.duration_s),
-        usage=Usage(cpu_s=end.cpu_s, peak_memory=end.peak_memory, wall_s=end.duration_s),
+        usage=Usage(
+            cpu_s=end.cpu_s,
+            peak_memory=end.peak_memory,
+            wall_s=end.duration_s,
+            gpu_peak_memory=gpus.memory,
+            gpu_utilization=gpus.busy,
+        ),
     )
 
 
@@ -118,6 +125,24 @@ def on_full_disk(outcome: Outcome) -> Outcome:
             return outcome
 
 
+def without_gpus(unfit: Mapping[str, str], timings: Timings) -> Outcome:
+    """Return the outcome of a run that was not begun, for want of its GPUs."""
+    return lost("gpu_lost", _told(unfit), timings)
+
+
+def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
+    """Return the outcome of a run that nobody stopped, in view of its GPUs on which nothing can run any more.
+
+    A failure is not its own then, and one that was ended was so by us, for want of them.
+    """
+    if outcome.ending == "canceled" and not unfit:
+        return outcome.but(ending="lost", reason=Reason.of("gpu_lost", "it was ended while one of its GPUs was gone"))
+    if not unfit or outcome.ending not in {"failed", "canceled"}:
+        return outcome
+    why = f": {outcome.reason.message}" if outcome.reason else ""
+    return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))
+
+
 def unstored(outcome: Outcome, fault: str) -> Outcome:
     """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
     outcome = outcome.but(metadata=None)
@@ -158,6 +183,16 @@ def may_claim(found: Heartbeat | None, home: str, incarnation: str, *, has_beate
     return found.home == home and not has_beaten
 
 
+def idle_since(idle: Iterable[str], before: Mapping[str, float], now: float) -> dict[str, float]:
+    """Return since when copies are idle; `before`: what this was at the last look. One that was needed begins anew."""
+    return {digest: before.get(digest, now) for digest in idle}
+
+
+def long_idle(idle: Mapping[str, float], since: float) -> list[str]:
+    """Return the copies that have been idle since then, or longer."""
+    return [digest for digest, began in idle.items() if began <= since]
+
+
 def kind_of(urn: str, kinds: Sequence[str]) -> str | None:
     """Return the kind, an URN's beginning, that the URN is of."""
     return next((kind for kind in kinds if urn.startswith(kind)), None)
@@ -165,6 +200,10 @@ def kind_of(urn: str, kinds: Sequence[str]) -> str | None:
 
 def _sum(amounts: Iterable[float | None]) -> float:
     return sum(amount or 0 for amount in amounts)
+
+
+def _told(unfit: Mapping[str, str]) -> str:
+    return "nothing can run on " + ", ".join(f"{uuid} ({health})" for uuid, health in unfit.items())
 
 
 def _reason(code: str, told: str, detail: str) -> Reason:

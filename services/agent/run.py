@@ -263,8 +263,13 @@ class Run:
         """Have the runtime begin the run, however long it takes: whether it has begun is for the runtime to say."""
         if self._runtime is None:
             raise ValueError("a run without a runtime is never staged")
-        asked = self.entry.start.request.timeout_s
+        start = self.entry.start
+        asked, content = start.request.timeout_s, start.request.content
         timeout_s = (self._host.settings.job_timeout if asked is None else asked) or None
+        content_dir = self._host.contents.path(content.digest) if content else None
+        if unfit := self._host.gpus.unfit(start.gpus):
+            await self._decide(policy.without_gpus(unfit, self.entry.timings))
+            return Event.GIVEN_UP
         leases = self._host.leases
         self._since = clock.monotonic()
         await self._host.disk.look_again()
@@ -275,7 +280,16 @@ class Run:
                 return await self._give_up("node_lost", "the node was cut off for longer than the run's lease")
             try:
                 until = leases.until(self.run_id)
-                await self._runtime.start(spec_of(self.entry.start, self.work, timeout_s, self._traceparent, until))
+                spec = spec_of(
+                    start,
+                    self.work,
+                    timeout_s,
+                    self._traceparent,
+                    until,
+                    content_dir=content_dir,
+                    gpus_simulated=self._host.gpus.simulated,
+                )
+                await self._runtime.start(spec)
                 break
             except GurneyError as error:
                 if not error.retryable:
@@ -302,12 +316,24 @@ class Run:
             raise ValueError("a run without a runtime never begins")
         if not self._end.done():
             self._phases.begin("running")
+            self._host.meter.begin(self.run_id, self.entry.start.gpus, self._runtime)
             self._follow_log(self._runtime)
             await self._keep_timings()
             if self.entry.stopped:
                 await self._stop_patiently()
-        await self._end
+        watch = asyncio.create_task(self._end_without_gpus()) if self.entry.start.gpus else None
+        try:
+            await self._end
+        finally:
+            if watch is not None:
+                watch.cancel()
         return Event.ENDED
+
+    async def _end_without_gpus(self) -> None:
+        """End it when one of its GPUs is gone, for which the application might wait for ever."""
+        await self._host.gpus.gone(self.entry.start.gpus)
+        _log.warning("run is ended for want of its GPUs", run=self.run_id)
+        await self._stop_patiently()
 
     def _follow_log(self, runtime: Runtime) -> None:
         self._host.live_log.follow(self.run_id, runtime.log_path(self.run_id), anew=self._anew)
@@ -324,7 +350,10 @@ class Run:
             raise ValueError("a run without a runtime leaves nothing")
         began = clock.monotonic()
         self._tell_running()
-        outcome = policy.outcome_of(self._end.result(), self.entry.timings)
+        outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
+        if outcome.ending != "succeeded" and not self.entry.stopped and (gpus := self.entry.start.gpus):
+            await self._host.gpus.look_again()
+            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(gpus))
         counts = self._phases.begin("collecting")
         settings = self._host.settings
         limits = Limits(settings.max_output_files, settings.max_output)
@@ -375,6 +404,10 @@ def _count(outcome: Outcome) -> None:
         telemetry.RUN_SECONDS.labels(outcome.ending).observe(used.wall_s)
     if used.peak_memory is not None:
         telemetry.RUN_MEMORY.observe(used.peak_memory)
+    if used.gpu_peak_memory is not None:
+        telemetry.RUN_GPU_MEMORY.observe(used.gpu_peak_memory)
+    if used.gpu_utilization is not None:
+        telemetry.RUN_GPU_UTILIZATION.observe(used.gpu_utilization)
     telemetry.RUN_CPU.inc(used.cpu_s or 0)
     telemetry.RUN_BYTES.labels("in").inc(used.bytes_in or 0)
     telemetry.RUN_BYTES.labels("out").inc(used.bytes_out or 0)

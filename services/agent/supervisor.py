@@ -53,6 +53,21 @@ class Supervisor:
     def run_ids(self) -> tuple[str, ...]:
         return tuple(self._runs)
 
+    @property
+    def digests(self) -> set[str]:
+        """What the runs have in hand: their MAPs, and what these bring along."""
+        requests = [run.entry.start.request for run in self._runs.values()]
+        return {each.digest for each in requests} | {each.content.digest for each in requests if each.content}
+
+    @property
+    def held_gpus(self) -> frozenset[str]:
+        """UUIDs of the GPUs that live runs have."""
+        return frozenset(gpu for run in self._holding_room for gpu in run.entry.start.gpus)
+
+    @property
+    def _holding_room(self) -> list[Run]:
+        return [run for run in self._runs.values() if run.step in machine.HOLDS_ROOM]
+
     def runtime_for(self, urn: str) -> Runtime | None:
         """Return who runs the URN here."""
         kind = policy.kind_of(urn, self.kinds)
@@ -83,7 +98,7 @@ class Supervisor:
             raise Conflict("another agent has the id of this node")
         if not await self._is_current(start.epoch, start.run_id):
             return
-        live = [run.entry.start for run in self._runs.values() if run.step in machine.HOLDS_ROOM]
+        live = [run.entry.start for run in self._holding_room]
         if not policy.fits(self.capacity, live, start):
             _log.warning("start refused: it does not fit beside the live runs", run=start.run_id)
             return

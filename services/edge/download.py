@@ -1,7 +1,8 @@
 """Bytes on their way to a client: whole files are held against their digest, ranges rely on the store."""
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from mimetypes import MimeTypes
 
 from aiohttp import hdrs, web
@@ -12,7 +13,7 @@ from gurney.model.payload import FileView, SignedFile
 from gurney.objects.disposition import BINARY, disposition
 from gurney.paths import is_folder
 from gurney.transfer import Digest, Get, open_get
-from services.edge import ranges
+from services.edge import ranges, respond
 from services.edge.call import Call
 
 #: Asks the owner for the file and its URL.
@@ -91,14 +92,26 @@ async def stream(call: Call, response: web.StreamResponse, chunks: AsyncIterable
         async for chunk in chunks:
             if not response.prepared:  # not before the first bytes are there: until then an error is a problem document
                 await response.prepare(call.request)
-            await response.write(chunk)
+            async with _is_read():
+                await response.write(chunk)
             sent += len(chunk)
         if not response.prepared:
             await response.prepare(call.request)
-        await response.write_eof()
+        async with _is_read():
+            await response.write_eof()
     except ConnectionError:  # the client went away
         if call.request.transport is not None:
             call.request.transport.abort()
     finally:
         telemetry.BYTES.labels("out").inc(sent)
     return response
+
+
+@asynccontextmanager
+async def _is_read() -> AsyncIterator[None]:
+    """Take a client that does not read what is written for gone: he holds a connection, and one to the store."""
+    try:
+        async with asyncio.timeout(respond.STUCK_S):
+            yield
+    except TimeoutError as error:
+        raise ConnectionError from error

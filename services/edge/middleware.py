@@ -1,11 +1,17 @@
-"""What happens around every view: trace, metrics, one log line, errors as problems."""
+"""What happens around every view: trace, metrics, one log line, errors as problems.
 
-from collections.abc import Awaitable, Callable
+The line of what changed something, or gave bytes away, is told at the default level, too: who did what, and when.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiohttp import StreamReader, hdrs, web
 
 from gurney import telemetry
 from gurney.clock import monotonic
+from gurney.ids import is_id
+from gurney.model.access import Caller
 from services.edge.auth import allow
 from services.edge.call import Call, Edge, Route
 from services.edge.parse import refuse_encoded
@@ -17,6 +23,8 @@ UNKNOWN = "unknown"
 #: From here on an answer is a refusal, which the default level of the log shows, too.
 BAD = 400
 FAULT = 500
+#: Who asks, once that is known, and whether the default level of the log is to tell it.
+ASKED: web.RequestKey[tuple[Caller, bool]] = web.RequestKey("asked", tuple)
 STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
 
 _log = telemetry.log("edge")
@@ -29,6 +37,7 @@ def bind(edge: Edge, route: Route) -> Handler:
         caller = None
         if route.roles:
             caller = await edge.authenticator.caller(request.headers.get(hdrs.AUTHORIZATION))
+            request[ASKED] = caller, route.method != hdrs.METH_GET or route.reply is None
             allow(caller, route.roles)
         call = Call(edge, request, route, caller)
         if route.takes_body:
@@ -57,7 +66,7 @@ async def observed(request: web.Request, handler: Handler) -> web.StreamResponse
         span.note("http.response.status_code", response.status)
         if response.status >= FAULT:
             span.fail(str(response.status))
-        _note(method, template, response.status, monotonic() - began)
+        _note(method, template, response.status, monotonic() - began, _who(request, response))
         if not response.prepared:
             _tell_trace(response)
             if response.status >= BAD and not _is_read(request.content):
@@ -69,15 +78,25 @@ def refused(error: Exception) -> web.Response:
     """Answer what is not even a request."""
     with telemetry.span(UNKNOWN, telemetry.SERVER, service="edge"):
         response = problem_of(error)
-        _note(UNKNOWN, UNKNOWN, response.status, 0.0)
+        _note(UNKNOWN, UNKNOWN, response.status, 0.0, {})
         return response
 
 
-def _note(method: str, template: str, status: int, seconds: float) -> None:
+def _note(method: str, template: str, status: int, seconds: float, who: Mapping[str, Any]) -> None:
     telemetry.HTTP_REQUESTS.labels(method, template, str(status)).inc()
     telemetry.HTTP_SECONDS.labels(template).observe(seconds)
-    tell = _log.debug if status < BAD else _log.info
-    tell("request", method=method, route=template, status=status, ms=round(seconds * 1e3, 2))
+    tell = _log.info if who or status >= BAD else _log.debug
+    tell("request", method=method, route=template, status=status, ms=round(seconds * 1e3, 2), **who)
+
+
+def _who(request: web.Request, response: web.StreamResponse) -> dict[str, Any]:
+    """Return who it was, and the ids of what it was about; nothing where the default level is not to tell it."""
+    caller, is_told = request.get(ASKED, (None, False))
+    if caller is None or not (is_told or response.status >= BAD):
+        return {}
+    named = (*request.match_info.values(), response.headers.get(hdrs.LOCATION, "").rpartition("/")[2])
+    about = [each for each in named if is_id(each)]
+    return {"by": caller.subject, "token": caller.token, "project": caller.project, "about": about}
 
 
 def _is_read(body: StreamReader) -> bool:

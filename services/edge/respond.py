@@ -9,6 +9,8 @@ from gurney.model.base import Document, Message
 from gurney.model.common import Page
 
 JSON = "application/json"
+#: Seconds that a client may take for what is written to him: then he is not there any more.
+STUCK_S = 30.0
 
 D = TypeVar("D", bound=Document)
 M = TypeVar("M", bound=Message)

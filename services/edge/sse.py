@@ -12,14 +12,13 @@ from gurney import telemetry
 from gurney.clock import monotonic
 from gurney.errors import Unauthorized, Unavailable
 from gurney.feed import Feed, Item
+from services.edge import respond
 from services.edge.call import Call
 
 MEDIA = "text/event-stream"
 LAST_EVENT_ID = "Last-Event-ID"
 #: Seconds of silence after which a comment says that the connection stands.
 KEEP_ALIVE_S = 15.0
-#: Seconds that a client may take for what is written to him: then he is not there any more.
-STUCK_S = 30.0
 #: Bytes that are gathered for one write.
 GATHERED = 64 * 1024
 
@@ -59,7 +58,7 @@ class EventStream:
     async def send(self, data: bytes) -> None:
         """Write; raises `Gone`."""
         try:
-            async with asyncio.timeout(STUCK_S):
+            async with asyncio.timeout(respond.STUCK_S):
                 await self.response.write(data)
         except (TimeoutError, ConnectionError) as error:
             raise Gone from error

@@ -13,6 +13,7 @@ from gurney.subjects import (
     JOB_GET,
     JOB_LIST,
     JOB_LIVE,
+    JOB_NEEDED,
     JOB_NOTIFIED,
     JOB_OWED,
 )
@@ -40,6 +41,7 @@ def build(settings: Settings, *, documents: Documents) -> Service:
                 JOB_DELETE: handlers.delete,
                 JOB_LIVE: handlers.live,
                 JOB_ALIVE: handlers.alive,
+                JOB_NEEDED: handlers.needed,
                 JOB_OWED: handlers.owed,
                 JOB_NOTIFIED: handlers.notified,
             },

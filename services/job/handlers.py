@@ -4,7 +4,7 @@ from gurney import ids, telemetry
 from gurney.consume import Reject
 from gurney.documents.port import Write
 from gurney.errors import GurneyError, NotFound, RevisionConflict
-from gurney.model.common import Empty, Page, Ref
+from gurney.model.common import Digests, Empty, Page, Ref
 from gurney.model.job import (
     Job,
     JobGet,
@@ -89,6 +89,9 @@ class Handlers:
             live=tuple(job.id for job in found if not job.terminal),
             ended=tuple(job.id for job in found if job.terminal),
         )
+
+    async def needed(self, question: Digests) -> Digests:
+        return Digests(digests=tuple(sorted(await repository.needed(self._store, question.digests))))
 
     async def owed(self, question: JobOwed) -> OwedJobs:
         jobs, following = await repository.owed(self._store, question)

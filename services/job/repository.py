@@ -1,6 +1,6 @@
 """The collection `jobs` and its queries."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from gurney import ids
 from gurney.clock import rfc3339
@@ -30,7 +30,7 @@ JOBS = Collection(
         ("map.name", "created_at"),
         ("labels", "created_at"),
     ),
-    fields=("deleting", "stopped_at", "cancel_requested_at"),
+    fields=("deleting", "stopped_at", "cancel_requested_at", "request.digest", "request.content.digest"),
 )
 
 #: Jobs that are read at once by a reconciler.
@@ -98,6 +98,17 @@ async def live_of_map(store: Store, map_id: str) -> tuple[list[str], int]:
     count, _ = await store.documents.totals(JOBS, where)
     first = await store.find(JOBS, *where, limit=10) if count else []
     return [job.id for job in first], count
+
+
+async def needed(store: Store, digests: Sequence[str]) -> set[str]:
+    """Return which of these digests live jobs need; all, while there are jobs of before these were looked for."""
+    unknown, _ = await store.documents.totals(JOBS, (_IS_LIVE, Where("request.digest", "=", None)))
+    if unknown:
+        return set(digests)
+    found: set[str] = set()
+    for field in ("request.digest", "request.content.digest"):
+        found |= (await store.documents.totals_by(JOBS, field, (_IS_LIVE, Where(field, "in", digests)))).keys()
+    return found
 
 
 async def live_by_state(store: Store) -> dict[str, int]:

@@ -4,7 +4,16 @@ from gurney.documents.port import Documents
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.streams import MAP_INSPECTIONS
-from gurney.subjects import MAP_ALIVE, MAP_APPROVE, MAP_GET, MAP_LIST, MAP_REGISTER, MAP_RENAME, MAP_UNREGISTER
+from gurney.subjects import (
+    MAP_ALIVE,
+    MAP_APPROVE,
+    MAP_GET,
+    MAP_LIST,
+    MAP_NEEDED,
+    MAP_REGISTER,
+    MAP_RENAME,
+    MAP_UNREGISTER,
+)
 from services.map.handlers import Handlers
 from services.map.repository import MAPS, TRIALS
 
@@ -23,6 +32,7 @@ def build(settings: Settings, *, documents: Documents) -> Service:
                 MAP_APPROVE: handlers.approve,
                 MAP_UNREGISTER: handlers.unregister,
                 MAP_ALIVE: handlers.alive,
+                MAP_NEEDED: handlers.needed,
             },
             consumers={MAP_INSPECTIONS: handlers.reported},
             reconcile=handlers.reconcile,

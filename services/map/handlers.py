@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from gurney import clock, ids
 from gurney.documents.port import Where
 from gurney.errors import KeyTaken, MapInUse, NameTaken, RevisionConflict
-from gurney.model.common import Empty, Page, Ref, Rename
+from gurney.model.common import Digests, Empty, Page, Ref, Rename
 from gurney.model.event import Event
 from gurney.model.job import MapJobs
 from gurney.model.map import AskedContent, InspectReport, Map, MapList, MapRefs, MapRegister, MapsAlive, MapState
 from gurney.paths import check_name
 from gurney.service import Service
-from gurney.subjects import JOB_LIVE
+from gurney.subjects import JOB_LIVE, JOB_NEEDED
 from services.map import effects, machine, repository, supplied, urn
 from services.map.contents import Contents
 from services.map.inspections import Inspections
@@ -101,6 +101,13 @@ class Handlers:
     async def alive(self, question: MapRefs) -> MapsAlive:
         found = await self._store.documents.get_many(MAPS, question.maps)
         return MapsAlive(live=tuple(each.id for each in found if machine.may_run(each)))
+
+    async def needed(self, question: Digests) -> Digests:
+        """Answer which copies a node has to keep: of MAPs that may run, and of live jobs whatever their MAPs are."""
+        found = await repository.needed(self._store, question.digests)
+        if left := sorted(set(question.digests) - found):
+            found |= set((await self._bus.request(JOB_NEEDED, Digests(digests=tuple(left)))).digests)
+        return Digests(digests=tuple(sorted(found)))
 
     # --- inspections ---
 

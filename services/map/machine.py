@@ -19,9 +19,12 @@ TRANSITIONS: dict[MapState, frozenset[MapState]] = {
 }
 
 
+#: Jobs may be made of the MAP, or perhaps later: so long what it brings along is held, and nodes keep their copies.
+MAY_RUN = frozenset({MapState.REGISTERING, MapState.READY})
+
+
 def may_run(document: Map) -> bool:
-    """Tell whether jobs may be made of the MAP, or perhaps later: so long what it brings along is held."""
-    return document.state in {MapState.REGISTERING, MapState.READY}
+    return document.state in MAY_RUN
 
 
 def first_inspection(inspection_id: str, now: datetime) -> Inspecting:

@@ -1,5 +1,6 @@
 """The collection `maps` and its queries."""
 
+from collections.abc import Sequence
 from unicodedata import normalize
 
 from gurney.documents.port import Collection, Where
@@ -10,12 +11,14 @@ from gurney.model.common import Page
 from gurney.model.map import Map, MapList, MapState
 from gurney.paging import given, label_where, newest_first
 from gurney.store import Store
+from services.map import machine, urn
 
 MAPS = Collection(
     "maps",
     Map,
     (("created_at",), ("project", "created_at"), ("state", "created_at"), ("urn", "created_at")),
     filters=(("name", "created_at"), ("labels", "created_at")),
+    fields=("digest", "content.digest"),
 )
 
 #: MAPs of dry runs: nobody sees them, and none stays.
@@ -62,3 +65,21 @@ async def page(store: Store, question: MapList) -> Page[Map]:
 
 async def registering(store: Store, collection: Collection[Map]) -> list[Map]:
     return await store.find(collection, Where("state", "=", MapState.REGISTERING))
+
+
+async def needed(store: Store, digests: Sequence[str]) -> set[str]:
+    """Return which of these digests MAPs have that may run, in themselves or in what they bring along.
+
+    All, while a folder has not been read: a node may have its copy, and the document has not its digest. This comes
+    first: what is read by then is found by what follows.
+    """
+    may_run = Where("state", "in", tuple(sorted(machine.MAY_RUN)))
+    unread, _ = await store.documents.totals(
+        MAPS, (may_run, Where("digest", "=", None), Where("urn", "prefix", urn.FOLDER))
+    )
+    if unread:
+        return set(digests)
+    found: set[str] = set()
+    for field in ("digest", "content.digest"):
+        found |= (await store.documents.totals_by(MAPS, field, (may_run, Where(field, "in", digests)))).keys()
+    return found

@@ -101,7 +101,7 @@ class Beats:
             return after, [self._effects.node("joined", after)] if is_back else []
 
         saved = await self._store.update(NODES, seen.id, change)
-        return saved.but(last_seen_at=seen.last_seen_at)
+        return saved.but(last_seen_at=seen.last_seen_at, gpus=seen.gpus)
 
     async def _look_for_missing(self, beat: Heartbeat, *, same_agent: bool) -> None:
         """End the runs that their agent no longer has. An agent names its runs from its first heartbeat on."""

@@ -43,8 +43,13 @@ def is_another_host(known: Node, seen: Heartbeat | Node) -> bool:
 
 def is_worth_saving(saved: Node, seen: Node) -> bool:
     """Tell whether a node's document is to follow what was seen."""
-    same = seen.but(last_seen_at=saved.last_seen_at, revision=saved.revision) == saved
+    same = _lasting(seen.but(last_seen_at=saved.last_seen_at, revision=saved.revision)) == _lasting(saved)
     return not same or seen.last_seen_at - saved.last_seen_at >= SAVE_EVERY
+
+
+def _lasting(node: Node) -> Node:
+    """Return the node without what changes all the time: what its GPUs have in use."""
+    return node.but(gpus=tuple(gpu.but(used=0, others=0) for gpu in node.gpus))
 
 
 def lost(node: Node) -> Node | None:

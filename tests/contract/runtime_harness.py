@@ -99,7 +99,7 @@ class ProcessHarness:
 
     def processes(self, run_id: str) -> list[int]:
         """Return all processes of the host that carry the run's id."""
-        return [pid for pid in procfs.pids() if procfs.has_variable(pid, b"GURNEY_RUN_ID=" + run_id.encode())]
+        return processes_of(run_id)
 
     async def finish(self) -> None:
         ends = self.runtime.ends()
@@ -111,6 +111,11 @@ class ProcessHarness:
         pid = self.supervisor()
         await self.runtime.close()
         await gone(pid)
+
+
+def processes_of(run_id: str) -> list[int]:
+    """Return all processes of the host that carry a run's id. Blocks."""
+    return [pid for pid in procfs.pids() if procfs.has_variable(pid, b"GURNEY_RUN_ID=" + run_id.encode())]
 
 
 async def gone(pid: int) -> None:

@@ -16,7 +16,7 @@ from gurney.runtime.port import Cause
 from gurney.testing.docker import DockerDaemon
 from gurney.testing.registry import Registry
 from tests.contract.docker_harness import DockerHarness, make_app
-from tests.contract.runtime_harness import GRACE_S, MIB, SECONDS, App, Harness, ProcessHarness
+from tests.contract.runtime_harness import GRACE_S, MIB, SECONDS, App, Harness, ProcessHarness, processes_of
 
 Make = Callable[..., App]
 
@@ -121,6 +121,22 @@ async def test_start_happens_once(harness: Harness, app: Make) -> None:
     await harness.runtime.start(run.spec)
     assert (run.output / "count").read_text() == "\n"
     assert (await run.end()).exit_code == 0
+
+
+async def test_what_is_kept_of_a_map_goes_when_nobody_came_for_it(harness: Harness, app: Make) -> None:
+    """What a runtime keeps without a bound is let go of, but not under who came since; a run brings it back."""
+    runtime = harness.runtime
+    digest = (await runtime.inspect(harness.urn)).digest
+    kept = list(await runtime.copies())
+    assert kept in ([], [digest])
+    assert not await runtime.let_go(digest, 0.0)
+    assert list(await runtime.copies()) == kept
+    assert await runtime.let_go(digest, clock.monotonic()) == bool(kept)
+    assert list(await runtime.copies()) == []
+    await runtime.available(harness.urn, digest)
+    assert (await app("exit 0").run()).exit_code == 0
+    await harness.reopen()
+    assert list(await harness.runtime.copies()) == kept
 
 
 async def test_timeout_ends_the_stubborn(app: Make) -> None:
@@ -245,6 +261,31 @@ async def test_placed_gpus_are_visible(harness: Harness, app: Make) -> None:
     else:
         assert (end.cause, end.exit_code) == (Cause.NOT_STARTED, None)
         assert "device" in end.message
+
+
+async def test_gpus_on_paper(app: Make) -> None:
+    """GPUs that are not there are told to the run, and keep it from nothing."""
+    run = app('echo "$CUDA_VISIBLE_DEVICES"')
+    run.spec = replace(run.spec, gpus=("GPU-b", "GPU-a"), gpus_simulated=True)
+    assert (await run.run()).exit_code == 0
+    assert run.log() == "GPU-b,GPU-a\n"
+
+
+async def test_processes_of_a_run_are_known(harness: Harness, app: Make) -> None:
+    """Which run a process of the host is part of can be told, of children too, as soon as they were seen."""
+    run = app('(echo > "$OUT/ready"; read _ < "$OUT/go"; true); exit 0', "job_1-1", "ready", "go")
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    pids = await asyncio.to_thread(processes_of, "job_1-1")
+    assert len(pids) > 1
+    async with asyncio.timeout(SECONDS):
+        while set(await harness.runtime.owners([*pids, os.getpid()])) != set(pids):
+            await asyncio.sleep(0.05)
+    assert set((await harness.runtime.owners([*pids, os.getpid()])).values()) == {"job_1-1"}
+    run.tell("go")
+    await run.end(ends)
+    assert await harness.runtime.owners([*pids, os.getpid()]) == {}
 
 
 async def test_secrets_stay_with_the_server(app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +450,30 @@ async def test_timeout_survives_a_crash(harness: Harness, app: Make) -> None:
     await run.told("ready")
     await harness.crash()
     assert (await run.end()).cause == Cause.TIMEOUT
+
+
+async def test_success_after_the_timeout_is_none_where_nobody_watched(harness: Harness, app: Make) -> None:
+    """A run that ends with 0 after its time was over, while there was no agent, is over its time all the same."""
+    run = app('echo > "$OUT/ready"; sleep 2; exit 0', "job_1-1", "ready")
+    run.spec = replace(run.spec, timeout_s=1.0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    await asyncio.sleep(3)
+    await harness.reopen()
+    assert (await run.end()).cause == Cause.TIMEOUT
+
+
+async def test_success_before_the_timeout_is_one_where_nobody_watched(harness: Harness, app: Make) -> None:
+    """A run that ended with 0 in its time is a success, also for an agent that comes back when the time is over."""
+    run = app('echo > "$OUT/ready"; exit 0', "job_1-1", "ready")
+    run.spec = replace(run.spec, timeout_s=2.0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    await harness.runtime.close()
+    await asyncio.sleep(3)
+    await harness.reopen()
+    assert (await run.end()).cause == Cause.EXITED
 
 
 async def test_memory_limit_survives_a_crash(harness: Harness, app: Make) -> None:

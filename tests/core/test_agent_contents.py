@@ -12,7 +12,7 @@ import pytest
 from gurney import clock
 from gurney.content import digest_of
 from gurney.model.payload import FileView
-from gurney.runtime.folder import remove_tree
+from gurney.runtime.folder import remove_tree, sync
 from services.agent import contents
 from services.agent.contents import Contents
 from services.agent.folders import Work, seal
@@ -93,7 +93,7 @@ async def test_what_is_just_going_is_fetched_again(house: House, monkeypatch: py
     coming: list[asyncio.Future[Work]] = []
 
     def remove(folder: Path) -> None:
-        if folder.name == "a":
+        if folder.stem == "a":
             loop.call_soon_threadsafe(lambda: coming.append(asyncio.ensure_future(house.bring("a", "coming"))))
             threading.Event().wait(0.2)
         remove_tree(folder)
@@ -101,6 +101,52 @@ async def test_what_is_just_going_is_fetched_again(house: House, monkeypatch: py
     monkeypatch.setattr(contents, "remove_tree", remove)
     await house.bring("c", "run-c")
     work = await coming[0]
+    assert (work.content / "model").read_bytes() == b"a" * SIZE
+
+
+async def test_content_is_on_disk_before_it_has_its_name(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves content whole or not there: all of it is on disk before it is where runs look."""
+    synced: list[tuple[str, set[str]]] = []
+
+    def note(path: Path) -> None:
+        synced.append((path.name, house.kept))
+        sync(path)
+
+    monkeypatch.setattr(contents, "sync", note)
+    await house.bring("a", "run")
+    assert synced == [("a.draft", {"a.draft"}), ("model", {"a.draft"}), ("content", {"a"})]
+
+
+async def test_what_nobody_needs_goes_unless_a_run_has_it(house: House) -> None:
+    """Content is let go of at once, however much room there is, but not while a run has it."""
+    in_use = await house.bring("a", "run-a")
+    await house.over(await house.bring("b", "run-b"))
+    assert sorted(await house.contents.digests()) == ["sha256:a", "sha256:b"]
+    assert not await house.contents.let_go("sha256:a")
+    assert await house.contents.let_go("sha256:b")
+    assert not await house.contents.let_go("sha256:b")
+    assert house.kept == {"a"}
+    await house.over(in_use)
+    assert await house.contents.let_go("sha256:a")
+    assert house.kept == set()
+
+
+async def test_a_crash_leaves_nothing_half_gone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content that was being removed when the agent was killed is not lent half, and goes at the next start."""
+
+    def killed(folder: Path) -> None:
+        remove_tree(folder / "model")
+        raise SystemError
+
+    await house.over(await house.bring("a", "run"))
+    with monkeypatch.context() as crash:
+        crash.setattr(contents, "remove_tree", killed)
+        with pytest.raises(SystemError):
+            await house.contents.let_go("sha256:a")
+    assert await house.contents.digests() == []
+    house.contents = await asyncio.to_thread(house.anew)
+    assert house.kept == set()
+    work = await house.bring("a", "next")
     assert (work.content / "model").read_bytes() == b"a" * SIZE
 
 

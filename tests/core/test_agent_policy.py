@@ -75,6 +75,22 @@ def test_full_disk_is_no_success(cause: Cause, exit_code: int) -> None:
         assert after == before
 
 
+@pytest.mark.parametrize(("cause", "exit_code"), [(Cause.EXITED, 0), (Cause.EXITED, 3), *((c, 137) for c in Cause)])
+def test_a_failure_without_its_gpu_is_the_hosts(cause: Cause, exit_code: int) -> None:
+    """Where nothing can run on a run's GPU a failure is lost, and so is what we have ended; any other end stays."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    back_again = policy.on_unfit_gpus(before, {})
+    assert back_again.ending == ("lost" if cause is Cause.STOPPED else before.ending)
+    after = policy.on_unfit_gpus(before, {"GPU-1": "lost"})
+    if before.ending in {"failed", "canceled"}:
+        assert before.reason is not None
+        assert after.reason is not None
+        assert (after.ending, after.reason.code) == ("lost", "gpu_lost")
+        assert after.reason.message == f"nothing can run on GPU-1 (lost): {before.reason.message}"
+    else:
+        assert after == before
+
+
 @pytest.mark.parametrize("cause", list(Cause))
 @pytest.mark.parametrize("told", ["no lungs found", {"type": "ValueError"}])
 def test_an_exception_that_the_application_tells_is_no_success(cause: Cause, told: object) -> None:
@@ -205,3 +221,17 @@ def test_a_urn_is_of_the_kind_that_it_begins_with() -> None:
     kinds = ("urn:oci:", "urn:gurney:dir:")
     assert policy.kind_of("urn:gurney:dir:x", kinds) == "urn:gurney:dir:"
     assert policy.kind_of("urn:other:x", kinds) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.frozensets(st.sampled_from("abc"))), min_size=1, max_size=12))
+def test_a_copy_goes_when_it_was_idle_at_every_look_for_long(looks: list[tuple[int, frozenset[str]]]) -> None:
+    """What was needed, or was not there, at any look since one that is long ago stays; all else goes."""
+    long, now, since = 7, 0, dict[str, float]()
+    seen: list[tuple[int, frozenset[str]]] = []
+    for later, idle in looks:
+        now += later
+        seen.append((now, idle))
+        since = policy.idle_since(idle, since, now)
+        long_ago = [number for number, (at, _) in enumerate(seen) if at <= now - long]
+        expected = frozenset.intersection(*(each for _, each in seen[long_ago[-1] :])) if long_ago else frozenset()
+        assert set(policy.long_idle(since, now - long)) == expected

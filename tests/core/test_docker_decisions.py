@@ -22,7 +22,7 @@ from gurney.runtime.port import Cause, RunSpec
 
 DIGEST = f"sha256:{'a' * 64}"
 IMAGE = Image("sha256:1", "app", 1000, 1001, "/opt/app")
-MEANS = Means("pause1", 2.0, None, {"gurney.node": "n1"})
+MEANS = Means("container:pause1", 2.0, None, {"gurney.node": "n1"})
 SPEC = RunSpec(
     run_id="job_1-1",
     job_id="job_1",
@@ -168,8 +168,8 @@ def test_a_run_is_closed_in_unless_its_map_needs_more() -> None:
     """Strict: nothing of the image may be written, no capability, no network; compatible gives what a MAP asked for."""
     strict = config(SPEC, IMAGE, MEANS)["HostConfig"]
     assert (strict["ReadonlyRootfs"], strict["CapDrop"], strict["NetworkMode"]) == (True, ["ALL"], "container:pause1")
-    compatible = config(replace(SPEC, hardening="compatible", network=True), IMAGE, MEANS)["HostConfig"]
-    assert (compatible["ReadonlyRootfs"], compatible["NetworkMode"]) == (False, "bridge")
+    compatible = config(replace(SPEC, hardening="compatible"), IMAGE, replace(MEANS, network="n1"))["HostConfig"]
+    assert (compatible["ReadonlyRootfs"], compatible["NetworkMode"]) == (False, "n1")
     assert "NET_RAW" in compatible["CapDrop"]
     assert "ALL" not in compatible["CapDrop"]
     assert compatible["SecurityOpt"] == strict["SecurityOpt"]
@@ -189,6 +189,14 @@ def test_gpus() -> None:
     placed = replace(SPEC, gpus=("GPU-a", "GPU-b"))
     assert config(placed, IMAGE, MEANS)["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["GPU-a", "GPU-b"]
     assert environment(placed, IMAGE)["NVIDIA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+
+
+def test_gpus_on_paper() -> None:
+    """Of GPUs that are not there a run is told the names, and the daemon is asked for no device."""
+    placed = replace(SPEC, gpus=("GPU-a", "GPU-b"), gpus_simulated=True)
+    assert "DeviceRequests" not in config(placed, IMAGE, MEANS)["HostConfig"]
+    given = environment(placed, IMAGE)
+    assert (given["CUDA_VISIBLE_DEVICES"], given["NVIDIA_VISIBLE_DEVICES"]) == ("GPU-a,GPU-b", "void")
 
 
 def test_what_the_packagers_always_set() -> None:

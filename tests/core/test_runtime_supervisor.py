@@ -1,6 +1,7 @@
 """The supervisor of the process runtime as a process: one only, small, gone when idle; and what it takes as lost."""
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from gurney.errors import ImageUnavailable, Unavailable
 from gurney.runtime import folder
+from gurney.runtime.link import SupervisorLink
 from gurney.runtime.port import Cause
 from gurney.runtime.supervisor import launch, procfs, records
 from gurney.runtime.supervisor import main as supervisor
@@ -112,6 +114,14 @@ async def test_supervisor_goes_with_its_folder(harness: ProcessHarness) -> None:
     assert await asyncio.to_thread(processes_of, harness.data) == []
     app.close()
     await harness.open()
+
+
+def test_a_folder_that_is_gone_costs_no_socket(tmp_path: Path) -> None:
+    """Who looks for the supervisor of a folder that was removed leaves nothing open."""
+    link = SupervisorLink(tmp_path / "gone", lambda _: None, idle_s=SECONDS, answer_s=SECONDS)
+    with pytest.raises(FileNotFoundError):
+        link._dial()
+    gc.collect()  # a socket that nobody closed would fail the test
 
 
 async def test_supervisor_is_small(harness: ProcessHarness, app: App) -> None:

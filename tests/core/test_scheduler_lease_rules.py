@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gurney.model.resources import Amount
+from gurney.model.resources import Amount, Gpu
 from gurney.model.run import Heartbeat, Leadership, Node, NodeState, Placement
 from services.agent.leases import Leases
 from services.agent.policy import may_claim
@@ -148,6 +148,14 @@ def test_a_lost_node_is_ready_again_when_it_is_heard_of() -> None:
     assert census.lost(lost) is None
     assert census.node_of(a_beat(), NOW, lost).state is NodeState.READY
     assert census.node_of(a_beat(), NOW, ready.but(state=NodeState.DRAINING)).state is NodeState.DRAINING
+
+
+def test_what_gpus_have_in_use_is_no_news() -> None:
+    """What changes with each heartbeat does not make a document be written; a GPU that fails does."""
+    gpu = Gpu(uuid="GPU-1", model="A", memory=GIB, used=1, others=1)
+    saved = census.node_of(a_beat(gpus=(gpu,)), NOW)
+    assert not census.is_worth_saving(saved, census.node_of(a_beat(gpus=(gpu.but(used=7, others=5),)), NOW, saved))
+    assert census.is_worth_saving(saved, census.node_of(a_beat(gpus=(gpu.but(health="lost"),)), NOW, saved))
 
 
 def test_another_host_is_known_by_its_home() -> None:

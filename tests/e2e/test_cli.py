@@ -137,7 +137,7 @@ async def test_interrupt(gurney: CommandLine, api: Api, tmp_path: Path) -> None:
         (("map", "show", "nothing"), "nothing"),
         (("map", "register", "urn:nonsense:x"), "urn"),
         (("map", "register", "urn:gurney:dir:no-command"), "no_command"),
-        (("map", "register", "urn:gurney:dir:noop", "--label", "liver"), "'liver' is not key=value"),
+        (("map", "register", "urn:gurney:dir:noop", "--label", "liver"), "'liver' is not KEY=VALUE"),
         (("map", "register", "urn:gurney:dir:noop", "--description", "/etc/nothing"), "/etc/nothing: No such file"),
         (("map", "register", "urn:gurney:dir:noop", "--description", "/etc/hostname"), "/etc/hostname is not JSON"),
         (("job", "show", "job_nothing"), "job_nothing"),
@@ -174,6 +174,10 @@ async def test_errors(gurney: CommandLine, arguments: tuple[str, ...], said: str
         (("--timeout", "1e9"), "timeout: "),
         (("--name", "n" * 129), "name: "),
         (("--name", ""), "name: "),
+        (("--priority", "now"), "priority: "),
+        (("--memory", "much"), "memory: "),
+        (("--label", "kind"), "label: "),
+        (("--retries", "11"), "retries: "),
     ],
     ids=str,
 )
@@ -186,6 +190,26 @@ async def test_options_are_checked_first(
     assert line.startswith(f"gurney: {said}")
     assert (await gurney("map", "ls", "--json")).stdout == ""
     assert (await gurney("payload", "ls", "--json")).stdout == ""
+
+
+@pytest.mark.slow
+async def test_job_of_what_is_there(gurney: CommandLine, tmp_path: Path) -> None:
+    """`gurney job create` submits what is on the server, with all that a job may be asked for."""
+    await gurney("map", "register", "urn:gurney:dir:shell", "--name", "tool")
+    payload = await gurney.json("payload", "create", "--name", "scan")
+    await gurney("payload", "put", "scan", folder(tmp_path, "exit 3"))
+    options = ("--label", "ward=3", "--label", "kind=ct", "--priority", "higher", "--retries", "1", "--timeout", "30")
+    resources = ("--cpu", "0.5", "--memory", "64Mi", "--shared-memory", "32MiB")
+    key = ("--idempotency-key", "first")
+    made = await gurney.json("job", "create", "tool", "scan", *options, *resources, *key)
+    assert (await gurney.json("job", "create", "tool", "scan", *options, *resources, *key))["id"] == made["id"]
+    assert (made["payload"], made["labels"]) == (payload["id"], {"ward": "3", "kind": "ct"})
+    assert (made["priority"], made["retries"], made["timeout_s"]) == ("higher", 1, 30)
+    asked = made["resources"]
+    assert (asked["cpu"], asked["memory"], asked["shared_memory"]) == (0.5, 64 << 20, 32 << 20)
+    await gurney("job", "wait", made["id"], code=3)
+    assert made["id"] in (await gurney("job", "ls", "--label", "ward=3", "--label", "kind=ct")).stdout
+    assert (await gurney("job", "ls", "--label", "ward=4", "--json")).stdout == ""
 
 
 @pytest.mark.slow
@@ -345,7 +369,9 @@ async def test_administration(gurney: CommandLine, server: Server, project: str)
     node = await gurney.json("node", "ls")
     assert (await gurney.json("node", "show", node["id"]))["capacity"] == node["capacity"]
     owner = CommandLine(server, server.token)
-    token = await owner.json("token", "create", "guest", "clinician", "--project", project)
+    last = ("--expires-at", "2999-01-02")
+    token = await owner.json("token", "create", "guest", "clinician", "--project", project, *last)
+    assert token["expires_at"].startswith("2999-01-0")
     assert (await CommandLine(server, token["token"]).json("whoami"))["subject"] == "guest"
     assert token["id"] in (await owner("token", "ls")).stdout
     await owner("token", "rm", token["id"])

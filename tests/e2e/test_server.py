@@ -57,6 +57,26 @@ async def test_trace(api: Api, server: Server) -> None:
     assert any(line["event"] == "request" and line["status"] == 404 for line in lines)
 
 
+async def test_who_did_what_is_in_the_log(api: Api, server: Server) -> None:
+    """What changes something or gives bytes away is told with who asked and ids, never with names; looking is not."""
+    name = "NOMEN-NESCIO-4712"
+    payload = await work.payload(api, {"scan.dcm": b"x"}, name=name)
+    at = f"/v1/payloads/{payload}"
+    (await api.get(at)).must(200)
+    (await api.get(f"/v1/payloads/{name}/files/scan.dcm")).must(200)
+    (await api.delete(at)).must(204)
+    lines = [json.loads(line) for line in server.logs.splitlines() if '"request"' in line]
+    told = [line for line in lines if payload in line.get("about", ())]
+    assert [(line["method"], line["status"]) for line in told] == [("POST", 201), ("PUT", 201), ("DELETE", 204)]
+    files = [
+        line for line in lines if (line["method"], line["route"]) == ("GET", "/v1/payloads/{payload}/files/{path}")
+    ]
+    caller = (await api.get("/v1/whoami")).must(200).json
+    for line in (*told, files[-1]):
+        assert (line["by"], line["token"], line["project"]) == (caller["subject"], caller["id"], caller["project"])
+    assert name not in server.logs
+
+
 async def test_log_has_no_names_of_patients(api: Api, server: Server) -> None:
     """Paths, names, labels and what applications print are not in the server's log at the default level."""
     secret = "NOMEN-NESCIO-4711"

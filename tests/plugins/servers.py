@@ -13,7 +13,7 @@ from functools import cache
 
 import pytest
 
-from gurney.testing import disk, nats, network
+from gurney.testing import disk, nats, network, nvml
 from gurney.testing.tools import tool
 
 left_out = pytest.StashKey[Counter[str]]()
@@ -59,6 +59,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "compose": no_program("compose"),
     "tmpfs": disk.missing,
     "netns": network.missing,
+    "cc": nvml.missing,
 }
 
 

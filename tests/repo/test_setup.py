@@ -135,9 +135,10 @@ def test_ci_installs_what_is_missing_and_no_more(machine: Machine) -> None:
     machine.program("docker", "exit 0")
     update, install, *done = machine.run(run)[1].splitlines()
     assert update == "apt-get update"
-    assert {"git", "python3", "python3-venv", "docker.io", "busybox-static", "prometheus"} <= set(install.split())
+    wanted = {"git", "python3", "python3-venv", "docker.io", "busybox-static", "prometheus", "gcc", "libc6-dev"}
+    assert wanted <= set(install.split())
     assert done == ["tools  ", f"test ci {required}"]
-    for program in ("git", "dockerd", "busybox", "prometheus", "caddy", "openssl", "ip"):
+    for program in ("git", "dockerd", "busybox", "prometheus", "caddy", "openssl", "ip", "cc"):
         machine.program(program, "exit 0")
     machine.program("python3", f'exec "{sys.executable}" "$@"')
     machine.program("apt-get", "exit 9")

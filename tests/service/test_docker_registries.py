@@ -5,9 +5,13 @@ import base64
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.error import HTTPError
+from urllib.parse import parse_qs
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -217,13 +221,23 @@ class Parrot(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-async def test_a_registry_that_repeats_the_password(site: Site) -> None:
-    """What a registry says is told without the password that we sent it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on a loopback port; yields host and port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
-        address = f"127.0.0.1:{server.server_address[1]}"
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def test_a_registry_that_repeats_the_password(site: Site) -> None:
+    """What a registry says is told without the password that we sent it."""
+    with serving(Parrot) as address:
         site.configuration.write_text(json.dumps({"auths": {address: {"auth": encoded(ONE)}}}))
         told = await site.refused(f"urn:oci:{address}/app:1")
         assert "Basic *** " in str(told)
@@ -231,10 +245,81 @@ async def test_a_registry_that_repeats_the_password(site: Site) -> None:
             await site.runtime.available(f"urn:oci:{address}/app:1", f"sha256:{'0' * 64}")
         shows_no_password(str(missing.value))
         assert "***" in str(missing.value)
-    finally:
-        await asyncio.to_thread(server.shutdown)
-        thread.join()
-        server.server_close()
+
+
+IDENTITY, ACCESS = "identity-token-1", "access-token-1"
+
+
+class Gate(BaseHTTPRequestHandler):
+    """The way of the Distribution specification to a registry: a token is asked for, by password or identity token."""
+
+    #: Of a registry that lets everybody in.
+    behind: str
+
+    def do_GET(self) -> None:  # the base class names it
+        if self.path.startswith("/token"):
+            return self._token(self.headers["Authorization"] == f"Basic {encoded(ONE)}")
+        if self.headers["Authorization"] != f"Bearer {ACCESS}":
+            realm = f'Bearer realm="http://{self.headers["Host"]}/token",service="gate"'
+            return self._answer(401, {"WWW-Authenticate": realm}, b"{}")
+        asked = Request(f"http://{self.behind}{self.path}", method=self.command)
+        asked.add_header("Accept", ", ".join(self.headers.get_all("Accept") or ["*/*"]))
+        try:
+            with urlopen(asked) as told:  # noqa: S310  of http
+                return self._answer(told.status, dict(told.headers), told.read())
+        except HTTPError as error:
+            return self._answer(error.code, dict(error.headers), error.read())
+
+    do_HEAD = do_GET  # noqa: N815  as above
+
+    def do_POST(self) -> None:  # as above
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self._token(form.get("refresh_token") == [IDENTITY])
+
+    def _token(self, is_known: bool) -> None:  # noqa: FBT001
+        told = {"token": ACCESS, "access_token": ACCESS} if is_known else {"details": "unauthorized"}
+        self._answer(200 if is_known else 401, {"Content-Type": "application/json"}, json.dumps(told).encode())
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in {"date", "server"}:
+                self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [({"auth": encoded(ONE)}, {"auth": encoded(TWO)}), ({"identitytoken": IDENTITY}, {"identitytoken": "gone"})],
+    ids=["password", "identity-token"],
+)
+async def test_a_registry_that_hands_out_tokens(
+    site: Site, registry: Registry, right: dict[str, str], wrong: dict[str, str]
+) -> None:
+    """Where a registry sends to another place for a token, password and identity token are good for one."""
+    name = f"behind-{os.urandom(4).hex()}"
+    await asyncio.to_thread(make_image, site.client, f"{name}:1", FILES | {"etc/name": name})
+    pushed = await asyncio.to_thread(registry.push, site.client, f"{name}:1", name)
+    for each in (f"{name}:1", pushed):
+        await asyncio.to_thread(site.client.remove_image, each)
+    with serving(type("TheGate", (Gate,), {"behind": registry.address})) as address:
+        site.configuration.write_text(json.dumps({"auths": {address: right}}))
+        urn = f"urn:oci:{address}/{name}:1"
+        digest = (await site.runtime.inspect(urn)).digest
+        await asyncio.to_thread(site.client.remove_image, f"{address}/{name}@{digest}")
+        await site.runtime.available(urn, digest)
+        await asyncio.to_thread(site.client.remove_image, f"{address}/{name}@{digest}")
+        site.configuration.write_text(json.dumps({"auths": {address: wrong}}))
+        told = await site.refused(urn)
+        assert told.reason == "registry_denied"
+        assert IDENTITY not in str(told)
 
 
 def test_no_form_of_a_secret_is_told() -> None:

@@ -107,6 +107,24 @@ async def test_container_of_a_run(harness: DockerHarness, client: Client) -> Non
     run.close()
 
 
+@pytest.mark.parametrize("gpus", [("GPU-b", "MIG-a"), ()])
+async def test_gpus_of_a_container(harness: DockerHarness, client: Client, gpus: tuple[str, ...]) -> None:
+    """The container gets exactly the GPUs that were placed, by UUID, and none where none was: the daemon says so."""
+    run = await waiting(harness)
+    run.spec = replace(run.spec, gpus=gpus, command=("true",))
+    end = await run.run()
+    assert end.cause is (Cause.NOT_STARTED if gpus else Cause.EXITED)  # the machine of the tests has none
+    found = await asyncio.to_thread(client.inspect_container, name_of("job_1-1"))
+    asked = found["HostConfig"]["DeviceRequests"] or []
+    assert [(each["DeviceIDs"], each["Count"]) for each in asked] == ([(list(gpus), 0)] if gpus else [])
+    assert [each["Capabilities"] for each in asked] == ([[["gpu"]]] if gpus else [])
+    variables = dict(each.split("=", 1) for each in found["Config"]["Env"])
+    assert variables["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == (",".join(gpus) or "void")
+    assert (found["HostConfig"]["Devices"] or [], found["HostConfig"]["Privileged"]) == ([], False)
+    run.close()
+
+
 async def test_output_belongs_to_the_user_of_the_image(harness: DockerHarness) -> None:
     """What the application writes is the image's user's, who finds his output folder writable by him alone."""
     run = await waiting(harness, 'echo x > "$OUT/file"')
@@ -132,6 +150,72 @@ async def test_runs_share_no_network(harness: DockerHarness) -> None:
     server.tell("go")
     await server.end()
     server.close()
+
+
+@pytest.fixture(scope="module")
+def network_daemon() -> Iterator[DockerDaemon]:
+    """A daemon that can make networks, with an image to run."""
+    with DockerDaemon(Path(tempfile.mkdtemp(prefix="gurney-docker-")), has_networks=True) as daemon:
+        make_app(daemon)
+        yield daemon
+
+
+@pytest.fixture
+async def with_networks(network_daemon: DockerDaemon, tmp_path: Path) -> AsyncIterator[DockerHarness]:
+    """An open runtime over a daemon that can make networks."""
+    harness = DockerHarness(tmp_path, network_daemon, "nothing:1")
+    await harness.open()
+    yield harness
+    await harness.finish()
+
+
+#: Connects to a port.
+REACH = "nc -w 1 {0} {1} < /dev/null 2> /dev/null"
+
+
+async def test_runs_with_a_network_reach_its_gateway_and_not_each_other(
+    with_networks: DockerHarness, network_daemon: DockerDaemon
+) -> None:
+    """A run that may has a way out; another run on the same network is out of reach."""
+    digest = (await with_networks.runtime.inspect(with_networks.urn)).digest
+
+    def networked(script: str, run_id: str) -> App:
+        run = App(with_networks, digest, script, run_id)
+        run.spec = replace(run.spec, network=True)
+        return run
+
+    listening = f"nc -ll -p 4000 -e true & until {REACH.format('127.0.0.1', 4000)}; do sleep 0.1; done"
+    server = networked(f'{listening}; echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1")
+    server.pipe("ready", "go")
+    await with_networks.runtime.start(server.spec)
+    await server.told("ready")
+    host, place = await asyncio.to_thread(_beside, network_daemon)
+    outside, other = REACH.format(place["Gateway"], 4001), REACH.format(place["IPAddress"], 4000)
+    visitor = networked(f"until {outside}; do sleep 0.1; done; {other} && echo open || echo closed", "job_2-1")
+    assert (await visitor.run()).exit_code == 0
+    assert await asyncio.to_thread(_log_of, network_daemon, host) == b"open\n"
+    assert visitor.log() == "closed\n"
+    server.tell("go")
+    await server.end()
+    server.close()
+    visitor.close()
+
+
+def _beside(daemon: DockerDaemon) -> tuple[str, dict[str, Any]]:
+    """Start a container on the host's network that reaches the server and serves; return it and the server's place."""
+    with contextlib.closing(daemon.client()) as client:
+        (place,) = client.inspect_container(name_of("job_1-1"))["NetworkSettings"]["Networks"].values()
+        script = f"{REACH.format(place['IPAddress'], 4000)} && echo open; nc -ll -p 4001 -e true"
+        given = {"Image": APP, "Entrypoint": ["sh", "-c", script], "HostConfig": {"NetworkMode": "host"}}
+        host = client.make(given, "host")
+        client.start(host)
+        return host, place
+
+
+def _log_of(daemon: DockerDaemon, container: str) -> bytes:
+    with contextlib.closing(daemon.client()) as client:
+        told: bytes = client.logs(container)
+        return told
 
 
 async def test_namespaces_are_used_again(harness: DockerHarness, client: Client) -> None:
@@ -174,7 +258,7 @@ async def test_crash_between_create_and_mark(harness: DockerHarness, client: Cli
     run = await waiting(harness, 'echo >> "$OUT/count"')
     house = harness.runtime._host.house  # type: ignore[attr-defined]
     async with harness.runtime._images.brought(run.spec.urn, run.spec.digest) as image:  # type: ignore[attr-defined]
-        body = config(run.spec, image, Means("", 1.0, None, house.labels))
+        body = config(run.spec, image, Means("none", 1.0, None, house.labels))
     left = await asyncio.to_thread(client.make, body, name_of("job_1-1"))
     await harness.reopen()
     assert await harness.runtime.runs() == []

@@ -1,7 +1,9 @@
 """Files through the edge: in, out, in part, conditionally, and what is left when a client goes away."""
 
 import asyncio
+import contextlib
 import hashlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from aiohttp import ClientError
 
 from gurney.model.access import Role
 from gurney.testing.nats import NatsServer
+from services.edge import respond
 from tests.service.edge_house import SECRET, House, house
 
 pytestmark = pytest.mark.timeout(60)
@@ -69,6 +72,27 @@ async def test_what_goes_in_comes_out(home: House, content: bytes) -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Disposition"] == 'attachment; filename="b c.dcm"'
     assert not home.payloads.abandoned
+
+
+async def test_who_does_not_read_is_let_go(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks for a file and does not take it holds its connection for so long and no longer."""
+    monkeypatch.setattr(respond, "STUCK_S", 0.2)
+    payload = home.payloads.add().id
+    await home.put(payload, "big", BIG)
+    url = urlsplit(home.edge.url)
+    with socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.settimeout(0)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(stuck, (url.hostname, url.port))
+        asked = f"GET /v1/payloads/{payload}/files/big HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\r\n"
+        await loop.sock_sendall(stuck, asked.encode())
+        await asyncio.sleep(1)
+        got = 0
+        with contextlib.suppress(ConnectionResetError):
+            while part := await loop.sock_recv(stuck, 1 << 20):
+                got += len(part)
+    assert 0 < got < len(BIG)
 
 
 async def test_a_body_of_unknown_length_is_taken(home: House) -> None:

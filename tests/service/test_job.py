@@ -25,7 +25,7 @@ from gurney.errors import (
 )
 from gurney.model.access import Caller
 from gurney.model.base import Idempotency, Message
-from gurney.model.common import Empty, Page
+from gurney.model.common import Digests, Empty, Page
 from gurney.model.event import event_of
 from gurney.model.job import (
     Admission,
@@ -41,6 +41,7 @@ from gurney.model.job import (
     JobState,
     MapJobs,
 )
+from gurney.model.map import StaticContent
 from gurney.model.payload import Ended, Payload, PayloadState
 from gurney.model.resources import AskedResources
 from gurney.model.run import Admitted, Lifecycle, PlacementEvents
@@ -56,6 +57,7 @@ from gurney.subjects import (
     JOB_GET,
     JOB_LIST,
     JOB_LIVE,
+    JOB_NEEDED,
     JOB_NOTIFIED,
     JOB_OWED,
     LIFECYCLE,
@@ -78,7 +80,7 @@ from services.job.__main__ import build
 from services.job.effects import Effects
 from services.job.events import CancelRequested, Event, Scheduled, Started, Succeeded
 from services.job.repository import JOBS
-from tests.job_builders import CALLER, MAP_ID, OTHER, PAYLOAD_ID, T0, a_job, a_map, after, an_outcome
+from tests.job_builders import CALLER, MAP_ID, OTHER, PAYLOAD_ID, T0, a_job, a_map, a_request, after, an_outcome
 
 RESULTS_ID = "pay_01k00000000000000000000001"
 Asked = Operation[Any, Any]
@@ -588,6 +590,18 @@ async def test_live_jobs_of_a_map_are_counted(world: World) -> None:
     assert (await world.bus.request(JOB_LIVE, MapJobs(map="map_x"))).count == 0
     alive = await world.bus.request(JOB_ALIVE, JobRefs(jobs=(live[0].id, ended.id, "job_x")))
     assert (alive.live, alive.ended) == ((live[0].id,), (ended.id,))
+
+
+async def test_what_live_jobs_need_is_told_by_digest(world: World) -> None:
+    """A live job needs its MAP and what that brings along, whatever became of the MAP; an ended one needs nothing."""
+    content = StaticContent(payload=PAYLOAD_ID, path="/opt/models", digest="sha256:b")
+    request = a_request()
+    await put(world, request=request.but(digest="sha256:a", content=content))
+    await put(world, state=JobState.RUNNING, request=request.but(digest="sha256:c"))
+    await put(world, state=JobState.FAILED, request=request.but(digest="sha256:d", content=content))
+    asked = Digests(digests=("sha256:d", "sha256:c", "sha256:b", "sha256:a", "sha256:e"))
+    assert (await world.bus.request(JOB_NEEDED, asked)).digests == ("sha256:a", "sha256:b", "sha256:c")
+    assert (await world.bus.request(JOB_NEEDED, Digests())).digests == ()
 
 
 async def test_reconcilers_get_what_they_are_owed(world: World) -> None:

@@ -3,25 +3,67 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gurney import ids
 from gurney.bus import Bus
+from gurney.documents.port import Write
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import NoNodes
+from gurney.errors import NatsUnavailable, NoNodes
 from gurney.model.access import Caller, Role
-from gurney.model.common import Ref
-from gurney.model.map import InspectAccepted, InspectMap, MapList, MapRegister, RegisterMap
+from gurney.model.common import Digests, Ref
+from gurney.model.job import LiveJobs, MapJobs
+from gurney.model.map import (
+    InspectAccepted,
+    InspectMap,
+    Map,
+    MapList,
+    MapRegister,
+    MapState,
+    RegisterMap,
+    StaticContent,
+)
 from gurney.service import Parts, Service
 from gurney.settings import Settings
-from gurney.subjects import MAP_GET, MAP_LIST, MAP_REGISTER, SCHEDULER_INSPECT
+from gurney.subjects import (
+    JOB_LIVE,
+    JOB_NEEDED,
+    MAP_GET,
+    MAP_LIST,
+    MAP_NEEDED,
+    MAP_REGISTER,
+    MAP_UNREGISTER,
+    SCHEDULER_INSPECT,
+)
 from gurney.testing.nats import NatsServer
 from services.map.__main__ import build
 from services.map.repository import MAPS, TRIALS
+from tests.job_builders import a_map
 
 pytestmark = [pytest.mark.needs("nats"), pytest.mark.timeout(60)]
 
 ANN = Caller(token="tok_a", subject="ann", role=Role.DEVELOPER)
+
+
+#: What live jobs need, in the tests below.
+OF_JOBS = "sha256:j"
+
+
+class Jobs:
+    """The job service: live jobs need one digest, and no MAP has any."""
+
+    def __init__(self) -> None:
+        self.asked: list[Digests] = []
+
+    async def needed(self, question: Digests) -> Digests:
+        self.asked.append(question)
+        return Digests(digests=tuple({OF_JOBS} & set(question.digests)))
+
+    async def live(self, question: MapJobs) -> LiveJobs:
+        del question
+        return LiveJobs(jobs=(), count=0)
 
 
 class Scheduler:
@@ -45,6 +87,11 @@ def scheduler() -> Scheduler:
 
 
 @pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
 async def documents(tmp_path: Path) -> AsyncIterator[SqliteDocuments]:
     """A database."""
     database = SqliteDocuments(tmp_path / "documents.sqlite", sync="normal")
@@ -54,13 +101,14 @@ async def documents(tmp_path: Path) -> AsyncIterator[SqliteDocuments]:
 
 @pytest.fixture
 async def bus(
-    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, scheduler: Scheduler
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, scheduler: Scheduler, jobs: Jobs
 ) -> AsyncIterator[Bus]:
     """Asks the service, whose reconciler comes by itself once an hour."""
     settings = Settings(nats_url=nats_server.url, data=tmp_path, reconcile_interval=3600)
     other = Service("scheduler", settings).does(Parts(answers={SCHEDULER_INSPECT: scheduler.inspect}))
+    job = Service("job", settings).does(Parts(answers={JOB_NEEDED: jobs.needed, JOB_LIVE: jobs.live}))
     edge = Service("edge", settings)
-    async with other, build(settings, documents=documents), edge:
+    async with other, job, build(settings, documents=documents), edge:
         yield edge.bus
 
 
@@ -91,6 +139,56 @@ async def test_a_name_is_the_same_however_its_characters_are_made_up(bus: Bus) -
     for name in (composed, apart):
         assert (await bus.request(MAP_GET, Ref(caller=ANN, ref=name))).id == made.id
         assert [each.id for each in (await bus.request(MAP_LIST, MapList(caller=ANN, name=name))).items] == [made.id]
+
+
+async def stored(documents: SqliteDocuments, **changes: Any) -> Map:
+    made = a_map(**({"id": ids.new_id("map"), "name": None} | changes))
+    faults = await documents.cas([Write(MAPS, made.id, 0, made)])
+    assert faults == [None]
+    return made
+
+
+async def needed(bus: Bus, *digests: str) -> set[str]:
+    return set((await bus.request(MAP_NEEDED, Digests(digests=digests))).digests)
+
+
+async def test_copies_are_needed_of_maps_that_may_run_and_of_live_jobs(
+    bus: Bus, documents: SqliteDocuments, jobs: Jobs
+) -> None:
+    """A MAP that is ready needs itself and what it brings along, `invalid` and former ones nothing; live jobs may."""
+    content = StaticContent(payload="pay_1", path="/opt/models", digest="sha256:c")
+    ready = await stored(documents, digest="sha256:a", content=content)
+    await stored(documents, digest="sha256:b", state=MapState.INVALID)
+    await stored(documents, digest="sha256:d", state=MapState.UNREGISTERED, content=content)
+    kept = {"sha256:a", "sha256:c"}
+    assert await needed(bus, "sha256:a", "sha256:b", "sha256:c", "sha256:d", OF_JOBS) == kept | {OF_JOBS}
+    assert jobs.asked[-1].digests == ("sha256:b", "sha256:d", OF_JOBS)
+    await bus.request(MAP_UNREGISTER, Ref(caller=ANN, ref=ready.id))
+    assert await needed(bus, *kept) == set()
+    twin = await stored(documents, digest="sha256:a")
+    assert await needed(bus, *kept) == {"sha256:a"}
+    assert twin.id != ready.id
+
+
+async def test_all_copies_are_needed_while_a_folder_is_read(bus: Bus, documents: SqliteDocuments) -> None:
+    """A node may have made the copy of a MAP whose digest no document has yet; an image that is pulled keeps none."""
+    pulled = await stored(documents, digest=None, state=MapState.REGISTERING, urn="urn:oci:registry.example/map:1")
+    assert await needed(bus, "sha256:a") == set()
+    assert pulled.digest is None
+    registering = await bus.request(MAP_REGISTER, question())
+    assert await needed(bus, "sha256:a", "sha256:b") == {"sha256:a", "sha256:b"}
+    await bus.request(MAP_UNREGISTER, Ref(caller=ANN, ref=registering.id))
+    assert await needed(bus, "sha256:a", "sha256:b") == set()
+
+
+async def test_nobody_learns_what_is_needed_while_the_job_service_is_away(
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments
+) -> None:
+    """Without the word of the job service there is no answer, so that nothing goes."""
+    settings = Settings(nats_url=nats_server.url, data=tmp_path, reconcile_interval=3600)
+    async with build(settings, documents=documents), Service("edge", settings) as edge:
+        with pytest.raises(NatsUnavailable):
+            await needed(edge.bus, "sha256:a")
 
 
 async def test_a_dry_run_that_nobody_reads_in_time_leaves_nothing(

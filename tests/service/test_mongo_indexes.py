@@ -187,6 +187,7 @@ def of_jobs(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
             yield "page", paged(lambda question: jobs.page(store, question), JobList(caller=caller, **more))
     yield "live_of_map", jobs.live_of_map(store, MAP_ID)
     yield "live_by_state", jobs.live_by_state(store)
+    yield "needed", jobs.needed(store, ("sha256:00", "sha256:01"))
     for kind in ("requested", "canceling", "unnotified"):
         yield "owed", jobs.owed(store, JobOwed(kind=kind))
     yield "live", all_of(jobs.live(store))
@@ -201,6 +202,7 @@ def of_maps(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
             yield "page", paged(lambda question: maps.page(store, question), MapList(caller=caller, **more))
     yield "resolve", maps.resolve(store, DEVELOPER, "m1-1")
     yield "registering", maps.registering(store, maps.MAPS)
+    yield "needed", maps.needed(store, ("sha256:00", "sha256:01"))
 
 
 def of_notifier(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
@@ -292,6 +294,23 @@ def stages(plan: Any) -> Iterator[str]:
     elif isinstance(plan, list):
         for part in plan:
             yield from stages(part)
+
+
+async def test_documents_of_before_their_digests_were_looked_for_need_every_copy(
+    store: Store, mongo_server: MongoServer
+) -> None:
+    """What an earlier version has written lacks the fields that are looked for: it needs whatever it is asked about."""
+    asked = ("sha256:x", "sha256:y")
+    assert await jobs.needed(store, asked) == set()
+    ready = a_map(id=f"map_{COUNT:026d}", name=None, state=MapState.READY)
+    assert await store.documents.cas([Write(maps.MAPS, ready.id, 0, ready)]) == [None]
+    with mongo_server.client() as client:
+        database = client[store.documents.database]  # type: ignore[attr-defined]  # it is a MongoDB
+        assert await maps.needed(store, asked) == set()
+        database["maps"].update_one({"_id": ready.id}, {"$unset": {"fields.digest": ""}})
+        database["jobs"].update_one({"fields.state": "running"}, {"$unset": {"fields.request": ""}})
+    assert await maps.needed(store, asked) == set(asked)
+    assert await jobs.needed(store, asked) == set(asked)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`gurney handler`, `node`, `token`, `events`, `whoami`."""
 
+from datetime import datetime
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -69,10 +70,24 @@ async def show_node(node: str, *, server: Server = HERE) -> None:
 
 @tokens.command(name="create")
 async def create_token(
-    subject: str, role: str, *, name: str | None = None, project: str | None = None, server: Server = HERE
+    subject: str,
+    role: str,
+    *,
+    name: str | None = None,
+    project: str | None = None,
+    expires_at: datetime | None = None,
+    server: Server = HERE,
 ) -> None:
-    """Make a token for a subject; roles are clinician, developer and administrator. It is shown this once."""
-    options = {key: value for key, value in (("name", name), ("project", project)) if value is not None}
+    """Make a token for a subject; roles are clinician, developer and administrator. It is shown this once.
+
+    Parameters
+    ----------
+    expires_at
+        When it is good no more, such as 2027-03-01; for ever where it is not given.
+    """
+    until = expires_at.astimezone().isoformat() if expires_at else None
+    asked = {"name": name, "project": project, "expires_at": until}
+    options = {key: value for key, value in asked.items() if value is not None}
     async with server.client() as gurney:
         show(await gurney.tokens.create(subject, role, **options), as_json=server.json)
 

@@ -36,7 +36,7 @@ app = App(
 
 
 @app.command
-def up(*, data: Path | None = None, port: int | None = None, maps: Path | None = None) -> int:
+def up(*, data: Path | None = None, port: int | None = None, maps: Path | None = None, gpus: str | None = None) -> int:
     """Run the embedded server: everything in one process, nothing to set up. Ctrl-C stops it; runs go on.
 
     Parameters
@@ -47,8 +47,10 @@ def up(*, data: Path | None = None, port: int | None = None, maps: Path | None =
         Port on the loopback address; 0 takes a free one. By default 8350.
     maps
         Folder of folder MAPs, registered as `urn:gurney:dir:<name>`.
+    gpus
+        GPUs that the node has on paper only, to try things out: 4x80Gi, or 4x80Gi:A100. `none`: no job gets any.
     """
-    asked = {"data": data, "port": port, "maps": maps}
+    asked = {"data": data, "port": port, "maps": maps, "gpus": gpus}
     settings = _settings({name: value for name, value in asked.items() if value is not None})
     (server,) = entry_points(group="gurney.servers", name="up")
     return int(server.load()(settings))

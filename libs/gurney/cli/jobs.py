@@ -5,11 +5,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from gurney.cli.asked import NOTHING, Asked, Pairs, pairs
 from gurney.cli.connect import HERE, Server
 from gurney.cli.output import out, print_json, show, show_list
 from gurney.client.http import Json
 
-app = App(name="job", help="Jobs: list, show, logs, story, wait, cancel, finalize, remove.")
+app = App(name="job", help="Jobs: create, list, show, logs, story, wait, cancel, finalize, remove.")
 
 #: The exit code of a canceled job, as a shell says it of an interrupt.
 CANCELED = 130
@@ -27,11 +28,34 @@ def exit_code(job: Json) -> int:
 
 
 @app.command
+async def create(
+    map: str,  # noqa: A002  # what people call it
+    payload: str,
+    *,
+    asked: Asked = NOTHING,
+    idempotency_key: str | None = None,
+    server: Server = HERE,
+) -> None:
+    """Submit a job for a MAP and a payload that the server has, each by id or name.
+
+    Parameters
+    ----------
+    idempotency_key
+        The same key again gives the same job, not another.
+    """
+    options = asked.options()
+    async with server.client() as gurney:
+        made = await gurney.jobs.create(map=map, payload=payload, idempotency_key=idempotency_key, **options)
+        show(made, as_json=server.json)
+
+
+@app.command
 async def ls(
     *,
     map: str | None = None,  # noqa: A002  # the option's name
     payload: str | None = None,
     state: str | None = None,
+    label: Pairs = (),
     created_after: str | None = None,
     created_before: str | None = None,
     completed_after: str | None = None,
@@ -44,6 +68,7 @@ async def ls(
             map=map,
             payload=payload,
             state=state,
+            label=pairs("label", label),
             created_after=created_after,
             created_before=created_before,
             completed_after=completed_after,

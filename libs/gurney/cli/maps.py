@@ -3,10 +3,10 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
+from gurney.cli.asked import Pairs, pairs
 from gurney.cli.connect import HERE, Server
 from gurney.cli.output import print_json, show, show_list
 from gurney.client.http import Json
@@ -20,7 +20,7 @@ async def register(
     urn: str,
     *,
     name: str | None = None,
-    label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    label: Pairs = (),
     description: Path | None = None,
     compatible: str | None = None,
     wait: bool = True,
@@ -31,7 +31,7 @@ async def register(
     Parameters
     ----------
     label
-        A label, as key=value; may be given more than once.
+        A label, as KEY=VALUE; may be given more than once.
     description
         A JSON file that says what an image without manifests does: command, paths, resources, content.
     compatible
@@ -39,7 +39,7 @@ async def register(
     wait
         Return when its manifests were read, with exit code 1 and the reason where it is invalid; else at once.
     """
-    labels = dict(map(_label, label))
+    labels = pairs("label", label)
     described = None if description is None else await asyncio.to_thread(_read, description)
     hardening = None if compatible is None else {"mode": "compatible", "reason": compatible}
     async with server.client() as gurney:
@@ -71,20 +71,18 @@ def _read(path: Path) -> Json:
     return content
 
 
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise Invalid(f"label: {text!r} is not key=value")
-    return key, value
-
-
 @app.command
 async def ls(
-    *, name: str | None = None, state: str | None = None, urn: str | None = None, server: Server = HERE
+    *,
+    name: str | None = None,
+    state: str | None = None,
+    urn: str | None = None,
+    label: Pairs = (),
+    server: Server = HERE,
 ) -> None:
-    """List MAPs, newest first."""
+    """List MAPs, newest first; filters combine."""
     async with server.client() as gurney:
-        items = gurney.maps.list(name=name, state=state, urn=urn)
+        items = gurney.maps.list(name=name, state=state, urn=urn, label=pairs("label", label))
         await show_list(items, ("id", "name", "state", "urn", "reason", "created_at"), as_json=server.json)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from gurney.cli.asked import Pairs, pairs
 from gurney.cli.connect import HERE, Server
 from gurney.cli.output import print_json, show, show_list
 from gurney.cli.progress import bar
@@ -55,12 +56,12 @@ async def get(ref: str, *, output: Annotated[Path, Parameter(name=("--output", "
 
 
 @app.command
-async def ls(ref: str | None = None, *, name: str | None = None, server: Server = HERE) -> None:
+async def ls(ref: str | None = None, *, name: str | None = None, label: Pairs = (), server: Server = HERE) -> None:
     """List payloads, newest first; with a payload, its files."""
     async with server.client() as gurney:
         if ref is None:
             columns = ("id", "name", "files", "bytes", "claims", "created_at")
-            await show_list(gurney.payloads.list(name=name), columns, as_json=server.json)
+            await show_list(gurney.payloads.list(name=name, label=pairs("label", label)), columns, as_json=server.json)
         else:
             await show_list(gurney.payloads.files(ref), ("path", "size", "sha256"), as_json=server.json)
 

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 from cyclopts import Parameter
-from pydantic import ValidationError
 
 from gurney import tracing
+from gurney.cli.asked import NOTHING, Asked
 from gurney.cli.connect import HERE, Server
 from gurney.cli.jobs import exit_code
 from gurney.cli.maps import not_ready
-from gurney.cli.output import err, invalid, print_json, size
+from gurney.cli.output import err, print_json, size
 from gurney.cli.payloads import to_upload
 from gurney.cli.progress import bar
 from gurney.client import AsyncClient
@@ -25,14 +25,16 @@ from gurney.errors import GurneyError, Invalid
 #: Events that get no line: too many of one, and the last line tells the ends with their reason.
 UNTOLD = frozenset({"job.progress", "job.succeeded", "job.failed", "job.canceled"})
 
+#: Seconds of silence after which the log of a job that has ended is taken for whole.
+LAST_LINES_S = 5.0
+
 
 async def run(
     map: str,  # noqa: A002  # what people call it
     *paths: Path,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
-    timeout: float | None = None,
-    name: str | None = None,
     keep: Annotated[bool, Parameter(negative=())] = False,
+    asked: Asked = NOTHING,
     server: Server = HERE,
 ) -> int:
     """Run a MAP on files and folders: upload, submit, follow state and log live, download the results.
@@ -47,12 +49,10 @@ async def run(
         Files and folders to upload.
     output
         Folder for the results.
-    timeout
-        Seconds that the run may take; 0 for as long as it wants.
     keep
         Leave what was uploaded on the server: otherwise it goes when the job has ended.
     """
-    options = _options(timeout, name)
+    options = asked.options()
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise Invalid(f"there is no {', '.join(missing)}")
@@ -80,19 +80,6 @@ async def _root() -> AsyncIterator[None]:
     """Make one trace of all that follows."""
     with tracing.span("gurney run", tracing.INTERNAL, service="client"):
         yield
-
-
-def _options(timeout: float | None, name: str | None) -> dict[str, Any]:
-    """Return the job's options that are given; raises `Invalid` for one that the API would refuse after the upload."""
-    from gurney.model.job import CreateJob
-
-    asked: dict[str, Any] = {"timeout_s": timeout, "name": name}
-    options = {key: value for key, value in asked.items() if value is not None}
-    try:
-        CreateJob(map="", payload="", **options)
-    except ValidationError as error:
-        raise invalid(error) from None
-    return options
 
 
 def _check_output(folder: Path) -> None:
@@ -128,10 +115,14 @@ async def _upload(gurney: AsyncClient, paths: tuple[Path, ...], total: int, *, q
 
 async def _follow(gurney: AsyncClient, job: str, *, log: TextIO) -> Json:
     """Show states and log until the job has ended; Ctrl-C cancels it."""
-    tasks = [asyncio.create_task(_states(gurney, job)), asyncio.create_task(_log(gurney, job, log))]
+    tail = _Tail(log)
+    tasks = [asyncio.create_task(_states(gurney, job)), asyncio.create_task(tail.follow(gurney, job))]
     try:
         ended = await gurney.jobs.wait(job)
-        await asyncio.wait(tasks, timeout=5)
+        seen = -1
+        while tail.printed > seen and not tasks[1].done():  # the end is told before the last lines are
+            seen = tail.printed
+            await asyncio.wait(tasks, timeout=LAST_LINES_S)
     except asyncio.CancelledError:
         err.print("canceling the job", markup=False)
         await gurney.jobs.cancel(job)
@@ -154,12 +145,21 @@ async def _states(gurney: AsyncClient, job: str) -> None:
         return  # the wait tells how it ended
 
 
-async def _log(gurney: AsyncClient, job: str, out: TextIO) -> None:
-    try:
-        async for text in gurney.jobs.logs(job, follow=True):
-            print(text, end="", file=out, flush=True)
-    except GurneyError:
-        return
+class _Tail:
+    """The log, printed as it comes."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        #: Characters.
+        self.printed = 0
+
+    async def follow(self, gurney: AsyncClient, job: str) -> None:
+        try:
+            async for text in gurney.jobs.logs(job, follow=True):
+                print(text, end="", file=self._out, flush=True)
+                self.printed += len(text)
+        except GurneyError:
+            return
 
 
 async def _results(gurney: AsyncClient, job: Json, output: Path | None, *, quiet: bool) -> None:

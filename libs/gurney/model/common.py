@@ -44,6 +44,12 @@ class Ref(Message):
     ref: str
 
 
+class Digests(Message):
+    """Of MAPs, and of what MAPs bring along: of which is asked whether somebody needs them, or which of them are."""
+
+    digests: tuple[str, ...] = Field(default=(), max_length=256)
+
+
 class Rename(Message):
     """`name` None removes the name."""
 

@@ -88,6 +88,10 @@ class Usage(Message):
     #: Bytes of the files that it found, and of those that it left.
     bytes_in: int | None = None
     bytes_out: int | None = None
+    #: Bytes that it held at once on all its GPUs, as seen about once a second; None: it had none, or was too short.
+    gpu_peak_memory: int | None = None
+    #: Share of the time in which its GPUs computed, their mean, 0 to 1; None also where the driver does not tell.
+    gpu_utilization: float | None = None
 
 
 class LogInfo(Message):

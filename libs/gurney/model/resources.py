@@ -34,15 +34,25 @@ class AskedResources(Resources):
 
 
 class Gpu(Message):
+    """What is given to runs as one device: a GPU, or an instance of one that is divided (MIG)."""
+
+    #: As the driver names it; of a MIG instance its own.
     uuid: str
     model: str
     #: Bytes.
     memory: int
     #: Bytes in use by anybody, as the driver tells.
     used: int = 0
+    #: `ok`, or in one word why nothing is placed on it (`docs/gpus.md`).
     health: str = "ok"
+    #: Bytes of `used` that are not of runs: those in use when no run had it.
+    others: int = 0
     #: As CUDA has it, such as `9.0`; None: not told.
     compute_capability: str | None = None
+    #: Version of its driver; None: not told.
+    driver: str | None = None
+    #: UUID of the GPU of which it is a MIG instance; None: it is a whole one.
+    parent: str | None = None
 
 
 class Amount(Message):

@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,7 +61,12 @@ def copy_path(copies: Path, digest: str) -> Path:
     return copies / digest.removeprefix("sha256:")
 
 
-def pin(source: Path, copies: Path) -> tuple[str, dict[str, bytes]]:
+def aside(copy: Path) -> Path:
+    """Return where a copy lies that is being removed, as what is unfinished does."""
+    return copy.with_name(_TEMPORARY + copy.name)
+
+
+def pin(source: Path, copies: Path, is_there: Callable[[Path], bool] = Path.is_dir) -> tuple[str, dict[str, bytes]]:
     """Copy the folder under its digest unless it is there; return digest and manifests, read from the copy.
 
     Raises `MapUnreadable` for what is wrong with the folder, `StoreUnavailable` where there is no room for the copy.
@@ -71,7 +76,7 @@ def pin(source: Path, copies: Path) -> tuple[str, dict[str, bytes]]:
         for _ in range(_ATTEMPTS):
             digest = digest_of(source)
             copy = copy_path(copies, digest)
-            if copy.is_dir() or _copy(source, copies, digest):
+            if is_there(copy) or _copy(source, copies, digest):
                 return digest, _manifests(copy)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
@@ -186,9 +191,9 @@ def _fill(source: Path, draft: Path) -> None:
         else:
             shutil.copyfile(path, to, follow_symlinks=False)
             to.chmod(0o555 if kind == b"x" else 0o444)
-            _sync(to)
+            sync(to)
     for folder in reversed(folders):
-        _sync(folder)
+        sync(folder)
         folder.chmod(0o555)
 
 
@@ -198,10 +203,11 @@ def _publish(draft: Path, copy: Path) -> None:
     except OSError:
         if not copy.is_dir():  # else somebody was faster with the same content
             raise
-    _sync(copy.parent)
+    sync(copy.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -159,9 +159,9 @@ class SupervisorLink:
                 time.sleep(_AGAIN_S)
 
     def _dial(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
         # A socket's path is limited to about 107 bytes; through the folder's descriptor it is always short.
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(f"/proc/self/fd/{folder}/supervisor.sock")
             connection.settimeout(0)

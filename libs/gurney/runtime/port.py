@@ -59,6 +59,8 @@ class RunSpec:
     shared_memory: int | None = None
     #: UUIDs of the placed GPUs; empty: none may be visible.
     gpus: tuple[str, ...] = ()
+    #: They are there on paper only: the run is told their UUIDs, and the host is asked for nothing.
+    gpus_simulated: bool = False
     timeout_s: float | None = None
     #: Until when the run may live unless `lease` gives it longer, by this host's monotonic clock. None: no lease.
     lease_until: float | None = None
@@ -148,6 +150,16 @@ class Runtime(Protocol):
     async def available(self, urn: str, digest: str) -> None:
         """Make the pinned MAP present on this host, for a run that begins soon; raises `ImageUnavailable`."""
 
+    async def copies(self) -> Collection[str]:
+        """Return the digests of the MAPs that are kept here until `let_go`: none where what is kept has a bound."""
+
+    async def let_go(self, digest: str, idle_since: float) -> bool:
+        """Remove what is kept of a MAP, unless somebody came for it since then; tell whether it went.
+
+        `idle_since`: by the monotonic clock. Nobody may let go of what a run uses, which is the caller's to know. A
+        crash in the middle leaves it whole or not there.
+        """
+
     async def start(self, spec: RunSpec) -> None:
         """Begin the run; returns when it is begun or known to have begun before. A failure to begin is an `End`."""
 
@@ -159,6 +171,12 @@ class Runtime(Protocol):
 
         A run that had no lease has one from now on. Unknown and ended runs are no error. One whose lease has lapsed is
         not saved: it ends with the cause `LEASE`, as does one that is begun when its lease has lapsed.
+        """
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        """Return the live run of each of these processes of the host that is part of one, as far as can be told.
+
+        Raises `Unavailable`.
         """
 
     async def runs(self) -> list[Observed]:

@@ -11,13 +11,14 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gurney.errors import Conflict, GurneyError, ImageChanged, ImageUnavailable, Invalid, Unavailable
 from gurney.runtime import folder
+from gurney.runtime.copies import Copies
 from gurney.runtime.environment import process_environment
 from gurney.runtime.link import SupervisorLink
 from gurney.runtime.port import Cause, End, Inspection, Observed, Progress, RunSpec, silent
@@ -50,7 +51,7 @@ class ProcessRuntime:
         """`idle_s`: how long the supervisor stays with neither run nor client; `answer_s`: how long it may take."""
         data_dir = data_dir.absolute()
         self._maps_dir = maps_dir
-        self._copies = data_dir / "maps"
+        self._copies = Copies(data_dir / "maps")
         self._folder = data_dir / "runtime"
         self._grace_s = grace_s
         self._link = SupervisorLink(self._folder, self._hear, idle_s=idle_s, answer_s=answer_s)
@@ -78,7 +79,7 @@ class ProcessRuntime:
         return Inspection(digest, manifests)
 
     async def available(self, urn: str, digest: str) -> None:
-        if await asyncio.to_thread(folder.copy_path(self._copies, digest).is_dir):
+        if await asyncio.to_thread(self._copies.has, digest):
             return
         try:
             found = (await self.inspect(urn)).digest
@@ -87,9 +88,15 @@ class ProcessRuntime:
         if found != digest:
             raise ImageChanged("This host has no copy of the MAP, and its folder has changed since it was registered")
 
+    async def copies(self) -> list[str]:
+        return await asyncio.to_thread(self._copies.digests)
+
+    async def let_go(self, digest: str, idle_since: float) -> bool:
+        return await asyncio.to_thread(self._copies.let_go, digest, idle_since)
+
     async def start(self, spec: RunSpec) -> None:
         run_folder = self._run_folder(spec.run_id)
-        copy = str(folder.copy_path(self._copies, spec.digest))
+        copy = str(self._copies.path(spec.digest))
         environment = process_environment(
             spec,
             folder=copy,
@@ -119,6 +126,11 @@ class ProcessRuntime:
 
     async def lease(self, run_ids: Collection[str], until: float) -> None:
         await self._link.ask("lease", run_ids=list(run_ids), until=until)
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        told = await self._link.ask("members")
+        found = {pid: run_id for run_id, members in told["members"] for pid in members}
+        return {pid: found[pid] for pid in pids if pid in found}
 
     async def runs(self) -> list[Observed]:
         told = await self._link.ask("list")
@@ -181,8 +193,7 @@ class ProcessRuntime:
     def _prepare(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
-        self._copies.mkdir(exist_ok=True)
-        folder.clear_temporaries(self._copies)
+        self._copies.open()
         self._empty_trash()
 
     def _empty_trash(self, pattern: str = "*") -> None:
@@ -190,7 +201,7 @@ class ProcessRuntime:
             folder.remove_tree(left)
 
     def _pin(self, urn: str) -> tuple[str, dict[str, bytes]]:
-        return folder.pin(folder.resolve(self._maps_dir, urn), self._copies)
+        return self._copies.pin(folder.resolve(self._maps_dir, urn))
 
 
 def _observed(run_id: str, end: dict[str, Any] | None) -> Observed:

@@ -49,16 +49,22 @@ done
 class DockerDaemon:
     """One daemon over one folder, apart from any other on the host. Methods block: call them off the loop."""
 
-    def __init__(self, folder: Path, *, live_restore: bool = True) -> None:
-        """`live_restore`: containers go on while the daemon is away. The folder's path is to be short: for sockets."""
+    def __init__(self, folder: Path, *, live_restore: bool = True, has_networks: bool = False) -> None:
+        """`live_restore`: containers go on while the daemon is away. The folder's path is to be short: for sockets.
+
+        `has_networks`: it can make some, in a network namespace of its own, which needs root.
+        """
         self.folder = folder
         #: Counts from the next start on.
         self.live_restore = live_restore
         self._running = folder / "exec"
         self._containerd = self._running / "containerd" / "containerd.pid"
-        command: list[str | Path] = ["dockerd", "--host", self.url, "--data-root", folder / "data"]
+        command: list[str | Path] = ["unshare", "--net"] if has_networks else []
+        command += ["dockerd", "--host", self.url, "--data-root", folder / "data"]
         command += ["--exec-root", self._running, "--pidfile", folder / "pid"]
-        command += ["--bridge=none", "--iptables=false", "--ip-masq=false", "--log-level=warn"]
+        command += ["--bridge=none", "--log-level=warn"]
+        if not has_networks:
+            command += ["--iptables=false", "--ip-masq=false"]
         self._command = command
         self._child = Child(command, folder / "log")
         self._reaper: subprocess.Popen[bytes] | None = None

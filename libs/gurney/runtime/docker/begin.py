@@ -100,21 +100,24 @@ class Begun:
     is_doubtful: bool = False
 
 
-def begin(client: Client, host: Host, spec: RunSpec, body: Mapping[str, Any], network: str) -> Begun:
-    """Make and start the container of a run that is not marked yet; `NoNamespaceError` leaves nothing behind."""
+def begin(client: Client, host: Host, spec: RunSpec, body: Mapping[str, Any], lent: str) -> Begun:
+    """Make and start the container of a run that is not marked yet; `NoNamespaceError` leaves nothing behind.
+
+    `lent`: the container whose network namespace it joins; empty: none.
+    """
     run_id = spec.run_id
     beginning = Beginning(client, host.house, run_id)
     container = beginning.create(body)
     try:
         host.records.prepare(run_id)
         followed = host.pump.follow(host.daemon.attach(container, replay=False, follow=True), host.records.log(run_id))
-        mark = _mark(host, spec, container, network)
+        mark = _mark(host, spec, container, lent)
     except BaseException:
         beginning.remove(container)
         raise
     output = Output(host, run_id, container, followed)
     try:
-        end = beginning.start(container, has_namespace=bool(network))
+        end = beginning.start(container, has_namespace=bool(lent))
     except NoNamespaceError:
         beginning.remove(container)
         host.records.unmark(run_id)
@@ -124,11 +127,11 @@ def begin(client: Client, host: Host, spec: RunSpec, body: Mapping[str, Any], ne
     return Begun(mark, output, end)
 
 
-def _mark(host: Host, spec: RunSpec, container: str, network: str) -> Mark:
+def _mark(host: Host, spec: RunSpec, container: str, lent: str) -> Mark:
     """Leave the mark: from here on the run may have begun."""
     mark = Mark(
         container=container,
-        network=network,
+        network=lent,
         project=spec.project,
         memory=spec.memory,
         timeout_s=spec.timeout_s,

@@ -44,7 +44,7 @@ class Image:
 class Means:
     """What the host gives to the run."""
 
-    #: The container whose network namespace the run gets; empty: a network namespace of its own, without a way out.
+    #: As the daemon has it: a network, `container:` and the one whose namespace the run gets, or `none`.
     network: str
     #: Cores of the host: more cannot be asked for.
     cores: float
@@ -85,7 +85,7 @@ def environment(spec: RunSpec, image: Image) -> dict[str, str]:
         **run_variables(spec, Places(spec.input_path, spec.output_path, _work(spec, image), spec.content_path)),
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
         # Where the NVIDIA runtime is the daemon's default, an image may ask for all GPUs of the host.
-        "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpus) or NO_GPU,
+        "NVIDIA_VISIBLE_DEVICES": NO_GPU if spec.gpus_simulated else ",".join(spec.gpus) or NO_GPU,
     }
 
 
@@ -131,7 +131,7 @@ def _in_memory(spec: RunSpec, image: Image) -> dict[str, str]:
 def _host_config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
     memory = max(spec.memory, _LEAST_MEMORY) if spec.memory else 0
     given = sealed(memory=memory, cores=min(max(spec.cpu, _LEAST_CPU), means.cores)) | {
-        "NetworkMode": _network(spec, means),
+        "NetworkMode": means.network,
         "Tmpfs": _in_memory(spec, image),
         "Mounts": list(_mounts(spec)),
         "ShmSize": spec.shared_memory or SHARED_MEMORY,
@@ -139,15 +139,9 @@ def _host_config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
     }
     if spec.hardening != "strict":
         given |= {"ReadonlyRootfs": False, "CapDrop": sorted(COMPATIBLE_DROPS)}
-    if spec.gpus:
+    if spec.gpus and not spec.gpus_simulated:
         given["DeviceRequests"] = [{"DeviceIDs": list(spec.gpus), "Capabilities": [["gpu"]]}]
     return given
-
-
-def _network(spec: RunSpec, means: Means) -> str:
-    if spec.network:
-        return "bridge"
-    return f"container:{means.network}" if means.network else "none"
 
 
 def _mounts(spec: RunSpec) -> Iterator[dict[str, Any]]:

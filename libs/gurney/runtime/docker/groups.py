@@ -3,12 +3,13 @@
 Both versions of control groups (Linux: admin-guide/cgroup-v1 and cgroup-v2.rst), both of the daemon's drivers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path("/sys/fs/cgroup")
+PROCESSES = Path("/proc")
 _FOLDERS = ("docker/{}", "system.slice/docker-{}.scope")
 
 
@@ -31,6 +32,12 @@ def read(container: str, root: Path = ROOT) -> Used | None:
         if (text := _text(root / "cpuacct" / folder / "cpuacct.usage")) is not None:
             return Used(int(text) / 1e9, resident(_numbers(_text(root / "memory" / folder / "memory.stat"))))
     return None
+
+
+def container_of(pid: int, containers: Iterable[str], processes: Path = PROCESSES) -> str | None:
+    """Return which of these containers a process of the host is in, also in a group below its own. Blocks."""
+    groups = _text(processes / str(pid) / "cgroup") or ""
+    return next((container for container in containers if container in groups), None)
 
 
 def told(stats: Mapping[str, Any]) -> Used:

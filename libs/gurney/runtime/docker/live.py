@@ -45,6 +45,8 @@ class LiveRun:
         self._ending = ending
         self._changed = asyncio.Event()
         self._output = output or Output(host, run_id, mark.container)
+        #: Nobody may have ended it at its timeout.
+        self._was_alone = output is None
         self._began: datetime | None = None
         #: Since when its time counts, by the monotonic clock.
         self._since = clock.monotonic() - (0.0 if output else clock.now().timestamp() - mark.started_at)
@@ -170,8 +172,11 @@ class LiveRun:
         if state is None:
             return lost("its container is gone", _moment(self.mark.started_at))
         cause = self._asked(state)
-        heard = exit_code is not None
-        doubt = "" if cause is not None or state.oom_killed else await self._doubt(state, heard=heard)
+        doubt = ""
+        if cause is None and not state.oom_killed:
+            doubt = await self._doubt(state, heard=exit_code is not None)
+            if not doubt and self._was_alone and self._overran(state):
+                cause = Cause.TIMEOUT
         peak = self.mark.memory if self._is_oom or state.oom_killed else 0
         await self._output.finish()
         end = end_of(state, cause, doubt=doubt, peak=peak or self._peak, cpu_s=self._cpu_s)
@@ -199,6 +204,12 @@ class LiveRun:
         if self._ending is not None:
             return self._ending.cause
         return Cause.LEASE if self.has_lapsed and state.exit_code == _KILLED else None
+
+    def _overran(self, state: State) -> bool:
+        """Tell whether it ended by itself, but after its time was over."""
+        if self.mark.timeout_s is None or state.started_at is None or state.stopped_at is None:
+            return False
+        return (state.stopped_at - state.started_at).total_seconds() > self.mark.timeout_s
 
     async def _doubt(self, state: State, *, heard: bool) -> str:
         """Return why the exit code is not the application's, empty where it is. `heard`: the daemon told of its end."""

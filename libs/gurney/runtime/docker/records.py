@@ -22,7 +22,7 @@ class Mark:
     """What has to be known of a run that may be running."""
 
     container: str
-    #: The container whose network it shares; empty: none.
+    #: The container whose network namespace it joined; empty: none.
     network: str
     project: str
     memory: int

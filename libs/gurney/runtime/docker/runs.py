@@ -56,7 +56,11 @@ class Runs:
     def enlist(self, run: LiveRun) -> None:
         """Take in a run that is marked."""
         self.live[run.run_id] = run
-        run.task = asyncio.create_task(run.enforce())
+
+    def enforce(self, run: LiveRun) -> None:
+        """See that it ends when it has to. One that we adopt has to be seen to run first: it may have ended."""
+        if run.task is None:
+            run.task = asyncio.create_task(run.enforce())
 
     async def close(self) -> None:
         """End our tasks; the runs go on."""
@@ -173,6 +177,8 @@ class Runs:
             await run.adopt()
         except Refused as error:  # it has ended meanwhile, which is told
             _log.info("a run cannot be followed", run=run.run_id, error=error)
+        else:
+            self.enforce(run)
 
     async def look_later(self, run: LiveRun) -> None:
         """A start was marked, and its container did not run: perhaps not yet. If it never does, it never will."""

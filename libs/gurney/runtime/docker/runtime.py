@@ -8,13 +8,14 @@ lost, and containers of ours without a mark are removed. While the daemon is awa
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gurney import clock
 from gurney.errors import Conflict, GurneyError, ImageUnavailable, Invalid, Unavailable
-from gurney.runtime.docker import container, ending
+from gurney.runtime.docker import container, ending, groups
 from gurney.runtime.docker.begin import Begun, NoNamespaceError, begin
 from gurney.runtime.docker.cache import Cache
 from gurney.runtime.docker.daemon import Daemon, Refused
@@ -24,6 +25,7 @@ from gurney.runtime.docker.images import Images
 from gurney.runtime.docker.leases import Leases
 from gurney.runtime.docker.live import LiveRun
 from gurney.runtime.docker.logs import LogPump
+from gurney.runtime.docker.outside import Outside
 from gurney.runtime.docker.pause import Pauses
 from gurney.runtime.docker.reading import Readers
 from gurney.runtime.docker.records import Records
@@ -67,6 +69,7 @@ class DockerRuntime:
         readers = Readers(house)
         self._images = Images(daemon, readers, Registries(registry_config), self._cache)
         self._pauses = Pauses(daemon, house)
+        self._outside = Outside(daemon, house)
         self._leases = Leases(daemon, folder)
         self._runs = Runs(self._host, self._pauses, self._leases, readers)
         self._watch = Watch(daemon, house.filter, self._runs.take_stock, self._runs.hear)
@@ -109,6 +112,13 @@ class DockerRuntime:
     async def available(self, urn: str, digest: str) -> None:
         await self._images.promise(urn, digest)
 
+    async def copies(self) -> Collection[str]:
+        return ()  # the daemon has the images, and the cache bounds those that we pulled
+
+    async def let_go(self, digest: str, idle_since: float) -> bool:
+        del digest, idle_since
+        return False
+
     async def start(self, spec: RunSpec) -> None:
         run_id = _check(spec.run_id)
         if run_id in self._runs.live or run_id in self._runs.ended:
@@ -139,6 +149,11 @@ class DockerRuntime:
             await self._leases.give(given)
         for run in runs:
             run.lease(until)
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, str]:
+        runs = {run.mark.container: run_id for run_id, run in self._runs.live.items()}
+        found = await asyncio.to_thread(lambda: {pid: groups.container_of(pid, runs) for pid in pids})
+        return {pid: runs[container] for pid, container in found.items() if container is not None}
 
     async def runs(self) -> list[Observed]:
         live = [Observed(run_id, None) for run_id in self._runs.live]
@@ -181,21 +196,21 @@ class DockerRuntime:
         await self._daemon.aside(lambda: hand_over(spec.output_dir, uid, gid))
         if spec.lease_until is not None:
             await self._leases.give({spec.run_id: spec.lease_until})
-        network = await self._pauses.take(spec.project)
-        means = container.Means(network, self._daemon.info.get("NCPU") or 1.0, user, self._host.house.labels)
+        lent = "" if spec.network else await self._pauses.take(spec.project)
         try:
-            await self._begun(spec, await self._try(spec, image, means))
+            network = await self._outside.network() if spec.network else f"container:{lent}" if lent else "none"
+            means = container.Means(network, self._daemon.info.get("NCPU") or 1.0, user, self._host.house.labels)
+            await self._begun(spec, await self._try(spec, container.config(spec, image, means), lent))
         except GurneyError:
             await self._leases.take(spec.run_id)
-            await self._pauses.give(spec.project, network)
+            await self._pauses.give(spec.project, lent)
             raise
 
-    async def _try(self, spec: RunSpec, image: container.Image, means: container.Means) -> Begun:
-        body = container.config(spec, image, means)
+    async def _try(self, spec: RunSpec, body: dict[str, Any], lent: str) -> Begun:
         try:
-            return await self._daemon.quick(lambda client: begin(client, self._host, spec, body, means.network))
+            return await self._daemon.quick(lambda client: begin(client, self._host, spec, body, lent))
         except NoNamespaceError as error:
-            self._pauses.gone(means.network)
+            self._pauses.gone(lent)
             raise Unavailable(str(error)) from error  # the start is asked for again
         except Refused as error:
             if error.http_status == _ABSENT:
@@ -206,6 +221,7 @@ class DockerRuntime:
         run = LiveRun(self._host, spec.run_id, begun.mark, output=begun.output)
         run.lease_until = spec.lease_until
         self._runs.enlist(run)
+        self._runs.enforce(run)
         if begun.end is not None:
             await self._runs.told(run, begun.end)
         elif begun.is_doubtful:

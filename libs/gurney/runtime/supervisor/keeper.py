@@ -107,6 +107,10 @@ class Keeper:
             elif records.mark_of(run_id) is not None:  # its starter died between mark and us: it came late
                 yield run_id, self.adopt(run_id)
 
+    def members(self) -> list[tuple[str, list[int]]]:
+        """Return the processes of each run, as they were last seen."""
+        return [(run.id, list({run.pid: None, **run.members})) for run in self.runs.values() if run.running]
+
     def adopt(self, run_id: str) -> dict[str, Any] | None:
         """Take over a run that another supervisor started; return its end where it is gone."""
         if (end := self._end_of(run_id)) is not None:

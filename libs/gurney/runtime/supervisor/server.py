@@ -157,6 +157,8 @@ class Server:
                 told = {"forgotten": self.keeper.forget(ask["run_id"])}
             case "list":
                 told = {"runs": list(self.keeper.listing())}
+            case "members":
+                told = {"members": self.keeper.members()}
             case other:
                 raise ValueError(f"unknown request {other!r}")
         self._send(client, {"id": number, "ok": True, **told})

@@ -1,0 +1,245 @@
+"""The agent and its GPUs: what it tells of them, what a run gets of them, and what a run used."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from gurney.model.run import StartRun
+from gurney.runtime.supervisor import procfs
+from gurney.settings import GIB, MIB, Settings
+from gurney.testing.nats import NatsServer
+from gurney.testing.nvml import LOST, Card, FakeNvml, Instance, Process
+from services.agent import __main__ as agent
+from services.agent import gpu_meter, gpus
+from services.agent.gpu_meter import Meter
+from services.agent.gpus import Gpus
+from tests.contract.runtime_harness import processes_of
+from tests.service.agent_house import SECONDS, House, neighbours
+
+pytestmark = [pytest.mark.needs("nats"), pytest.mark.needs("cc")]
+
+ONE = Card("GPU-1", used=GIB, busy=40)
+DIVIDED = Card("GPU-2", instances=[Instance("MIG-a"), Instance("MIG-b")])
+WAIT = 'echo "$CUDA_VISIBLE_DEVICES"; while [ ! -e "$OUT/go" ]; do sleep 0.05; done; exit '
+
+
+class Meters:
+    """The meter of the agent that was built last."""
+
+    def __init__(self) -> None:
+        self.made: Meter
+
+    def make(self, found: Gpus) -> Meter:
+        self.made = Meter(found)
+        return self.made
+
+
+@pytest.fixture
+def settings(nats_server: NatsServer, tmp_path: Path) -> Settings:
+    """Settings of one host whose heartbeats come often."""
+    return Settings(
+        nats_url=nats_server.url,
+        data=tmp_path / "data",
+        maps=tmp_path / "maps",
+        node="n1",
+        cpu=8,
+        memory=4096 * MIB,
+        stop_grace=0.2,
+        heartbeat_interval=0.1,
+        request_timeout=2,
+    )
+
+
+@pytest.fixture
+def meters(monkeypatch: pytest.MonkeyPatch) -> Meters:
+    """A meter that looks often."""
+    monkeypatch.setattr(gpus, "MEASURING_S", 0.02)
+    monkeypatch.setattr(gpu_meter, "MEASURING_S", 0.02)
+    found = Meters()
+    monkeypatch.setattr(agent, "Meter", found.make)
+    return found
+
+
+@pytest.fixture
+async def house(settings: Settings, nvml: FakeNvml, meters: Meters) -> AsyncIterator[House]:
+    """An agent on a host with a GPU, and one that is divided."""
+    del meters
+    nvml.says(ONE, DIVIDED)
+    async with neighbours(settings) as house:
+        await house.agent_starts()
+        yield house
+
+
+async def begun(house: House, *uuids: str, code: int = 0) -> tuple[StartRun, Path, int]:
+    """Return a run that has these GPUs, its output folder, and the process of its application."""
+    start = house.run(f"{WAIT}{code}").but(gpus=uuids)
+    await house.start(start)
+    async with asyncio.timeout(SECONDS):
+        while not (pids := await asyncio.to_thread(processes_of, start.run_id)):
+            await asyncio.sleep(0.02)
+    return start, house.settings.data / "agent" / "work" / start.run_id / "output", min(pids)
+
+
+async def test_heartbeats_tell_of_gpus(house: House, nvml: FakeNvml) -> None:
+    """Each heartbeat has the GPUs and instances as they are now, and how many the node has."""
+    heard = house.scheduler.heartbeats
+    await house.scheduler.until(lambda: heard and len(heard[-1].gpus) == 3)
+    beat = heard[-1]
+    assert [(gpu.uuid, gpu.parent) for gpu in beat.gpus] == [("GPU-1", None), ("MIG-a", "GPU-2"), ("MIG-b", "GPU-2")]
+    assert (beat.capacity.gpus, beat.simulated, beat.faults) == (3, False, ())
+    assert (beat.gpus[0].used, beat.gpus[0].others) == (GIB, GIB)
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    await house.scheduler.until(lambda: {gpu.uuid: gpu.health for gpu in heard[-1].gpus}["GPU-1"] == "lost")
+
+
+async def test_heartbeats_do_not_wait_for_a_driver_that_hangs(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that hangs holds no heartbeat back: they say that it does, and that all is well again after that."""
+    monkeypatch.setattr(gpus, "SILENT_AFTER_S", 0.1)
+    heard = house.scheduler.heartbeats
+    nvml.says(ONE, DIVIDED, hang="nvmlDeviceGetUUID")
+    await house.scheduler.until(lambda: heard and {gpu.health for gpu in heard[-1].gpus} == {"silent"})
+    count = len(heard)
+    await house.scheduler.until(lambda: len(heard) > count + 5)
+    assert heard[-1].faults == ("the NVIDIA driver does not answer",)
+    nvml.says(ONE, DIVIDED)
+    await house.scheduler.until(lambda: {gpu.health for gpu in heard[-1].gpus} == {"ok"})
+
+
+async def test_a_run_is_measured_by_its_processes(house: House, nvml: FakeNvml, meters: Meters) -> None:
+    """A run sees the GPU that was placed; its own processes count, the highest figure and the mean are told."""
+    before = REGISTRY.get_sample_value("gurney_run_gpu_peak_memory_bytes_count") or 0
+    start, out, pid = await begun(house, "GPU-1")
+    for held in (3, 5, 2):
+        mine, other = Process("GPU-1", pid, held * GIB), Process("GPU-1", 1, 50 * GIB)
+        nvml.says(Card("GPU-1", used=60 * GIB, busy=40), DIVIDED, processes=[mine, other])
+        await until_seen(meters, start, 5 * GIB if held == 2 else held * GIB)
+    (out / "go").touch()
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.log_tail) == ("succeeded", ("GPU-1",)), outcome
+    assert outcome.usage is not None
+    assert (outcome.usage.gpu_peak_memory, outcome.usage.gpu_utilization) == (5 * GIB, 0.4)
+    assert REGISTRY.get_sample_value("gurney_run_gpu_peak_memory_bytes_count") == before + 1
+    assert REGISTRY.get_sample_value("gurney_run_gpu_utilization_ratio_count")
+
+
+async def until_seen(meters: Meters, start: StartRun, peak: int) -> None:
+    """Wait until the meter has seen so much held by the run."""
+    async with asyncio.timeout(SECONDS):
+        while meters.made.so_far(start.run_id).memory != peak:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_run_without_known_processes(house: House, nvml: FakeNvml, meters: Meters) -> None:
+    """Where the driver names no process of the run, what is new on its GPU is the run's, and what was there is not."""
+    heard = house.scheduler.heartbeats
+    await house.scheduler.until(lambda: heard and heard[-1].gpus[0].others == GIB)
+    start, out, _ = await begun(house, "GPU-1", code=3)
+    nvml.says(Card("GPU-1", used=7 * GIB), DIVIDED, processes=[Process("GPU-1", 999_999_999, 6 * GIB)])
+    await until_seen(meters, start, 6 * GIB)
+    await house.scheduler.until(lambda: heard[-1].gpus[0].used == 7 * GIB)
+    assert heard[-1].gpus[0].others == GIB
+    (out / "go").touch()
+    outcome = await house.outcome(start)
+    assert outcome.exit_code == 3
+    assert outcome.usage is not None
+    assert outcome.usage.gpu_peak_memory == 6 * GIB
+
+
+async def test_an_instance_is_measured_alone(house: House, nvml: FakeNvml, meters: Meters) -> None:
+    """What a run holds on its MIG instance is its own; instances do not tell how busy they are."""
+    start, out, pid = await begun(house, "MIG-b")
+    nvml.says(ONE, DIVIDED, processes=[Process("MIG-b", pid, 2 * GIB), Process("MIG-a", 1, 3 * GIB)])
+    await until_seen(meters, start, 2 * GIB)
+    (out / "go").touch()
+    outcome = await house.outcome(start)
+    assert outcome.usage is not None
+    assert (outcome.usage.gpu_peak_memory, outcome.usage.gpu_utilization) == (2 * GIB, None)
+
+
+async def test_a_run_without_gpus_has_used_none(house: House) -> None:
+    """A run that was given no GPU sees none, and nothing is told of its use."""
+    _, outcome = await house.finish('echo "[$CUDA_VISIBLE_DEVICES]"')
+    assert outcome.log_tail == ("[]",)
+    assert outcome.usage is not None
+    assert (outcome.usage.gpu_peak_memory, outcome.usage.gpu_utilization) == (None, None)
+
+
+@pytest.mark.parametrize("uuid", ["GPU-1", "GPU-9"])
+async def test_a_gpu_that_is_gone_when_its_run_is_to_start(house: House, nvml: FakeNvml, uuid: str) -> None:
+    """A run whose GPU is lost, or was never there, does not start: the attempt is lost, and told why."""
+    heard = house.scheduler.heartbeats
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    await house.scheduler.until(lambda: heard and {gpu.uuid: gpu.health for gpu in heard[-1].gpus}["GPU-1"] == "lost")
+    start = await house.start(house.run("true").but(gpus=(uuid,)))
+    outcome = await house.outcome(start)
+    assert outcome.ending == "lost"
+    assert outcome.reason is not None
+    assert outcome.reason.code == "gpu_lost"
+    assert f"{uuid} (lost)" in outcome.reason.message
+    assert house.counted() == []
+
+
+@pytest.mark.parametrize(("code", "error", "ending"), [(3, LOST, "lost"), (0, LOST, "succeeded"), (3, 0, "failed")])
+async def test_a_gpu_that_is_lost_while_its_run_goes(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *, code: int, error: int, ending: str
+) -> None:
+    """A failure of an application whose GPU was lost a moment ago is the host's; a success stays one."""
+    monkeypatch.setattr(gpus, "MEASURING_S", 30.0)
+    start, out, _ = await begun(house, "GPU-1", code=code)
+    nvml.says(Card("GPU-1", error=error), DIVIDED)
+    (out / "go").touch()
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.exit_code) == (ending, code)
+    if ending == "lost":
+        assert outcome.reason is not None
+        assert outcome.reason.code == "gpu_lost"
+        assert "GPU-1 (lost)" in outcome.reason.message
+        assert "exit code 3" in outcome.reason.message
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_run_whose_gpu_is_gone_is_ended(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *, back: bool
+) -> None:
+    """An application that waits for a GPU which is gone is ended, and the attempt lost, also where it is back then."""
+    monkeypatch.setattr(gpus, "GONE_AFTER_S", 0.1)
+    start, _, pid = await begun(house, "GPU-1")
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    async with asyncio.timeout(SECONDS):
+        while await asyncio.to_thread(processes_of, start.run_id):
+            if back and not await asyncio.to_thread(procfs.ticks, pid):
+                nvml.says(ONE, DIVIDED)
+            await asyncio.sleep(0.01)
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("lost", "gpu_lost")
+
+
+async def test_a_run_that_is_stopped_is_canceled_whatever_its_gpu_does(house: House, nvml: FakeNvml) -> None:
+    """A cancel stays one, also where the GPU is lost meanwhile."""
+    start, _, _ = await begun(house, "GPU-1")
+    nvml.says(Card("GPU-1", error=LOST), DIVIDED)
+    await house.stop(start.run_id)
+    assert (await house.outcome(start)).ending == "canceled"
+
+
+async def test_gpus_on_paper(settings: Settings, nvml: FakeNvml, meters: Meters) -> None:
+    """GPUs that are described mark the node as simulated, are told to runs, and are not measured."""
+    nvml.says(ONE)
+    settings = settings.model_copy(update={"gpus": "2x16Gi:A100"})
+    async with neighbours(settings) as house:
+        await house.agent_starts()
+        heard = house.scheduler.heartbeats
+        await house.scheduler.until(lambda: heard)
+        assert (heard[-1].simulated, heard[-1].capacity.gpus) == (True, 2)
+        assert {(gpu.model, gpu.memory) for gpu in heard[-1].gpus} == {("A100", 16 * GIB)}
+        start = await house.start(house.run('echo "$CUDA_VISIBLE_DEVICES"').but(gpus=(heard[-1].gpus[1].uuid,)))
+        outcome = await house.outcome(start)
+        assert outcome.log_tail == ("GPU-simulated-n1-1",)
+        assert outcome.usage is not None
+        assert outcome.usage.gpu_peak_memory is None
+        assert meters.made.so_far(start.run_id).memory is None
