@@ -71,8 +71,9 @@ class Overview:
         """Return the cluster as it is, of these nodes and all live placements."""
         self._follow(nodes, now)
         if typical != self._typical:
-            self._typical, self._board = typical, Board(typical)
-            self._changed |= self._bare.keys()
+            self._typical = typical
+            self._board.expect(typical)
+            self._board.edition += 1
         if self._changed:
             self._derive()
         live, using = MappingProxyType(self._live), MappingProxyType(self._using)

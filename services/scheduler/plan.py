@@ -1,12 +1,11 @@
 """A plan: what is placed where, and why the rest waits. `check` tells what must never be. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gurney.ids import run_id
 from gurney.model.job import WaitReason
-from services.scheduler import feasible
 from services.scheduler.grid import Load
 from services.scheduler.order import Entry, Lane
 from services.scheduler.shape import Shape, mib
@@ -42,13 +41,13 @@ class Decision:
 class Blocked(Mapping[Shape, tuple[WaitReason, ...]]):
     """Why shapes wait: found out when somebody asks, since mostly nobody does."""
 
-    def __init__(self, after: Snapshot, shapes: Iterable[Shape]) -> None:
-        self._after = after
+    def __init__(self, shapes: Iterable[Shape], find: Callable[[Shape], tuple[WaitReason, ...]]) -> None:
         self._shapes: dict[Shape, tuple[WaitReason, ...] | None] = dict.fromkeys(shapes)
+        self._find = find
 
     def __getitem__(self, shape: Shape) -> tuple[WaitReason, ...]:
         if (known := self._shapes[shape]) is None:
-            known = self._shapes[shape] = feasible.reasons(self._after.nodes.values(), shape, feasible.NOW)
+            known = self._shapes[shape] = self._find(shape)
         return known
 
     def __iter__(self) -> Iterator[Shape]:
@@ -63,7 +62,7 @@ class Plan:
     """The outcome of one evaluation."""
 
     decisions: tuple[Decision, ...]
-    #: Why jobs of a shape wait, for the shapes of which some do.
+    #: Why jobs of a shape wait, for the shapes of which some do; of a kept board, as it is when that is asked.
     blocked: Mapping[Shape, tuple[WaitReason, ...]]
     #: Why lanes wait although there may be room: their projects hold all that they may.
     over_quota: Mapping[Lane, WaitReason]

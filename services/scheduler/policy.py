@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gurney.model.job import WaitReason
-from services.scheduler import rank
+from services.scheduler import feasible, rank
 from services.scheduler.grid import Load
 from services.scheduler.order import Entry, Lane, Shapes
 from services.scheduler.plan import Blocked, Decision, Plan
@@ -48,7 +48,7 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     finally:
         trial.take_back()
     after = trial.after(line.projects)
-    return Plan(tuple(trial.decisions), Blocked(after, full), over_quota, after, load)
+    return Plan(tuple(trial.decisions), Blocked(full, trial.reasons), over_quota, after, load)
 
 
 class _Found(NamedTuple):
@@ -68,6 +68,7 @@ class _Trial:
     def __init__(self, snapshot: Snapshot, chance: rank.Chance | None) -> None:
         self._snapshot = snapshot
         self._board = snapshot.board()
+        self._edition = self._board.edition
         self._chance = chance
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
@@ -100,6 +101,16 @@ class _Trial:
     @property
     def load(self) -> Load:
         return self._board.load
+
+    def reasons(self, shape: Shape) -> tuple[WaitReason, ...]:
+        """Return why a shape waits: once the plan is carried out, or as things are if they have changed since."""
+        if self._board.edition != self._edition:
+            return feasible.counted(self._board, shape)
+        self._board.put_all({name: view.room for name, view in self._changed.items()})
+        try:
+            return feasible.counted(self._board, shape)
+        finally:
+            self.take_back()
 
     def take_back(self) -> None:
         self._board.put_all({name: self._snapshot.nodes[name].room for name in self._changed})

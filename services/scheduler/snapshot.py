@@ -11,12 +11,14 @@ from gurney.model.run import Node, NodeState, Placement
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER
-from services.scheduler.grid import Room
+from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
 from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, milli, takes
 from services.scheduler.shares import Using
 
 #: A node that was lost for so long does not count when it is asked what the cluster could hold.
 COUNTS_FOR = timedelta(minutes=10)
+
+STANDINGS = {NodeState.READY: READY, NodeState.LOST: LOST, NodeState.DRAINING: DRAINING}
 
 
 class Held(NamedTuple):
@@ -71,9 +73,8 @@ class NodeView:
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """The healthy GPUs by UUID, those with little memory first: they are given first where several do."""
-        return {
-            gpu.uuid: device_of(gpu, shared=self.shares) for gpu in sorted(self.healthy, key=lambda gpu: gpu.memory)
-        }
+        known = [(gpu.uuid, device_of(gpu, shared=self.shares)) for gpu in self.healthy]
+        return dict(sorted(known, key=lambda item: (item[1].memory, item[1])))
 
     @cached_property
     def free_mib(self) -> Mapping[str, int]:
@@ -96,7 +97,7 @@ class NodeView:
     def room(self) -> Room:
         """What is free, as the board keeps it."""
         return Room(
-            ready=self.state is NodeState.READY and not self.silent,
+            standing=SILENT if self.state is NodeState.READY and self.silent else STANDINGS[self.state],
             home=(self.kinds, tuple(sorted(self.labels.items()))),
             cpu=self.free_cpu,
             memory=self.free_memory,

@@ -52,7 +52,7 @@ def rows(board: Board, names: Any) -> dict[str, Any]:
     for name in names:
         row = board.names.index(name)
         found[name] = (
-            bool(board.ready[row]),
+            int(board.standing[row]),
             int(board.cpu[row]),
             int(board.memory[row]),
             board.free[row][board.kind[row] >= 0].tolist(),
@@ -124,7 +124,9 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         assert dict(kept.live) == dict(fresh.live)
         assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
         assert kept.board().load == fresh.board().load
+        assert kept.board().fragmentation() == pytest.approx(fresh.board().fragmentation())
         for shape in shapes:
+            assert feasible.counted(kept.board(), shape) == feasible.reasons(fresh.nodes.values(), shape, feasible.NOW)
             assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
 
 
@@ -144,6 +146,19 @@ def test_a_plan_leaves_what_is_kept_as_it_was(
     assert first.decisions == again.decisions == recorded.decisions
     assert check(first.after) == []
     assert first.load == first.after.board().load
+
+
+@given(NODES, REQUESTS, SHAPES)
+def test_rows_give_the_reasons_that_their_nodes_give(
+    nodes: list[Node], requests: list[PlacementRequest], shape: Shape
+) -> None:
+    """What a board says of all its rows at once is what its nodes say one by one, in a plan and afterwards."""
+    plan = evaluate(a_snapshot(nodes), a_queue(*requests).shapes, RULES)
+    for each in (shape, *plan.blocked):
+        expected = feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
+        assert feasible.counted(plan.after.board(), each) == expected
+    for each, found in plan.blocked.items():
+        assert found == feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
 
 
 @given(NODES, SHAPES, something_typical())
@@ -267,3 +282,15 @@ def test_a_row_that_did_not_change_is_not_weighed_again(monkeypatch: pytest.Monk
         plan = evaluate(overview.snapshot(nodes, NOW), a_queue(a_request(number)).shapes, RULES)
         overview.place(plan.decisions[0].held)
     assert looked == [50, 1, 1]
+
+
+def test_rows_that_are_kept_in_reserve_count_for_nothing() -> None:
+    """When a node joins, room is made for more than one; what is free there is of use to nobody."""
+    nodes = {f"n{number}": a_node(f"n{number}", gpus=[a_gpu(str(number))]) for number in range(4)}
+    overview, typical = Overview(SILENT_AFTER), typically(gpus=2)
+    overview.snapshot(dict(list(nodes.items())[:3]), NOW, typical)
+    board = overview.snapshot(nodes, NOW, typical).board()
+    assert len(board.cpu) > len(nodes)
+    assert board.fragmentation() == 1
+    overview.snapshot(nodes, NOW, typically(gpus=1))
+    assert board.fragmentation() == 0

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,19 @@ def test_the_command_prints_what_it_promises(
     assert "allocation_mean" in capsys.readouterr().out
     with pytest.raises(Invalid, match="at least 1"):
         simulate(Simulation(seeds=0))
+
+
+def test_the_command_line_has_it(files: dict[str, Path]) -> None:
+    """`gurney simulate` finds the simulation by its entry point, and says in one line what it cannot read."""
+    told = _gurney("--nodes", str(files["nodes"]), "--tasks", str(files["tasks"]), "--seeds", "1", "--json")
+    assert json.loads(told.stdout)["allocation_sd"] == 0
+    told = _gurney("--tasks", str(files["tasks"].with_name("none.csv")))
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+
+
+def _gurney(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gurney.cli", "simulate", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
