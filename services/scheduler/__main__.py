@@ -58,7 +58,7 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
     runs = Runs(office, placer.ledger)
     beats = Beats(office, placer, runs)
     desk = AdmissionDesk(service.bus, office.store, office.cluster, placer, effects)
-    handlers = Handlers(tenure, desk, runs, Nodes(office.cluster, effects), beats)
+    handlers = Handlers(tenure, desk, runs, Nodes(office, placer), beats)
     return Parts(
         answers=handlers.answers,
         consumers=handlers.consumers,

@@ -75,33 +75,35 @@ class Beats:
 
     async def _follow(self, beat: Heartbeat) -> None:
         known = self._cluster.nodes.get(beat.node)
-        seen = census.node_of(beat, clock.now(), known)
-        self._cluster.nodes[beat.node] = await self._join(seen) if known is None else await self._save(seen)
+        self._cluster.see(await self._join(beat) if known is None else await self._save(beat))
         if known is None or known.incarnation != beat.incarnation:
             self._service.reconcile_soon()
         self._placer.wake()
 
-    async def _join(self, node: Node) -> Node:
+    async def _join(self, beat: Heartbeat) -> Node:
+        node = census.node_of(beat, clock.now())
         await consume.ensure(self._service.bus, agent_runs(node.id))
         try:
             await self._store.insert(NODES, node, self._effects.node("joined", node))
         except RevisionConflict:  # written by a former leader
-            return await self._save(node)
+            return await self._save(beat)
         _log.info("node joined", node=node.id)
         return node
 
-    async def _save(self, seen: Node) -> Node:
+    async def _save(self, beat: Heartbeat) -> Node:
         """Write what is news; returns the node as memory keeps it."""
+        at = clock.now()
 
         def change(saved: Node) -> tuple[Node, list[Event]] | None:
+            seen = census.node_of(beat, at, saved)
             if not census.is_worth_saving(saved, seen):
                 return None
             after = seen.but(revision=saved.revision + 1)
             is_back = saved.state is NodeState.LOST or census.is_another_host(saved, seen)
             return after, [self._effects.node("joined", after)] if is_back else []
 
-        saved = await self._store.update(NODES, seen.id, change)
-        return saved.but(last_seen_at=seen.last_seen_at)
+        saved = await self._store.update(NODES, beat.node, change)
+        return saved.but(last_seen_at=max(at, saved.last_seen_at))
 
     async def _look_for_missing(self, beat: Heartbeat, *, same_agent: bool) -> None:
         """End the runs that their agent no longer has. An agent names its runs from its first heartbeat on."""

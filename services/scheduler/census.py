@@ -1,6 +1,7 @@
-"""The states of a node, as its heartbeats and its silence make them, and the one place that changes them. Pure.
+"""The states of a node, as heartbeats, silence and administrators make them, and the one place that changes them. Pure.
 
-ready -> lost -> ready. A node that was drained stays so when it comes back. A node that was lost for long is forgotten.
+ready <-> draining; either -> lost -> what it was before, unless it is drained or resumed while it is lost. A node that
+was lost for long is forgotten, and that it was drained with it.
 """
 
 from datetime import datetime, timedelta
@@ -17,10 +18,12 @@ LEFT_AFTER = timedelta(days=1)
 
 def node_of(beat: Heartbeat, at: datetime, known: Node | None = None) -> Node:
     """Return the node that a heartbeat tells of, at its known revision."""
+    drained = known is not None and known.drained
     return Node(
         id=beat.node,
         revision=known.revision if known else 1,
-        state=known.state if known and known.state is not NodeState.LOST else NodeState.READY,
+        state=NodeState.DRAINING if drained else NodeState.READY,
+        drained=drained,
         labels=beat.labels,
         simulated=beat.simulated,
         capacity=beat.capacity,
@@ -49,6 +52,21 @@ def is_worth_saving(saved: Node, seen: Node) -> bool:
 def lost(node: Node) -> Node | None:
     """Return the node as lost; None where it is."""
     return None if node.state is NodeState.LOST else node.next(state=NodeState.LOST)
+
+
+def drained(node: Node) -> Node | None:
+    """Return the node as one that takes no new jobs; None where it is."""
+    return None if node.drained else _drained(node, drained=True)
+
+
+def resumed(node: Node) -> Node | None:
+    """Return the node as one that takes jobs again; None where it does."""
+    return _drained(node, drained=False) if node.drained else None
+
+
+def _drained(node: Node, *, drained: bool) -> Node:
+    there = NodeState.DRAINING if drained else NodeState.READY
+    return node.next(drained=drained, state=NodeState.LOST if node.state is NodeState.LOST else there)
 
 
 def has_left(node: Node, now: datetime) -> bool:

@@ -58,6 +58,13 @@ class Cluster:
         views = snapshot_of(self.nodes.values(), (), now, self._silent_after).nodes.values()
         return [view for view in views if view.counts]
 
+    def see(self, node: Node) -> Node:
+        """Follow a node's document and return the node as it is known. Of an older revision only the time counts."""
+        known = self.nodes.get(node.id, node)
+        newest = known if known.revision > node.revision else node
+        self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
+        return self.nodes[node.id]
+
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""
         return [placement for placement in self._placements.values() if placement.node == node]

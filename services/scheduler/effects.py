@@ -16,7 +16,7 @@ from gurney.subjects import LIFECYCLE, NODE_EVENT, RUN_INSPECT, RUN_START, RUN_S
 from services.scheduler import lifecycle
 from services.scheduler.order import Entry
 
-NodeEvents = Literal["joined", "lost", "left"]
+NodeEvents = Literal["joined", "drained", "resumed", "lost", "left"]
 
 _log = telemetry.log("scheduler")
 

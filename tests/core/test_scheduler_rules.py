@@ -7,8 +7,8 @@ import pytest
 
 from gurney.model.job import WaitReason
 from gurney.model.resources import Amount
-from gurney.model.run import Heartbeat, RunReport
-from services.scheduler import machine
+from gurney.model.run import Heartbeat, NodeState, RunReport
+from services.scheduler import census, machine
 from services.scheduler.census import is_missing, is_worth_saving, node_of
 from services.scheduler.cluster import Cluster, Notes
 from services.scheduler.order import entry_of
@@ -87,6 +87,18 @@ def test_a_node_is_saved_when_it_changed_and_now_and_then() -> None:
     assert is_worth_saving(saved, node_of(a_beat(), after(30), saved))
     assert is_worth_saving(saved, node_of(a_beat(labels={"a": "b"}), after(5), saved))
     assert node_of(a_beat(), after(-5), saved).last_seen_at == NOW
+
+
+def test_of_an_older_revision_of_a_node_only_the_time_counts() -> None:
+    """A heartbeat that was saved before a drain, and is heard of after it, leaves the node drained."""
+    cluster = Cluster(SILENT_AFTER)
+    joined = cluster.see(node_of(a_beat(), NOW))
+    drained = census.drained(joined)
+    assert drained is not None
+    assert cluster.see(drained) is cluster.nodes["n1"]
+    seen = cluster.see(joined.but(last_seen_at=after(5)))
+    assert (seen.state, seen.last_seen_at) == (NodeState.DRAINING, after(5))
+    assert cluster.see(drained.next(last_seen_at=NOW)).last_seen_at == after(5)
 
 
 def test_memory_follows_newer_revisions_only() -> None:

@@ -18,7 +18,7 @@ from gurney.model.common import Ref
 from gurney.model.job import Admission
 from gurney.model.run import Node, NodeState, PlacementState, StartRun
 from gurney.settings import Settings
-from gurney.subjects import SCHEDULER_NODE
+from gurney.subjects import SCHEDULER_DRAIN, SCHEDULER_NODE, SCHEDULER_RESUME, Operation
 from gurney.testing.nats import NatsServer
 from services.scheduler import census, snapshot
 from services.scheduler.presence import MARGIN_S
@@ -111,6 +111,33 @@ async def test_a_silent_node_is_lost_and_comes_back(world: Silence) -> None:
     found = await world.documents.get(NODES, "n1")
     assert found
     assert found.state is NodeState.READY
+
+
+async def test_a_lost_node_that_is_drained_comes_back_drained(world: Silence) -> None:
+    """Whether that was said before it was lost or meanwhile; what was resumed meanwhile comes back ready."""
+    await world.leased()
+    for ask, told, back in (
+        (SCHEDULER_DRAIN, NodeState.DRAINING, NodeState.DRAINING),
+        (SCHEDULER_RESUME, NodeState.READY, NodeState.READY),
+    ):
+        assert (await world.bus.request(ask, Ref(ref="n1"))).state is told
+        assert await world.event() is told
+        await lost_and_back(world, back)
+    for ask, back in ((SCHEDULER_DRAIN, NodeState.DRAINING), (SCHEDULER_RESUME, NodeState.READY)):
+        await lost_and_back(world, back, ask)
+
+
+async def lost_and_back(world: Silence, back: NodeState, ask: Operation[Ref, Node] | None = None) -> None:
+    """Lose the node, ask something of it, and have it come back."""
+    await world.lapses()
+    await world.passes(LOST_S + 10)
+    assert await world.event() is NodeState.LOST
+    if ask:
+        assert (await world.bus.request(ask, Ref(ref="n1"))).state is NodeState.LOST
+        assert await world.event() is NodeState.LOST
+    await world.beats()
+    assert await world.event() is back
+    assert (await world.node()).state is back
 
 
 async def test_a_node_that_beats_is_not_lost(world: Silence) -> None:
