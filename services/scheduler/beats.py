@@ -107,10 +107,10 @@ class Beats:
 
     async def _look_for_missing(self, beat: Heartbeat, *, same_agent: bool) -> None:
         """End the runs that their agent no longer has. An agent names its runs from its first heartbeat on."""
-        now = clock.now()
+        now = clock.monotonic()
         for placement in self._cluster.on(beat.node):
             notes = self._cluster.notes(placement.id)
-            missing = census.is_missing(placement, beat, now)
+            missing = census.is_missing(placement, beat, self._presence.unchanged_for(placement.id, now))
             notes.missed = (notes.missed + 1 if same_agent else 1) if missing else 0
             if notes.missed >= GONE_BEATS:
                 reason = Reason.of("node_lost", f"the agent of {beat.node} no longer has the run")

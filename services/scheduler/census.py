@@ -10,8 +10,8 @@ from gurney.model.run import Heartbeat, Node, NodeState, Placement, PlacementSta
 
 #: `last_seen_at` is written this often; memory has it from every heartbeat.
 SAVE_EVERY = timedelta(seconds=30)
-#: A confirmed run that its agent does not name is gone, this long after it was confirmed.
-GONE_AFTER = timedelta(seconds=15)
+#: A confirmed run that its agent does not name is gone, so many seconds after it was confirmed.
+GONE_AFTER_S = 15.0
 #: A node that was lost for so long has left.
 LEFT_AFTER = timedelta(days=1)
 
@@ -74,8 +74,7 @@ def has_left(node: Node, now: datetime) -> bool:
     return node.state is NodeState.LOST and now - node.last_seen_at >= LEFT_AFTER
 
 
-def is_missing(placement: Placement, beat: Heartbeat, at: datetime) -> bool:
-    """Tell whether a heartbeat should name this run and does not."""
-    if placement.state is not PlacementState.CONFIRMED or placement.confirmed_at is None:
-        return False
-    return at - placement.confirmed_at > GONE_AFTER and placement.id not in beat.runs
+def is_missing(placement: Placement, beat: Heartbeat, unchanged_for: float) -> bool:
+    """Tell whether a heartbeat should name this run, which has been confirmed for so many seconds, and does not."""
+    is_old = placement.state is PlacementState.CONFIRMED and unchanged_for > GONE_AFTER_S
+    return is_old and placement.id not in beat.runs

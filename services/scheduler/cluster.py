@@ -16,15 +16,18 @@ from services.scheduler.snapshot import NodeView, Snapshot, snapshot_of
 
 @dataclass(slots=True)
 class Notes:
-    """What is remembered of a live run besides its placement; lost in a restart, and not missed."""
+    """What is remembered of a live run besides its placement; lost in a restart, and not missed.
+
+    Seconds are of the monotonic clock; what becomes a time stamp is not.
+    """
 
     #: When `running` was reported, until the placement says it.
     running_since: datetime | None = None
     #: Phase that was told last, and when.
     phase: str | None = None
-    phase_at: datetime | None = None
+    phase_at: float | None = None
     #: When its start or stop was last sent again.
-    sent_at: datetime | None = None
+    sent_at: float | None = None
     #: Heartbeats in a row that did not name it.
     missed: int = 0
 
@@ -41,8 +44,8 @@ class Cluster:
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
-        #: Shapes that no known node could ever hold, and since when.
-        self.hopeless: dict[Shape, datetime] = {}
+        #: Shapes that no known node could ever hold, and since when, by the monotonic clock.
+        self.hopeless: dict[Shape, float] = {}
 
     @property
     def placements(self) -> Mapping[str, Placement]:

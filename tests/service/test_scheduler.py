@@ -44,6 +44,7 @@ from gurney.subjects import (
     SCHEDULER_RELEASE,
 )
 from gurney.testing.nats import NatsServer
+from services.scheduler import admission, reconcile
 from services.scheduler.__main__ import build
 from services.scheduler.plan import check
 from services.scheduler.repository import NODES, PLACEMENTS
@@ -616,6 +617,25 @@ async def test_a_reservation_without_a_job_is_given_back(world: World) -> None:
     assert {each.job_id for each in await live(world)} == {kept.job_id, fresh}
 
 
+async def test_a_reservation_is_given_back_when_its_time_is_over(
+    settings: Settings, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room of a job that never came is free then, not only with the next of the rounds, which are far apart."""
+    for module in (admission, reconcile):
+        monkeypatch.setattr(module, "RESERVED_FOR_S", 0.3)
+    world = World(settings, documents)
+    world.scheduler._parts.reconcile = world.reconciler
+    async with world:
+        await world.join()
+        reserved = await world.admit(cpu=2.0)
+
+        async def is_free() -> bool:
+            return await world.documents.get(PLACEMENTS, ids.run_id(reserved, 1)) is None
+
+        await world.until(is_free)
+        assert (await world.started(cpu=2.0)).job_id != reserved
+
+
 async def test_what_no_node_can_hold_any_more_fails(world: World) -> None:
     """A job that could run once fails as `infeasible` after the set time, with what is short."""
     await world.join()
@@ -655,6 +675,8 @@ async def test_old_placements_go_when_their_job_has_ended(world: World) -> None:
         await world.age(run_id, 11 * 60)
     world.job.live = {starts[1].job_id}
     world.job.requested = {}
+    await world.reconciled()
+    world.reconciler._steadiness._since -= 10 * 60
     await world.reconciled()
     found = await world.documents.get_many(PLACEMENTS, (folded, unfolded, fresh))
     assert {each.id for each in found} == {unfolded, fresh}
