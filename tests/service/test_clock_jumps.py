@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -97,7 +98,7 @@ async def world(nats_server: NatsServer, tmp_path: Path, clocks: Clocks) -> Asyn
     await documents.close()
 
 
-async def requested(world: Jumping, **resources: float) -> PlacementRequest:
+async def requested(world: Jumping, **resources: Any) -> PlacementRequest:
     """Have a job requested by a host that has the right time."""
     request = a_request(at=clock.now() - timedelta(seconds=world.clocks.wall), **resources)
     world.job.jobs[request.job_id] = job_of(request)
