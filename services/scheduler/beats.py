@@ -10,6 +10,7 @@ from gurney.model.event import Event
 from gurney.model.run import Heartbeat, Node, NodeState, Outcome, PlacementState
 from gurney.streams import agent_runs
 from services.scheduler import census
+from services.scheduler.fence import Fence
 from services.scheduler.office import Office
 from services.scheduler.placer import Placer
 from services.scheduler.repository import NODES
@@ -33,6 +34,7 @@ class Beats:
         self._effects = office.effects
         self._placer = placer
         self._runs = runs
+        self._fence = Fence(office)
         self._kept = Heartbeats(office.bus)
 
     async def on_beat(self, subject: str, data: bytes) -> None:
@@ -49,6 +51,7 @@ class Beats:
         self._presence.heard(beat.node, beat.runs, clock.monotonic())
         await self._follow(beat)
         await self._look_for_missing(beat, same_agent=known is not None and known.incarnation == beat.incarnation)
+        await self._fence.look(beat, known.runs if known else ())
 
     async def refresh(self) -> None:
         """Read the last heartbeat of each node: those that came while nobody listened."""

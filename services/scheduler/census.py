@@ -74,6 +74,11 @@ def has_left(node: Node, now: datetime) -> bool:
     return node.state is NodeState.LOST and now - node.last_seen_at >= LEFT_AFTER
 
 
+def is_over(placement: Placement, node: str) -> bool:
+    """Tell whether a run may be on this node no more."""
+    return not placement.live or placement.node != node
+
+
 def is_missing(placement: Placement, beat: Heartbeat, unchanged_for: float) -> bool:
     """Tell whether a heartbeat should name this run, which has been confirmed for so many seconds, and does not."""
     is_old = placement.state is PlacementState.CONFIRMED and unchanged_for > GONE_AFTER_S

@@ -70,6 +70,11 @@ class Effects:
         trace = telemetry.caused(placement.traceparent)
         return _event(subject, data, _command_id(placement, "stop", again=again), trace)
 
+    def fence(self, run_id: str, node: str, epoch: int) -> Event:
+        """Return the command to end a run that is over, whatever it still does."""
+        data = StopRun(run_id=run_id, node=node, epoch=epoch, reason="fenced")
+        return _event(RUN_STOP.of(node_id=node, run_id=run_id), data, ids.new_id("evt"))
+
     def node(self, event: NodeEvents, node: Node) -> Event:
         data = NodeEvent(id=node.id, state=node.state, at=clock.now())
         return _event(NODE_EVENT.of(event=event, node_id=node.id), data, ids.new_id("evt"))

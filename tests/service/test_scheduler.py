@@ -554,6 +554,46 @@ async def test_a_run_that_its_agent_no_longer_has_is_lost(world: World) -> None:
     assert (await world.placement(kept.run_id)).state is PlacementState.CONFIRMED
 
 
+async def test_a_run_that_is_over_is_ended_where_it_lives_on(world: World) -> None:
+    """One that two heartbeats name. What lives, what just ended, and what a living job may need is left alone."""
+    await world.join(capacity=Amount(cpu=8, memory=8 * GIB))
+    alive, over, forgotten, unknown = [await world.started(cpu=0.1) for _ in range(4)]
+    for start in (over, forgotten, unknown):
+        await world.end(start)
+    for start in (forgotten, unknown):
+        await world.becomes(start.run_id, PlacementState.ENDED)
+        await world.scheduler.store.remove(PLACEMENTS, await world.placement(start.run_id))
+    world.job.live.discard(forgotten.job_id)
+    runs = tuple(start.run_id for start in (alive, over, forgotten, unknown))
+    await world.beat(runs=runs)
+    await world.beat(runs=(alive.run_id, unknown.run_id))
+    await world.beat(runs=(alive.run_id, unknown.run_id))
+    await world.beat(runs=runs)
+    await world.node()
+    assert world.stops.empty()
+    await world.beat(runs=runs)
+    stops = [await world.next(world.stops) for _ in range(2)]
+    assert {stop.run_id for stop in stops} == {over.run_id, forgotten.run_id}
+    assert {(stop.node, stop.epoch, stop.reason) for stop in stops} == {("n1", 1, "fenced")}
+    await world.end(over, "canceled")
+    assert (await world.placement(over.run_id)).outcome == Outcome(ending="succeeded")
+    assert world.stops.empty()
+
+
+async def test_what_a_former_leader_has_just_written_is_not_ended(world: World) -> None:
+    """Its run may be on its way: documents are asked, not memory alone."""
+    await world.join()
+    start = await world.started()
+    world.cluster.forget(start.run_id)
+    for _ in range(3):
+        await world.beat(runs=(start.run_id,))
+    other = await world.started(cpu=0.5)
+    for _ in range(2):
+        await world.beat(runs=(start.run_id, other.run_id))
+    await world.node()
+    assert world.stops.empty()
+
+
 # --- making up what is missing ---
 
 
