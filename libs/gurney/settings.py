@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     run_lease: float = Field(default=300.0, ge=0)
     """Seconds for which a run lives on after the last heartbeat that named it; a host that is cut off for longer ends
     its runs. 0: no lease, where there is one host only, as embedded: its runs wait for it."""
-    leader_term: float = Field(default=10.0, gt=0)
+    leader_term: float = Field(default=4.0, gt=0)
     """Seconds after which a standby scheduler takes over from a leader that renews its lease no more. The same for
     all schedulers."""
     reconcile_interval: float = Field(default=30.0, gt=0)

@@ -57,8 +57,8 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
     placer.on_blocked = waiting.look_later
     runs = Runs(office, placer.ledger)
     beats = Beats(office, placer, runs)
-    desk = AdmissionDesk(service.bus, office.store, office.cluster, placer, effects)
-    handlers = Handlers(tenure, desk, runs, Nodes(office.cluster, effects), beats)
+    desk = AdmissionDesk(office, placer)
+    handlers = Handlers(tenure, desk, runs, Nodes(office, placer), beats)
     return Parts(
         answers=handlers.answers,
         consumers=handlers.consumers,

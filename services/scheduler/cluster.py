@@ -22,15 +22,18 @@ from services.scheduler.turns import Rules
 
 @dataclass(slots=True)
 class Notes:
-    """What is remembered of a live run besides its placement; lost in a restart, and not missed."""
+    """What is remembered of a live run besides its placement; lost in a restart, and not missed.
+
+    Seconds are of the monotonic clock; what becomes a time stamp is not.
+    """
 
     #: When `running` was reported, until the placement says it.
     running_since: datetime | None = None
     #: Phase that was told last, and when.
     phase: str | None = None
-    phase_at: datetime | None = None
+    phase_at: float | None = None
     #: When its start or stop was last sent again.
-    sent_at: datetime | None = None
+    sent_at: float | None = None
     #: Heartbeats in a row that did not name it.
     missed: int = 0
 
@@ -51,8 +54,8 @@ class Cluster:
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
-        #: Shapes that no known node could ever hold, and since when.
-        self.hopeless: dict[Shape, datetime] = {}
+        #: Shapes that no known node could ever hold, and since when, by the monotonic clock.
+        self.hopeless: dict[Shape, float] = {}
 
     @property
     def placements(self) -> Mapping[str, Placement]:
@@ -75,6 +78,13 @@ class Cluster:
     def rules(self, now: datetime) -> Rules:
         """Return what decides whose turn it is."""
         return Rules(now, self._shares.had(now), self.durations, self._quotas)
+
+    def see(self, node: Node) -> Node:
+        """Follow a node's document and return the node as it is known. Of an older revision only the time counts."""
+        known = self.nodes.get(node.id, node)
+        newest = known if known.revision > node.revision else node
+        self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
+        return self.nodes[node.id]
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""

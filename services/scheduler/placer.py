@@ -69,7 +69,7 @@ class Placer:
         taken = [(each.entry, _traced(each.entry, machine.placed(each, cluster.epoch, now))) for each in plan.decisions]
         for entry, placement in taken:
             cluster.queue.drop(entry.job_id)
-            cluster.add(placement)
+            self.ledger.decided(placement)
         if taken:
             self._spawn(taken)
         if len(cluster.queue):

@@ -1,7 +1,7 @@
 """A plan: what is placed where, and why the rest waits. `check` tells what must never be. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gurney.ids import run_id
@@ -66,13 +66,15 @@ class Plan:
     blocked: Mapping[Shape, tuple[WaitReason, ...]]
     #: Why lanes wait although there may be room: their projects hold all that they may.
     over_quota: Mapping[Lane, WaitReason]
+    #: Jobs with a live placement before the plan: an earlier attempt of theirs has not ended.
+    live: Container[str]
     #: The cluster as it will be, and what is in use then.
     after: Snapshot
     load: Load
 
     def reasons(self, entry: Entry) -> tuple[WaitReason, ...]:
         """Return why a job waits that the plan did not place; empty where the plan does not say."""
-        if entry.job_id in self.after.live:
+        if entry.job_id in self.live:
             return (ATTEMPT_LIVE,)
         if entry.lane in self.over_quota:
             return (self.over_quota[entry.lane],)

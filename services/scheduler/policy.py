@@ -48,7 +48,7 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     finally:
         trial.take_back()
     after = trial.after(line.projects)
-    return Plan(tuple(trial.decisions), Blocked(full, trial.reasons), over_quota, after, load)
+    return Plan(tuple(trial.decisions), Blocked(full, trial.reasons), over_quota, snapshot.live, after, load)
 
 
 class _Found(NamedTuple):
