@@ -1,6 +1,7 @@
 """Which jobs come in, and what the job service asks about those that wait."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from gurney import clock, ids, telemetry
@@ -94,6 +95,9 @@ class AdmissionDesk:
         if reasons:
             errors = [FieldError(field=FIELDS[each.code], message=each.message) for each in reasons]
             raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
+        least = forecast.asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
+        if over := self._cluster.rules(entry.since).over_quota(entry.lane.project, least):
+            raise Infeasible(over.message, [FieldError(field="resources", message=over.message)])
 
     def _rehearse(self, entry: Entry, admission: Admission) -> Admitted:
         """Say where the job would run now, or for what and how long it would wait."""
