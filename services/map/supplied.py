@@ -52,6 +52,8 @@ def _faults(asked: AskedDescription) -> Iterator[FieldError]:
             yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
     if asked.working_directory is not None and not posixpath.isabs(asked.working_directory):
         yield FieldError(field=f"{_FIELD}.working_directory", message="must be an absolute path")
+    if any("\0" in each for each in (*(asked.command or ()), asked.working_directory or "")):
+        yield FieldError(field=f"{_FIELD}.command", message="must not have NUL characters")
     if sum(map(len, asked.command or ())) > MAX_TEXT:
         yield FieldError(field=f"{_FIELD}.command", message=f"may have {MAX_TEXT} characters")
     yield from _environment_faults(asked.environment)
