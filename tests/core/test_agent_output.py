@@ -246,6 +246,27 @@ def test_work_folders_are_made_and_removed(tmp_path: Path) -> None:
     work.remove()
 
 
+def test_folders_that_nest_without_end_are_removed(tmp_path: Path) -> None:
+    """What an application leaves is removed however deep it is, closed folders on the way and files in them, too."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    before = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tree)
+        for number in range(3000):
+            Path("f").touch()
+            Path("d").mkdir()
+            os.chdir("d")
+            if number % 7 == 0:
+                Path("../d").chmod(0o100)
+        os.fchdir(before)
+        remove_tree(tree)
+    finally:
+        os.fchdir(before)
+        os.close(before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     """Removing a tree leaves alone what its links lead to."""
     (tmp_path / "kept").mkdir()
