@@ -8,6 +8,7 @@ from typing import Any
 
 from gurney.errors import Invalid
 from gurney.paths import holds
+from gurney.runtime.docker.house import silenced
 from gurney.runtime.environment import Places, image_defaults, run_variables
 from gurney.runtime.port import RunSpec
 
@@ -38,6 +39,8 @@ class Image:
     working_directory: str
     #: Names of the variables that it sets.
     variables: frozenset[str] = frozenset()
+    #: Names of its labels.
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
         "Cmd": [],
         "Env": [f"{name}={value}" for name, value in environment(spec, image).items()],
         "Labels": {
+            **silenced(image.labels),
             **means.labels,
             "gurney.run": spec.run_id,
             "gurney.job": spec.job_id,
