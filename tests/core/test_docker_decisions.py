@@ -176,8 +176,11 @@ def test_a_run_is_closed_in_unless_its_map_needs_more() -> None:
 
 
 def test_folders_in_memory() -> None:
-    """A run may write to /tmp, and one of the MONAI generation where its SDK has the folders of operators."""
-    assert set(config(SPEC, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    """A run may write to /tmp, and where its generation has logs, or the folders of operators; not over a mount."""
+    supplied = replace(SPEC, generation="supplied")
+    assert set(config(supplied, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    assert config(replace(supplied, output_path="/tmp/"), IMAGE, MEANS)["HostConfig"]["Tmpfs"] == {}
+    assert set(config(SPEC, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp", "/var/holoscan/logs"}
     monai = replace(SPEC, generation="monai", working_directory="/var/monai/")
     assert set(config(monai, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp", "/var/monai/operators"}
 
