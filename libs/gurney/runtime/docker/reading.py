@@ -71,5 +71,11 @@ def _remove(client: Client, container: str) -> None:
 
 
 def user_of(client: Client, reader: str, user: str) -> tuple[int, int]:
-    """Return user and group id of an image's user."""
-    return users.ids(user, lambda path: files.read(client, reader, path, users.LIMIT))
+    """Return user and group id of an image's user; files that are too long to be believed know nobody."""
+
+    def read(path: str) -> bytes | None:
+        with suppress(files.TooLargeError):
+            return files.read(client, reader, path, users.LIMIT)
+        return None
+
+    return users.ids(user, read)
