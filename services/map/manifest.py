@@ -37,7 +37,8 @@ _UNITS = {
     "ti": 1024**4,
 }
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
-_SHELL = re.compile(r"[|&;<>()$`*?\[\]~#]")
+#: What only a shell understands: its signs, several lines, and variables set before the program.
+_SHELL = re.compile(r"[|&;<>()$`*?\[\]~#\n]|^\s*\w+=")
 _WORKING_DIRECTORY: dict[Generation, str] = {"holoscan": "/var/holoscan", "monai": "/var/monai"}
 
 Json = dict[str, Any]
@@ -163,7 +164,7 @@ def _command(value: Any) -> tuple[str, ...]:
         except (ValueError, RecursionError) as error:
             raise MapUnreadable("manifest_broken", f"app.json: command is not an argument list: {error}") from error
     if isinstance(value, str):
-        value = _shell_line(value)
+        value = _shell_line(value.strip())
     if not value:
         raise MapUnreadable("no_command", "app.json has no command")
     if not isinstance(value, list) or not all(isinstance(each, str | int | float) for each in value):

@@ -138,10 +138,19 @@ def test_the_folder_in_the_image_tells_the_generation() -> None:
     assert manifest.read(found)[1].generation == "monai"
 
 
-def test_a_line_that_needs_a_shell_gets_one() -> None:
-    """Pipes, variables and globs are a shell's matter."""
-    _, described = manifest.read(texts(MONAI_APP | {"command": "cd /opt && python app.py > log"}, MONAI_PKG))
-    assert described.command == ("/bin/sh", "-c", "cd /opt && python app.py > log")
+@pytest.mark.parametrize(
+    "line", ["cd /opt && python app.py > log", "OMP_NUM_THREADS=1 python app.py", "cd /opt\npython app.py"]
+)
+def test_a_line_that_needs_a_shell_gets_one(line: str) -> None:
+    """Pipes, globs, variables and several lines are a shell's matter, as in the packager's own runner."""
+    _, described = manifest.read(texts(MONAI_APP | {"command": line}, MONAI_PKG))
+    assert described.command == ("/bin/sh", "-c", line)
+
+
+def test_a_line_that_needs_no_shell_gets_none() -> None:
+    """There may be none in the image."""
+    _, described = manifest.read(texts(MONAI_APP | {"command": " python 'my app.py' --a=b\n"}, MONAI_PKG))
+    assert described.command == ("python", "my app.py", "--a=b")
 
 
 @pytest.mark.parametrize("command", [None, "", "  ", "[]", []])
