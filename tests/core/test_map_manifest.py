@@ -277,7 +277,7 @@ def test_urns_have_one_form(given_: str, urn: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "urn", ["", " ", "urn:", "urn:isbn:1", "urn:oci:", "urn:oci:UPPER/Case", "urn:gurney:dir:../x", "a b"]
+    "urn", ["", " ", "urn:", "urn:isbn:1", "urn:oci:", "urn:oci:UPPER/Case", "HUB/map:1", "urn:gurney:dir:../x", "a b"]
 )
 def test_what_is_no_urn_names_the_field(urn: str) -> None:
     """A malformed URN is an error of the field `urn`."""
