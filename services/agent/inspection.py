@@ -5,6 +5,8 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from pydantic_core import to_json
+
 from gurney import telemetry
 from gurney.errors import GurneyError, MapUnreadable
 from gurney.model.base import Reason
@@ -13,7 +15,7 @@ from gurney.runtime.port import Inspection, Runtime
 from services.agent.effects import Effects
 
 MANIFEST_LIMIT = 128 * 1024
-#: Of an image's own command, in characters: as a registrant may give one.
+#: Of an image's own command, in bytes of JSON: as a registrant may give one.
 COMMAND_LIMIT = 64 * 1024
 #: Inspections at once: each reads a whole MAP.
 _AT_ONCE = 2
@@ -58,8 +60,8 @@ class Inspector:
                 raise  # the question comes again
             return report.but(reason=Reason.of(error.code, str(error)))
         command = found.command if asked.described else ()  # else the manifest says what runs
-        if sum(map(len, command)) > COMMAND_LIMIT:
-            text = f"The image's own command has over {COMMAND_LIMIT} characters"
+        if len(to_json(command)) > COMMAND_LIMIT:
+            text = f"The image's own command has over {COMMAND_LIMIT} bytes"
             return report.but(reason=Reason.of("command_too_large", text))
         return report.but(phase="done", digest=found.digest, manifests=manifests, command=command)
 
