@@ -20,7 +20,7 @@ MAX_METADATA = 64 * 1024
 MAX_METADATA_DEPTH = 32
 METADATA = "metadata.json"
 #: Of a larger one nobody looks whether it tells of a failure.
-MAX_TELLING = 16 << 20
+MAX_TELLING = 1 << 20
 
 
 @dataclass(frozen=True)
