@@ -77,21 +77,23 @@ async def test_what_would_become_of_a_job(api: Api) -> None:
     assert (runs["node"], runs["waiting"]) == (node["id"], None)
 
 
-async def test_a_quota(server: Server, maps: Path, tmp_path: Path) -> None:
+@pytest.mark.embedded
+async def test_a_quota(tmp_path: Path, maps: Path) -> None:
     """A project gets no more than its quota: what exceeds it waits for that, and is refused where it always would."""
-    del server
-    quotas = {"GURNEY_QUOTAS": '{"default": {"cpu": 0.5}}'}
-    with EmbeddedProcess(tmp_path / "data", maps, quotas) as running:
-        async with Api.of(running) as api:
+    server = EmbeddedProcess(tmp_path / "data", maps, {"GURNEY_QUOTAS": '{"default": {"cpu": 0.5}}'})
+    await asyncio.to_thread(server.start)
+    try:
+        async with Api(server.url, server.token) as api:
             first = await work.begin(api, "sleep 60", resources={"cpu": 0.5})
-            asked = {"map": first["map"]["id"], "payload": first["payload"], "resources": {"cpu": 0.1}}
-            second = (await api.post("/v1/jobs", asked)).must(201).json
+            second = await work.submit(api, first["map"]["id"], {"run.sh": "true"}, resources={"cpu": 0.1})
             told = await work.until(api, second["id"], lambda job: bool(job["waiting"]))
             assert [each["code"] for each in told["waiting"]["reasons"]] == ["quota"]
-            refused = await api.post("/v1/jobs", asked | {"resources": {"cpu": 0.6}}, case="over its quota")
-            assert refused.must(422, "infeasible").fields == {"resources"}
+            asked = {"map": first["map"]["id"], "payload": first["payload"], "resources": {"cpu": 0.6}}
+            (await api.post("/v1/jobs", asked, case="over its quota")).must(422, "infeasible")
             (await api.post(f"/v1/jobs/{first['id']}/cancel")).must(202)
             assert (await work.ended(api, second["id"]))["state"] == "succeeded"
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 @pytest.mark.req("MAS-33")
