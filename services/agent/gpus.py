@@ -109,6 +109,11 @@ class Gpus:
         """Return the bytes that were in use there when no run had it."""
         return self._others.get(uuid, 0)
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of each GPU that is known."""
+        return {gpu.uuid: gpu.memory for gpu in self._known}
+
     def unfit(self, uuids: Collection[str]) -> dict[str, str]:
         """Return those of these GPUs on which nothing can run now, and why."""
         health = {gpu.uuid: gpu.health for gpu in self._current}

@@ -91,6 +91,7 @@ class Heart:
             simulated=self._host.gpus.simulated,
             capacity=self._supervisor.capacity.but(gpus=len(gpus)),
             gpus=gpus,
+            gpu_sharing=self._settings.gpu_sharing,
             kinds=self._supervisor.kinds,
             faults=(*self._supervisor.faults, *self._host.gpus.faults),
             runs=self._supervisor.run_ids,

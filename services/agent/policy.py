@@ -11,6 +11,7 @@ from gurney.model.job import Timings, Usage
 from gurney.model.resources import Amount
 from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
+from gurney.settings import MIB
 from services.agent.gpu_use import NOTHING, Used
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
@@ -164,13 +165,21 @@ def is_final(error: GurneyError) -> bool:
     return isinstance(error, NotFound | Conflict | Forbidden) and not error.retryable
 
 
-def fits(capacity: Amount, live: Iterable[StartRun], start: StartRun) -> bool:
-    """Tell whether a start has room beside the live runs."""
+def fits(capacity: Amount, gpus: Mapping[str, int], live: Iterable[StartRun], start: StartRun) -> bool:
+    """Tell whether a start has room beside the live runs; `gpus`: the bytes of each GPU that is known."""
     others = list(live)
     cpu = _sum(each.request.resources.cpu for each in (*others, start))
     memory = _sum(each.request.resources.memory for each in (*others, start))
-    taken = {gpu for each in others for gpu in each.gpus}
-    return cpu <= capacity.cpu + _ROUNDING and memory <= capacity.memory and taken.isdisjoint(start.gpus)
+    has_gpus = all(_has_room(gpu, gpus.get(gpu), others, start) for gpu in start.gpus)
+    return cpu <= capacity.cpu + _ROUNDING and memory <= capacity.memory and has_gpus
+
+
+def _has_room(gpu: str, memory: int | None, live: Iterable[StartRun], start: StartRun) -> bool:
+    """Tell whether a GPU has room for a start: nobody else where it is to be its own, else all shares together."""
+    shares = [each.gpu_share for each in (*live, start) if gpu in each.gpus]
+    if not all(shares):
+        return len(shares) == 1
+    return memory is None or sum(shares) <= memory // MIB
 
 
 def may_claim(found: Heartbeat | None, home: str, incarnation: str, *, has_beaten: bool) -> bool:

@@ -287,6 +287,7 @@ class Run:
                     self._traceparent,
                     until,
                     content_dir=content_dir,
+                    gpu_memory=self._host.gpus.memory,
                     gpus_simulated=self._host.gpus.simulated,
                 )
                 await self._runtime.start(spec)

@@ -75,12 +75,12 @@ class NodeView:
 
     @cached_property
     def free_mib(self) -> Mapping[str, int]:
-        """What is free of each healthy GPU, in MiB; nothing where a job has it for itself."""
+        """What can be given yet of each healthy GPU, in MiB; nothing where a job has it for itself."""
         free = {uuid: device.mib for uuid, device in self.devices.items()}
         for uuid, share in self.used_shares:
             if uuid in free:
                 free[uuid] -= share
-        return free | {uuid: 0 for uuid in self.used_gpus if uuid in free}
+        return {uuid: 0 if uuid in self.used_gpus else max(0, left) for uuid, left in free.items()}
 
     def suited(self, shape: Shape) -> list[str]:
         """Return the UUIDs of the GPUs that would do, free or not."""
@@ -98,7 +98,7 @@ class NodeView:
             home=(self.kinds, tuple(sorted(self.labels.items()))),
             cpu=self.free_cpu,
             memory=self.free_memory,
-            gpus=tuple((self.devices[uuid], max(0, free)) for uuid, free in self.free_mib.items()),
+            gpus=tuple((self.devices[uuid], free) for uuid, free in self.free_mib.items()),
             size=(self.cpu, self.memory, len(self.gpus)),
             given=len(self.given),
         )

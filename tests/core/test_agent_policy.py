@@ -12,6 +12,7 @@ from gurney.model.job import RunRequest, Timings, Usage
 from gurney.model.resources import Amount, Resources
 from gurney.model.run import StartRun
 from gurney.runtime.port import Cause, End
+from gurney.settings import MIB
 from services.agent import policy
 
 TIMINGS = Timings(pulling=1.0, staging=2.0)
@@ -179,7 +180,7 @@ def test_the_scheduler_has_the_last_word() -> None:
     assert not policy.is_final(errors.Internal())
 
 
-def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = ()) -> StartRun:
+def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = (), share: int = 0) -> StartRun:
     """Return a start that asks for so much."""
     request = RunRequest(
         urn="urn:x",
@@ -191,9 +192,12 @@ def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = ()) -> 
         payload="p",
         resources=Resources(cpu=cpu, memory=memory),
     )
-    return StartRun(run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=gpus, request=request, token="t")
+    return StartRun(
+        run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=gpus, gpu_share=share, request=request, token="t"
+    )
 
 
+GPUS = {"a": 1000 * MIB + 1, "b": 1000 * MIB}
 amounts = st.lists(st.tuples(st.sampled_from([0.01, 0.1, 0.5, 1.0]), st.integers(0, 100)), max_size=40)
 
 
@@ -204,16 +208,27 @@ def test_what_fits_together_is_never_refused(asked: list[tuple[float, int]]) -> 
     cpu = round(sum(cpu for cpu, _ in asked), 6)
     capacity = Amount(cpu=cpu, memory=sum(memory for _, memory in asked))
     for number, each in enumerate(starts):
-        assert policy.fits(capacity, starts[:number], each)
-    assert not policy.fits(capacity, starts, start(0.01, None))
-    assert not policy.fits(capacity, starts, start(None, 1))
-    assert policy.fits(capacity, starts, start(None, None))
+        assert policy.fits(capacity, {}, starts[:number], each)
+    assert not policy.fits(capacity, {}, starts, start(0.01, None))
+    assert not policy.fits(capacity, {}, starts, start(None, 1))
+    assert policy.fits(capacity, {}, starts, start(None, None))
 
 
 def test_a_gpu_is_given_once() -> None:
-    """A GPU that a live run has is not given to another."""
-    assert policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b",)))
-    assert not policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b", "a")))
+    """A GPU that a live run has for itself is not given to another, nor one that is shared to a run for itself."""
+    whole, other, both = (start(0, 0, gpus) for gpus in (("a",), ("b",), ("b", "a")))
+    share = start(0, 0, ("a",), 1)
+    assert policy.fits(Amount(), GPUS, [whole], other)
+    for live, more in ((whole, both), (whole, whole), (whole, share), (share, whole), (share, both)):
+        assert not policy.fits(Amount(), GPUS, [live], more)
+
+
+def test_shares_of_a_gpu_fit_together() -> None:
+    """Runs that share a GPU have no more of it together than there is; of one that is not known nobody can say."""
+    live = [start(0, 0, ("a",), 600), start(0, 0, ("b",), 1000)]
+    assert policy.fits(Amount(), GPUS, live, start(0, 0, ("a",), 400))
+    assert not policy.fits(Amount(), GPUS, live, start(0, 0, ("a",), 401))
+    assert policy.fits(Amount(), {}, live, start(0, 0, ("a",), 401))
 
 
 def test_a_urn_is_of_the_kind_that_it_begins_with() -> None:
