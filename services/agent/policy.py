@@ -144,6 +144,21 @@ def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
     return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))
 
 
+def on_excess(outcome: Outcome, excess: str) -> Outcome:
+    """Return the outcome of a run that nobody but we stopped, for the GPU memory that it held: that is its failure.
+
+    One that had come to its own end by then keeps it.
+    """
+    if outcome.ending != "canceled":
+        return outcome
+    return outcome.but(ending="failed", reason=Reason.of("gpu_memory_exceeded", excess))
+
+
+def told_excess(start: StartRun, held: int) -> str:
+    """Say what a run held of its GPU, in bytes, and what it had."""
+    return f"it held {held // MIB} MiB of {start.gpus[0]}, of which it had {start.gpu_share} MiB"
+
+
 def unstored(outcome: Outcome, fault: str) -> Outcome:
     """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
     outcome = outcome.but(metadata=None)

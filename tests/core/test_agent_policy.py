@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gurney import errors
 from gurney.errors import GurneyError
+from gurney.model.base import Reason
 from gurney.model.job import RunRequest, Timings, Usage
 from gurney.model.resources import Amount, Resources
 from gurney.model.run import StartRun
@@ -88,6 +89,21 @@ def test_a_failure_without_its_gpu_is_the_hosts(cause: Cause, exit_code: int) ->
         assert after.reason is not None
         assert (after.ending, after.reason.code) == ("lost", "gpu_lost")
         assert after.reason.message == f"nothing can run on GPU-1 (lost): {before.reason.message}"
+    else:
+        assert after == before
+
+
+@pytest.mark.parametrize(("cause", "exit_code"), [(Cause.EXITED, 0), (Cause.EXITED, 3), *((c, 137) for c in Cause)])
+def test_a_run_that_was_ended_for_its_gpu_memory_has_failed(cause: Cause, exit_code: int) -> None:
+    """What we have stopped for the GPU memory that it held failed by it; any other end stays."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    after = policy.on_excess(before, policy.told_excess(start(0, 0, ("GPU-1",), 1000), 1500 * MIB))
+    if cause is Cause.STOPPED:
+        assert (after.ending, after.reason) == (
+            "failed",
+            Reason(code="gpu_memory_exceeded", message="it held 1500 MiB of GPU-1, of which it had 1000 MiB"),
+        )
+        assert after.usage == before.usage
     else:
         assert after == before
 
