@@ -10,10 +10,11 @@ import random
 import statistics
 
 from services.scheduler.order import Queue
+from services.scheduler.turns import Rules
 from services.simulate import generator
 from services.simulate.fill import typical
 from services.simulate.measure import percentile
-from services.simulate.trace import WHOLE
+from services.simulate.trace import EPOCH, WHOLE
 from services.simulate.world import World, entry_of
 
 
@@ -33,7 +34,7 @@ def rounds(size: int, waiting: int, count: int) -> list[float]:
             queue.add(entry_of(made, chance.choice(tasks), made))
 
     def decide() -> None:
-        for decision in world.decide(queue.lanes, 0).decisions:
+        for decision in world.decide(queue.shapes, Rules(EPOCH)).decisions:
             queue.drop(decision.entry.job_id)
 
     more(len(tasks))

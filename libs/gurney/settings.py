@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from gurney.errors import Invalid
 from gurney.model.job import Admission
+from gurney.model.resources import Quota
 
 #: The variable that names the folder of secrets; no file names it.
 SECRETS_DIR = "GURNEY_SECRETS_DIR"
@@ -101,6 +102,9 @@ class Settings(BaseSettings):
     recently used go that nothing uses. Only what Gurney pulled counts, and goes. 0: all stay."""
     admission: Admission = Admission.QUEUE
     """What happens when a job finds no room and does not say itself: `queue` or `reject`."""
+    quotas: dict[str, Quota] = {}
+    """What the jobs of a project may hold at a time, as JSON: `{"research": {"gpus": 4, "cpu": 64}}`; `*`: each project
+    that is not named. What is not said is not bounded; a share of a GPU counts as that share."""
     require_approval: bool = False
     """Only approved MAPs may run."""
     allow_network: bool = False
@@ -132,7 +136,7 @@ class Settings(BaseSettings):
     run_lease: float = Field(default=300.0, ge=0)
     """Seconds for which a run lives on after the last heartbeat that named it; a host that is cut off for longer ends
     its runs. 0: no lease, where there is one host only, as embedded: its runs wait for it."""
-    leader_term: float = Field(default=10.0, gt=0)
+    leader_term: float = Field(default=4.0, gt=0)
     """Seconds after which a standby scheduler takes over from a leader that renews its lease no more. The same for
     all schedulers."""
     reconcile_interval: float = Field(default=30.0, gt=0)

@@ -133,6 +133,8 @@ SCHEDULER_INSPECT = Operation("scheduler", "inspect", m.InspectMap, m.InspectAcc
 SCHEDULER_PLACEMENTS = Operation("scheduler", "placements", r.PlacementsSince, r.PlacementEvents, ("job",))
 SCHEDULER_NODES = Operation("scheduler", "nodes", r.NodeList, Page[r.Node], ("edge",))
 SCHEDULER_NODE = Operation("scheduler", "node", Ref, r.Node, ("edge",))
+SCHEDULER_DRAIN = Operation("scheduler", "drain", Ref, r.Node, ("edge",))
+SCHEDULER_RESUME = Operation("scheduler", "resume", Ref, r.Node, ("edge",))
 
 HANDLER_CREATE = Operation("notifier", "create", h.HandlerCreate, h.Handler, ("edge",))
 HANDLER_GET = Operation("notifier", "get", Ref, h.Handler, ("edge",))
@@ -197,7 +199,7 @@ JOB_EVENTS = (
 )
 MAP_EVENTS = ("registered", "ready", "invalid", "named", "approved", "unregistered")
 PAYLOAD_EVENTS = ("created", "changed", "deleted")
-NODE_EVENTS = ("joined", "lost", "left")
+NODE_EVENTS = ("joined", "drained", "resumed", "lost", "left")
 
 
 def shape_of(subject: str) -> tuple[str, str]:

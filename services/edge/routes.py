@@ -327,6 +327,15 @@ NODES = (
         query=Paged,
     ),
     Route("GET", "/v1/nodes/{node}", nodes.get, MAKERS, "A node", reply=Node),
+    Route(
+        "POST",
+        "/v1/nodes/{node}/drain",
+        nodes.drain,
+        ADMINISTRATORS,
+        "Place no new jobs on a node; those that it has go on",
+        reply=Node,
+    ),
+    Route("POST", "/v1/nodes/{node}/resume", nodes.resume, ADMINISTRATORS, "Place jobs on a node again", reply=Node),
 )
 
 ACCESS = (

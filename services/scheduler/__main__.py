@@ -48,7 +48,7 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
         service,
         service.store.guarded(tenure.check),
         tenure,
-        Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval)),
+        Cluster(timedelta(seconds=MISSED_BEATS * settings.heartbeat_interval), settings.quotas),
         Presence(settings.node_lost_after),
         effects,
     )
@@ -57,8 +57,8 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
     placer.on_blocked = waiting.look_later
     runs = Runs(office, placer.ledger)
     beats = Beats(office, placer, runs)
-    desk = AdmissionDesk(service.bus, office.store, office.cluster, placer, effects)
-    handlers = Handlers(tenure, desk, runs, Nodes(office.cluster, effects), beats)
+    desk = AdmissionDesk(office, placer)
+    handlers = Handlers(tenure, desk, runs, Nodes(office, placer), beats)
     return Parts(
         answers=handlers.answers,
         consumers=handlers.consumers,

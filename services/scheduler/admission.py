@@ -1,14 +1,14 @@
 """Which jobs come in, and what the job service asks about those that wait."""
 
+import asyncio
 from datetime import timedelta
 
 from gurney import clock, ids, telemetry
-from gurney.bus import Bus
 from gurney.consume import Reject
 from gurney.errors import FieldError, Infeasible, NoNodes, NoRoom, NotFound
 from gurney.model.common import Empty
 from gurney.model.event import Event
-from gurney.model.job import Admission, JobEvent, JobGet, JobState, PlacementRequest, Waiting
+from gurney.model.job import Admission, JobEvent, JobGet, JobState, PlacementRequest, Waiting, WaitReason
 from gurney.model.run import (
     Admit,
     Admitted,
@@ -20,21 +20,22 @@ from gurney.model.run import (
     PlacementState,
     Release,
 )
-from gurney.store import Store
 from gurney.subjects import JOB_GET
 from services.scheduler import feasible, lifecycle, machine
-from services.scheduler.cluster import Cluster
-from services.scheduler.effects import Effects
-from services.scheduler.order import Entry, entry_of
+from services.scheduler.office import Office
+from services.scheduler.order import Entry, alone, entry_of
 from services.scheduler.placer import Placer
-from services.scheduler.plan import ATTEMPT_LIVE, Decision
+from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
+from services.scheduler.turns import position
 
 #: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
-#: Half of the time for which ended placements are kept, so that clocks may differ.
+#: Half of the time for which ended placements are kept, so that clocks may differ; where they differ by more, too.
 OLD_AFTER = timedelta(minutes=5)
 RETRY_AFTER_S = 5.0
+#: A reservation whose job is not there after so many seconds is given back.
+RESERVED_FOR_S = 10.0
 
 #: The field of a request that is at fault, by the reason of a filter of `feasible.EVER`.
 FIELDS = {
@@ -54,12 +55,13 @@ _log = telemetry.log("scheduler")
 class AdmissionDesk:
     """Answers the job service."""
 
-    def __init__(self, bus: Bus, store: Store, cluster: Cluster, placer: Placer, effects: Effects) -> None:
-        self._bus = bus
-        self._store = store
-        self._cluster = cluster
+    def __init__(self, office: Office, placer: Placer) -> None:
+        self._service = office.service
+        self._bus = office.bus
+        self._store = office.store
+        self._cluster = office.cluster
         self._placer = placer
-        self._effects = effects
+        self._effects = office.effects
 
     async def admit(self, question: Admit) -> Admitted:
         """Refuse what never fits; with `reject`, hold room for the job or refuse it."""
@@ -76,7 +78,14 @@ class AdmissionDesk:
         placement = machine.reserved(question, decision, self._cluster.epoch, clock.now())
         if await self._placer.ledger.reserve(placement) is None:
             raise NoRoom(f"{question.job_id} has ended", retry_after_s=RETRY_AFTER_S)
+        asyncio.get_running_loop().call_later(RESERVED_FOR_S, self._look_after, placement.id)
         return Admitted(reserved=True)
+
+    def _look_after(self, run_id: str) -> None:
+        """Have a reservation looked after whose job has not come."""
+        held = self._cluster.placements.get(run_id)
+        if held and held.state is PlacementState.RESERVED:
+            self._service.reconcile_soon()
 
     def _refuse_infeasible(self, entry: Entry) -> None:
         nodes = self._cluster.capable(entry.since)
@@ -89,7 +98,8 @@ class AdmissionDesk:
 
     def _room_for(self, entry: Entry) -> Decision:
         """Return where the job finds room that none of the waiting jobs before it could use; raises `NoRoom`."""
-        plan = evaluate(self._cluster.snapshot(entry.since), self._cluster.queue.with_one_more(entry))
+        now, cluster = entry.since, self._cluster
+        plan = evaluate(cluster.snapshot(now), cluster.queue.with_one_more(entry), cluster.rules(now))
         found = next((each for each in plan.decisions if each.entry is entry), None)
         if found is None:
             short = "; ".join(f"{each.message} ({each.code})" for each in plan.reasons(entry))
@@ -109,7 +119,7 @@ class AdmissionDesk:
         request = JobEvent.decode(data).placement
         if request is None:
             raise Reject("the event carries no placement request")
-        if clock.now() - request.requested_at < OLD_AFTER or await self._is_wanted(request):
+        if abs(clock.now() - request.requested_at) < OLD_AFTER or await self._is_wanted(request):
             await self.want(request)
 
     async def want(self, request: PlacementRequest) -> None:
@@ -137,10 +147,20 @@ class AdmissionDesk:
         entry = self._cluster.queue.get(question.job_id)
         if entry is None:
             return Explained(waiting=None)
-        snapshot = self._cluster.snapshot(clock.now())
-        short = feasible.reasons(snapshot.nodes.values(), entry.shape, feasible.NOW)
-        reasons = (ATTEMPT_LIVE,) if entry.job_id in snapshot.live else short
-        return Explained(waiting=Waiting(position=self._cluster.queue.position(entry.job_id), reasons=reasons))
+        now, cluster = clock.now(), self._cluster
+        snapshot, lanes, rules = cluster.snapshot(now), cluster.queue.lanes, cluster.rules(now)
+        short = evaluate(snapshot, alone(entry), rules).reasons(entry)
+        place = position(entry, lanes, rules, snapshot.using, snapshot.whole)
+        return Explained(waiting=Waiting(position=place, reasons=(*self._hopeless(entry), *short)))
+
+    def _hopeless(self, entry: Entry) -> tuple[WaitReason, ...]:
+        """Return that no known node could ever hold the job, where that is so, and for how long it waits for one."""
+        since = self._cluster.hopeless.get(entry.shape)
+        if since is None:
+            return ()
+        left = max(0.0, since + self._service.settings.infeasible_after - clock.monotonic())
+        message = f"no known node could ever hold this job: it fails unless one that can joins within {left:.0f} s"
+        return (WaitReason(code="infeasible", count=len(self._cluster.nodes), message=message),)
 
     async def placements(self, question: PlacementsSince) -> PlacementEvents:
         """Return what the placements of these runs say of their jobs."""

@@ -10,6 +10,7 @@ from gurney.model.event import Event
 from gurney.model.run import Heartbeat, Node, NodeState, Outcome, PlacementState
 from gurney.streams import agent_runs
 from services.scheduler import census
+from services.scheduler.fence import Fence
 from services.scheduler.office import Office
 from services.scheduler.placer import Placer
 from services.scheduler.repository import NODES
@@ -33,6 +34,7 @@ class Beats:
         self._effects = office.effects
         self._placer = placer
         self._runs = runs
+        self._fence = Fence(office)
         self._kept = Heartbeats(office.bus)
 
     async def on_beat(self, subject: str, data: bytes) -> None:
@@ -49,6 +51,7 @@ class Beats:
         self._presence.heard(beat.node, beat.runs, clock.monotonic())
         await self._follow(beat)
         await self._look_for_missing(beat, same_agent=known is not None and known.incarnation == beat.incarnation)
+        await self._fence.look(beat, known.runs if known else ())
 
     async def refresh(self) -> None:
         """Read the last heartbeat of each node: those that came while nobody listened."""
@@ -75,40 +78,42 @@ class Beats:
 
     async def _follow(self, beat: Heartbeat) -> None:
         known = self._cluster.nodes.get(beat.node)
-        seen = census.node_of(beat, clock.now(), known)
-        self._cluster.nodes[beat.node] = await self._join(seen) if known is None else await self._save(seen)
+        self._cluster.see(await self._join(beat) if known is None else await self._save(beat))
         if known is None or known.incarnation != beat.incarnation:
             self._service.reconcile_soon()
         self._placer.wake()
 
-    async def _join(self, node: Node) -> Node:
+    async def _join(self, beat: Heartbeat) -> Node:
+        node = census.node_of(beat, clock.now())
         await consume.ensure(self._service.bus, agent_runs(node.id))
         try:
             await self._store.insert(NODES, node, self._effects.node("joined", node))
         except RevisionConflict:  # written by a former leader
-            return await self._save(node)
+            return await self._save(beat)
         _log.info("node joined", node=node.id)
         return node
 
-    async def _save(self, seen: Node) -> Node:
+    async def _save(self, beat: Heartbeat) -> Node:
         """Write what is news; returns the node as memory keeps it."""
+        at = clock.now()
 
         def change(saved: Node) -> tuple[Node, list[Event]] | None:
+            seen = census.node_of(beat, at, saved)
             if not census.is_worth_saving(saved, seen):
                 return None
             after = seen.but(revision=saved.revision + 1)
             is_back = saved.state is NodeState.LOST or census.is_another_host(saved, seen)
             return after, [self._effects.node("joined", after)] if is_back else []
 
-        saved = await self._store.update(NODES, seen.id, change)
-        return saved.but(last_seen_at=seen.last_seen_at, gpus=seen.gpus)
+        saved = await self._store.update(NODES, beat.node, change)
+        return saved.but(last_seen_at=max(at, saved.last_seen_at), gpus=beat.gpus)
 
     async def _look_for_missing(self, beat: Heartbeat, *, same_agent: bool) -> None:
         """End the runs that their agent no longer has. An agent names its runs from its first heartbeat on."""
-        now = clock.now()
+        now = clock.monotonic()
         for placement in self._cluster.on(beat.node):
             notes = self._cluster.notes(placement.id)
-            missing = census.is_missing(placement, beat, now)
+            missing = census.is_missing(placement, beat, self._presence.unchanged_for(placement.id, now))
             notes.missed = (notes.missed + 1 if same_agent else 1) if missing else 0
             if notes.missed >= GONE_BEATS:
                 reason = Reason.of("node_lost", f"the agent of {beat.node} no longer has the run")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER, Floats, Ints
-from services.scheduler.grid import Grid, Rows, runs
+from services.scheduler.grid import READY, Grid, Rows, runs
 from services.scheduler.shape import NEVER, Shape, takes
 
 #: What a whole node's room weighs in GPUs, beside fragmentation: of nodes where that is about the same, the fuller one.
@@ -80,16 +80,18 @@ class Board(Grid):
 
     def _learn(self, column: Column) -> None:
         """Have the column know all kinds of nodes and GPUs."""
-        if len(column.runs) < len(self._homes):
-            column.runs = np.array([runs(home, column.shape) for home in self._homes], dtype=np.bool_)
-        if len(column.takes) <= len(self._devices):
-            known = [takes(device, column.shape) for device in self._devices]
+        if len(column.runs) < len(self.homes):
+            column.runs = np.array([runs(home, column.shape) for home in self.homes], dtype=np.bool_)
+        if len(column.takes) <= len(self.devices):
+            known = [takes(device, column.shape) for device in self.devices]
             column.takes = np.array([*known, NEVER], dtype=np.int64)
 
     def _may(self, column: Column, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell which rows have room."""
         shape = column.shape
-        room = self.ready[rows] & (self.cpu[rows] >= shape.cpu) & (self.memory[rows] >= shape.memory)
+        room: npt.NDArray[np.bool_] = (
+            (self.standing[rows] == READY) & (self.cpu[rows] >= shape.cpu) & (self.memory[rows] >= shape.memory)
+        )
         room &= column.runs[self.home[rows]]
         if shape.gpus:
             room &= (self.free[rows] >= column.takes[self.kind[rows]]).sum(axis=1) >= shape.gpus

@@ -15,8 +15,9 @@ from services.scheduler.lease import LEADER
 from services.scheduler.repository import LEASE
 from services.scheduler.tenure import Tenure
 
-#: A standby looks this often whether the leader has let go.
+#: A standby looks this often whether the leader has let go, and so many times in a term at least.
 LOOK_S = 0.5
+LOOKS = 20
 #: What letting go of the lease may take.
 LETS_GO_S = 1.0
 #: What answers that were begun may take before the lease is given up.
@@ -34,7 +35,7 @@ class Campaign:
         self._store = service.store
         self._parts = parts
         self._term = service.settings.leader_term
-        self._look_s = min(LOOK_S, self._term / 10)
+        self._look_s = min(LOOK_S, self._term / LOOKS)
         self._process = ""
         #: The newest epoch that any agent has heard of, as far as we know.
         self._heard = 0

@@ -1,6 +1,7 @@
-"""The states of a node, as its heartbeats and its silence make them, and the one place that changes them. Pure.
+"""The states of a node, as heartbeats, silence and administrators make them, and the one place that changes them. Pure.
 
-ready -> lost -> ready. A node that was drained stays so when it comes back. A node that was lost for long is forgotten.
+ready <-> draining; either -> lost -> what it was before, unless it is drained or resumed while it is lost. A node that
+was lost for long is forgotten, and that it was drained with it.
 """
 
 from datetime import datetime, timedelta
@@ -9,18 +10,20 @@ from gurney.model.run import Heartbeat, Node, NodeState, Placement, PlacementSta
 
 #: `last_seen_at` is written this often; memory has it from every heartbeat.
 SAVE_EVERY = timedelta(seconds=30)
-#: A confirmed run that its agent does not name is gone, this long after it was confirmed.
-GONE_AFTER = timedelta(seconds=15)
+#: A confirmed run that its agent does not name is gone, so many seconds after it was confirmed.
+GONE_AFTER_S = 15.0
 #: A node that was lost for so long has left.
 LEFT_AFTER = timedelta(days=1)
 
 
 def node_of(beat: Heartbeat, at: datetime, known: Node | None = None) -> Node:
     """Return the node that a heartbeat tells of, at its known revision."""
+    drained = known is not None and known.drained
     return Node(
         id=beat.node,
         revision=known.revision if known else 1,
-        state=known.state if known and known.state is not NodeState.LOST else NodeState.READY,
+        state=NodeState.DRAINING if drained else NodeState.READY,
+        drained=drained,
         labels=beat.labels,
         simulated=beat.simulated,
         capacity=beat.capacity,
@@ -57,13 +60,32 @@ def lost(node: Node) -> Node | None:
     return None if node.state is NodeState.LOST else node.next(state=NodeState.LOST)
 
 
+def drained(node: Node) -> Node | None:
+    """Return the node as one that takes no new jobs; None where it is."""
+    return None if node.drained else _drained(node, drained=True)
+
+
+def resumed(node: Node) -> Node | None:
+    """Return the node as one that takes jobs again; None where it does."""
+    return _drained(node, drained=False) if node.drained else None
+
+
+def _drained(node: Node, *, drained: bool) -> Node:
+    there = NodeState.DRAINING if drained else NodeState.READY
+    return node.next(drained=drained, state=NodeState.LOST if node.state is NodeState.LOST else there)
+
+
 def has_left(node: Node, now: datetime) -> bool:
     """Tell whether a node was lost for so long that it is forgotten."""
     return node.state is NodeState.LOST and now - node.last_seen_at >= LEFT_AFTER
 
 
-def is_missing(placement: Placement, beat: Heartbeat, at: datetime) -> bool:
-    """Tell whether a heartbeat should name this run and does not."""
-    if placement.state is not PlacementState.CONFIRMED or placement.confirmed_at is None:
-        return False
-    return at - placement.confirmed_at > GONE_AFTER and placement.id not in beat.runs
+def is_over(placement: Placement, node: str) -> bool:
+    """Tell whether a run may be on this node no more."""
+    return not placement.live or placement.node != node
+
+
+def is_missing(placement: Placement, beat: Heartbeat, unchanged_for: float) -> bool:
+    """Tell whether a heartbeat should name this run, which has been confirmed for so many seconds, and does not."""
+    is_old = placement.state is PlacementState.CONFIRMED and unchanged_for > GONE_AFTER_S
+    return is_old and placement.id not in beat.runs

@@ -8,25 +8,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from gurney.model.resources import Quota
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.demand import Demand
 from services.scheduler.order import Entry, Queue
 from services.scheduler.overview import Overview
+from services.scheduler.predict import Durations
 from services.scheduler.shape import Shape
+from services.scheduler.shares import Shares
 from services.scheduler.snapshot import NodeView, Snapshot, held_by
+from services.scheduler.turns import Rules
 
 
 @dataclass(slots=True)
 class Notes:
-    """What is remembered of a live run besides its placement; lost in a restart, and not missed."""
+    """What is remembered of a live run besides its placement; lost in a restart, and not missed.
+
+    Seconds are of the monotonic clock; what becomes a time stamp is not.
+    """
 
     #: When `running` was reported, until the placement says it.
     running_since: datetime | None = None
     #: Phase that was told last, and when.
     phase: str | None = None
-    phase_at: datetime | None = None
+    phase_at: float | None = None
     #: When its start or stop was last sent again.
-    sent_at: datetime | None = None
+    sent_at: float | None = None
     #: Heartbeats in a row that did not name it.
     missed: int = 0
 
@@ -34,18 +41,21 @@ class Notes:
 class Cluster:
     """One per scheduler."""
 
-    def __init__(self, silent_after: timedelta) -> None:
+    def __init__(self, silent_after: timedelta, quotas: Mapping[str, Quota] | None = None) -> None:
+        self._quotas = quotas or {}
         self._overview = Overview(silent_after)
         self._placements: dict[str, Placement] = {}
         self._notes: dict[str, Notes] = {}
         self.epoch = 0
         self.queue = Queue()
         self.demand = Demand()
+        self.durations = Durations()
+        self._shares = Shares()
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
-        #: Shapes that no known node could ever hold, and since when.
-        self.hopeless: dict[Shape, datetime] = {}
+        #: Shapes that no known node could ever hold, and since when, by the monotonic clock.
+        self.hopeless: dict[Shape, float] = {}
 
     @property
     def placements(self) -> Mapping[str, Placement]:
@@ -64,6 +74,17 @@ class Cluster:
         """Take a job into the queue."""
         if self.queue.add(entry):
             self.demand.saw(entry.shape, entry.since)
+
+    def rules(self, now: datetime) -> Rules:
+        """Return what decides whose turn it is."""
+        return Rules(now, self._shares.had(now), self.durations, self._quotas)
+
+    def see(self, node: Node) -> Node:
+        """Follow a node's document and return the node as it is known. Of an older revision only the time counts."""
+        known = self.nodes.get(node.id, node)
+        newest = known if known.revision > node.revision else node
+        self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
+        return self.nodes[node.id]
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""
@@ -87,8 +108,18 @@ class Cluster:
         if placement.live:
             self._placements[placement.id] = placement
             return False
+        self._remember(placement)
         self.forget(placement.id)
         return True
+
+    def _remember(self, placement: Placement) -> None:
+        """Keep what a placement that is over tells of its MAP and its project."""
+        if placement.node is None or placement.ended_at is None:
+            return
+        begin, end = placement.placed_at, placement.ended_at
+        self._shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
+        if placement.request and placement.outcome and placement.outcome.ending == "succeeded":
+            self.durations.note(placement.request.digest, (end - begin).total_seconds())
 
     def forget(self, run_id: str) -> None:
         """Let go of a placement that is not live, or was never written."""

@@ -17,7 +17,7 @@ COVERED = 0.95
 #: A request counts half as much after this time.
 HALF_LIFE = timedelta(days=1)
 #: What is typical is looked at anew when this share of all that counts has come since.
-STALE_AT = 0.1
+STALE_AT = 0.25
 #: What tells the MAPs of one runtime from those of another.
 SCHEME = re.compile(r"urn:(oci|gurney:[a-z]+):")
 #: What counts less than this is forgotten.

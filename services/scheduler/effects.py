@@ -16,7 +16,7 @@ from gurney.subjects import LIFECYCLE, NODE_EVENT, RUN_INSPECT, RUN_START, RUN_S
 from services.scheduler import lifecycle
 from services.scheduler.order import Entry
 
-NodeEvents = Literal["joined", "lost", "left"]
+NodeEvents = Literal["joined", "drained", "resumed", "lost", "left"]
 
 _log = telemetry.log("scheduler")
 
@@ -70,6 +70,11 @@ class Effects:
         subject = RUN_STOP.of(node_id=placement.node, run_id=placement.id)
         trace = telemetry.caused(placement.traceparent)
         return _event(subject, data, _command_id(placement, "stop", again=again), trace)
+
+    def fence(self, run_id: str, node: str, epoch: int) -> Event:
+        """Return the command to end a run that is over, whatever it still does."""
+        data = StopRun(run_id=run_id, node=node, epoch=epoch, reason="fenced")
+        return _event(RUN_STOP.of(node_id=node, run_id=run_id), data, ids.new_id("evt"))
 
     def node(self, event: NodeEvents, node: Node) -> Event:
         data = NodeEvent(id=node.id, state=node.state, at=clock.now())

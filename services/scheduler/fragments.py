@@ -79,6 +79,10 @@ class Fragments:
         """Return the memory of kinds of GPUs in MiB."""
         return self._mib[kinds]
 
+    def of_no_use(self, rows: int) -> Use:
+        """Return the use of nodes without GPUs."""
+        return Use(*(np.zeros((rows, len(self.groups))) for _ in Use._fields))
+
     def use(self, kinds: Ints, free: Ints) -> Use:
         """Return what GPUs are of use for: their kinds, and what is free of them in MiB, in arrays of the same form."""
         takes_each = self._takes[kinds]

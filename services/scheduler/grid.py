@@ -20,13 +20,19 @@ Rows = npt.NDArray[np.intp]
 
 #: States of a node whose worth is remembered: what a plan tried is mostly there a moment later.
 KNOWN = 4096
+#: Rows that are weighed at a time: what that needs grows with GPUs and typical tasks.
+MANY = 1024
+
+
+#: How nodes stand; `NOWHERE`: there is no such node.
+READY, LOST, DRAINING, SILENT, NOWHERE = range(5)
 
 
 class Room(NamedTuple):
     """What a node has free. Memory in bytes, cpu in thousandths of a core."""
 
-    #: Whether anything may be placed there now.
-    ready: bool
+    #: Whether anything may be placed there now: `READY`, or why not.
+    standing: int
     home: Home
     cpu: int
     memory: int
@@ -45,7 +51,7 @@ class Load(NamedTuple):
     used: tuple[int, int, int]
 
 
-NO_ROOM = Room(ready=False, home=((), ()), cpu=0, memory=0, gpus=(), size=(0, 0, 0))
+NO_ROOM = Room(standing=NOWHERE, home=((), ()), cpu=0, memory=0, gpus=(), size=(0, 0, 0))
 
 
 def runs(home: Home, shape: Shape) -> bool:
@@ -58,6 +64,7 @@ class Grid:
     """The rows."""
 
     def __init__(self, typical: Sequence[Typical] = (), together: float = TOGETHER) -> None:
+        self._together = together
         self.fragments = Fragments(typical, together)
         self.names: list[str] = []
         self._row: dict[str, int] = {}
@@ -66,8 +73,9 @@ class Grid:
         #: Of each row the most MiB that are free of a GPU, and how many GPUs are free as a whole.
         self._most: list[int] = []
         self._whole: list[int] = []
-        self._homes: dict[Home, int] = {}
-        self._devices: dict[Device, int] = {}
+        #: Kinds of nodes and of GPUs, numbered as they turned up.
+        self.homes: dict[Home, int] = {}
+        self.devices: dict[Device, int] = {}
         #: Rows in the order of their changes, from change number `_before` on.
         self._log: list[int] = []
         self._before = 0
@@ -78,7 +86,7 @@ class Grid:
         self._shape_arrays(0, 0)
 
     def _shape_arrays(self, rows: int, width: int) -> None:
-        self.ready = np.zeros(rows, dtype=np.bool_)
+        self.standing = np.full(rows, NOWHERE, dtype=np.int8)
         self.home = np.zeros(rows, dtype=np.int64)
         self.cpu = np.zeros(rows, dtype=np.int64)
         self.memory = np.zeros(rows, dtype=np.int64)
@@ -89,10 +97,9 @@ class Grid:
         #: GPUs that are free, parts of them counted as such.
         self.idle = np.zeros(rows)
         #: Cpu, memory, GPUs.
-        self._size = np.zeros((rows, 3), dtype=np.int64)
+        self.size = np.zeros((rows, 3), dtype=np.int64)
         self._given = np.zeros(rows, dtype=np.int64)
-        groups = len(self.fragments.groups)
-        self._use = Use(np.zeros((rows, groups)), np.zeros((rows, groups)), np.zeros((rows, groups)))
+        self._use = self.fragments.of_no_use(rows)
         self._usable = np.zeros(rows)
         #: Rows of the same number are equal in all that counts.
         self._state = np.zeros(rows, dtype=np.int64)
@@ -115,10 +122,22 @@ class Grid:
             self._set(row, room)
         self._weigh(rows)
         self._note(rows.tolist())
-        largest = self._size.max(axis=0, initial=1) if resized else self.largest
+        largest = self.size.max(axis=0, initial=1) if resized else self.largest
         if (largest != self.largest).any():
             self.largest = largest
             self._all_changed()
+
+    def expect(self, typical: Sequence[Typical]) -> None:
+        """Measure what GPUs are of use for against other tasks from now on."""
+        self.fragments = Fragments(typical, self._together)
+        for device in self.devices:
+            self.fragments.learn_device(device)
+        for home in self.homes:
+            self.fragments.learn_home([runs(home, shape) for shape in self.fragments.shapes])
+        self._weighed = {}
+        self._use = self.fragments.of_no_use(len(self.cpu))
+        self._weigh(np.arange(len(self.names)))
+        self._all_changed()
 
     def drop(self, name: str) -> None:
         """Forget a node."""
@@ -140,7 +159,7 @@ class Grid:
         """Tell at a glance that a row has no room; where it says no, there may be none nevertheless."""
         room = self._rooms[row]
         return (
-            not room.ready
+            room.standing != READY
             or room.cpu < shape.cpu
             or room.memory < shape.memory
             or (self._most[row] < shape.gpu_share if shape.gpu_share else self._whole[row] < shape.gpus)
@@ -149,13 +168,13 @@ class Grid:
     @property
     def with_gpus(self) -> npt.NDArray[np.bool_]:
         """Which rows are of nodes that have GPUs, whatever they are like."""
-        gpus: npt.NDArray[np.bool_] = self._size[:, 2] > 0
+        gpus: npt.NDArray[np.bool_] = self.size[:, 2] > 0
         return gpus
 
     @property
     def load(self) -> Load:
         """What all nodes have together, and what of it is in use."""
-        cpu, memory, gpus = map(int, self._size.sum(axis=0))
+        cpu, memory, gpus = map(int, self.size.sum(axis=0))
         used = cpu - int(self.cpu.sum()), memory - int(self.memory.sum()), int(self._given.sum())
         return Load((cpu, memory, gpus), used)
 
@@ -170,7 +189,7 @@ class Grid:
 
     def _set(self, row: int, room: Room) -> None:
         self._rooms[row] = room
-        self.ready[row] = room.ready
+        self.standing[row] = room.standing
         self.home[row] = self._home_of(room.home)
         self.cpu[row] = room.cpu
         self.memory[row] = room.memory
@@ -184,22 +203,33 @@ class Grid:
         self.idle[row] = idle
         self._most[row] = max((free for _, free in room.gpus), default=0)
         self._whole[row] = sum(free == device.mib for device, free in room.gpus)
-        self._size[row] = room.size
+        self.size[row] = room.size
         self._given[row] = room.given
         self._state[row] = self._states.setdefault(_state_of(room), len(self._states))
 
     def _weigh(self, rows: Rows) -> None:
         """Find out what the GPUs of rows are of use for; of a state that was there a moment ago it is known."""
-        if len(rows) == 1 and (known := self._weighed.get(int(self._state[rows[0]]))):
-            use, usable = known
-        else:
-            use = self.fragments.use(self.kind[rows], self.free[rows])
-            use = Use(*(each.sum(axis=1) for each in use))
-            usable = self.fragments.usable(self.cpu[rows], self.memory[rows], self.home[rows], use)
         if len(rows) == 1:
-            self._weighed[int(self._state[rows[0]])] = use, usable
-            if len(self._weighed) > KNOWN:
-                del self._weighed[next(iter(self._weighed))]
+            state = int(self._state[rows[0]])
+            if (known := self._weighed.get(state)) is None:
+                known = self._weighed[state] = self._use_of(rows)
+                if len(self._weighed) > KNOWN:
+                    del self._weighed[next(iter(self._weighed))]
+            self._learned(rows, *known)
+            return
+        _, first, which = np.unique(self._state[rows], return_index=True, return_inverse=True)
+        for start in range(0, len(first), MANY):
+            use, usable = self._use_of(rows[first[start : start + MANY]])
+            some = np.flatnonzero((which >= start) & (which < start + MANY))
+            part = which[some] - start
+            self._learned(rows[some], use.at(part), usable[part])
+
+    def _use_of(self, rows: Rows) -> tuple[Use, Floats]:
+        use = self.fragments.use(self.kind[rows], self.free[rows])
+        use = Use(*(each.sum(axis=1) for each in use))
+        return use, self.fragments.usable(self.cpu[rows], self.memory[rows], self.home[rows], use)
+
+    def _learned(self, rows: Rows, use: Use, usable: Floats) -> None:
         for kept, found in zip(self._use, use, strict=True):
             kept[rows] = found
         self._usable[rows] = usable
@@ -241,19 +271,19 @@ class Grid:
         self._all_changed()
         for row, room in enumerate(self._rooms):
             self._set(row, room)
-        self._weigh(np.arange(rows))
+        self._weigh(np.arange(len(self.names)))
 
     def _home_of(self, home: Home) -> int:
-        if home not in self._homes:
-            self._homes[home] = len(self._homes)
+        if home not in self.homes:
+            self.homes[home] = len(self.homes)
             self.fragments.learn_home([runs(home, shape) for shape in self.fragments.shapes])
-        return self._homes[home]
+        return self.homes[home]
 
     def _kind_of(self, device: Device) -> int:
-        if device not in self._devices:
-            self._devices[device] = len(self._devices)
+        if device not in self.devices:
+            self.devices[device] = len(self.devices)
             self.fragments.learn_device(device)
-        return self._devices[device]
+        return self.devices[device]
 
     def fragmentation(self) -> float:
         """Return the share of what is free of all GPUs that typical tasks cannot use."""

@@ -11,6 +11,7 @@ from gurney.streams import SCHEDULER_CANCEL, SCHEDULER_REPORTS, SCHEDULER_REQUES
 from gurney.subjects import (
     SCHEDULER_ADMIT,
     SCHEDULER_CONFIRM,
+    SCHEDULER_DRAIN,
     SCHEDULER_ENDED,
     SCHEDULER_EXPLAIN,
     SCHEDULER_INSPECT,
@@ -18,6 +19,7 @@ from gurney.subjects import (
     SCHEDULER_NODES,
     SCHEDULER_PLACEMENTS,
     SCHEDULER_RELEASE,
+    SCHEDULER_RESUME,
     Operation,
 )
 from services.scheduler.admission import AdmissionDesk
@@ -48,6 +50,8 @@ class Handlers:
             SCHEDULER_ENDED: self.runs.ended,
             SCHEDULER_NODES: self.nodes.page,
             SCHEDULER_NODE: self.nodes.get,
+            SCHEDULER_DRAIN: self.nodes.drain,
+            SCHEDULER_RESUME: self.nodes.resume,
             SCHEDULER_INSPECT: self.nodes.inspect,
         }
         return {operation: self._leading(answer) for operation, answer in answers.items()}

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from gurney import telemetry
+from gurney import clock, telemetry
 from gurney.documents.port import Write
 from gurney.errors import NotFound, RevisionConflict
 from gurney.model.event import Event
@@ -15,6 +15,7 @@ from services.scheduler.lease import LEADER
 from services.scheduler.office import Office
 from services.scheduler.placer import Placer
 from services.scheduler.repository import BATCH, LEASE, PLACEMENTS
+from services.scheduler.shape import shape_of
 from services.scheduler.tenure import Tenure
 from services.scheduler.waiting import Waiting
 
@@ -34,9 +35,12 @@ async def leading(office: Office, placer: Placer, waiting: Waiting) -> AsyncIter
     store, tenure, cluster, effects = office.store, office.tenure, office.cluster, office.effects
     cluster.nodes = {node.id: node for node in await repository.nodes(store)}
     await take_over(store, effects, tenure.epoch)
+    now = clock.now()
     for placement in await repository.live(store):
         tenure.check_epoch(placement.epoch)
         cluster.add(placement)
+        if placement.request:
+            cluster.demand.saw(shape_of(placement.request), now)
     cluster.epoch = tenure.epoch
     _log.info("leading", epoch=cluster.epoch, nodes=len(cluster.nodes), placements=len(cluster.placements))
     try:

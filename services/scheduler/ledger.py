@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from gurney import clock
 from gurney.documents.port import Write
 from gurney.errors import RevisionConflict
 from gurney.model.event import Event
@@ -25,6 +26,7 @@ class Ledger:
         self._store = office.store
         self._tenure = office.tenure
         self._cluster = office.cluster
+        self._presence = office.presence
         self._effects = office.effects
         self._on_room = on_room
 
@@ -57,7 +59,7 @@ class Ledger:
 
         Its room is taken before the write is under way, and given back where the write fails.
         """
-        self._cluster.add(placement)
+        self.decided(placement)
         try:
             return await self._store.insert(PLACEMENTS, placement)
         except RevisionConflict:
@@ -86,13 +88,21 @@ class Ledger:
         if found is None or not found.live:
             self._give_up(run_id)
             return None
-        self._cluster.add(found)
+        self.decided(found)
         return found
 
     def _anew(self, placement: Placement) -> Sequence[Event]:
         return [self._effects.start(placement)] if placement.state is PlacementState.PLACED else []
 
+    def decided(self, placement: Placement) -> None:
+        """Take a live placement into memory."""
+        self._cluster.add(placement)
+        self._presence.written(placement.id, clock.monotonic())
+
     def _follow(self, placement: Placement) -> None:
+        known = self._cluster.placements.get(placement.id)
+        if known is None or known.revision < placement.revision:
+            self._presence.written(placement.id, clock.monotonic())
         if self._cluster.put(placement):
             self._on_room()
 

@@ -1,27 +1,34 @@
-"""Who comes first: priority, then age, and ageing. Pure.
+"""The jobs that wait: a lane for those that are alike in all but their age, the oldest first. Pure.
 
-A priority is a head start: a job counts as if it had been made so much earlier. So `higher` goes before `normal`, yet a
-job that has waited longer than the head start goes before newer ones of the next priority, and nobody starves.
-`immediate` goes before all others, however old. The order of two jobs never changes, so it is kept, not computed again.
+Which lane's turn it is, is found anew for each plan (`turns.py`).
 """
 
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import NamedTuple
 
 from gurney.model.job import PlacementRequest, Priority
 from services.scheduler.shape import Shape, shape_of
 
-HEAD_START: dict[Priority, timedelta] = {
-    Priority.LOWER: timedelta(hours=-1),
-    Priority.NORMAL: timedelta(),
-    Priority.HIGHER: timedelta(hours=1),
-    Priority.IMMEDIATE: timedelta(days=3650),
-}
-
-#: What jobs are sorted by, the first first.
+#: What jobs of a lane are sorted by, the first first: when they were made, and their ids.
 Key = tuple[datetime, str]
+
+
+class Lane(NamedTuple):
+    """What jobs have in common that go one after the other."""
+
+    project: str
+    priority: Priority
+    #: Of their MAP.
+    digest: str
+    shape: Shape
+
+
+Lanes = Mapping[Lane, "Sequence[Entry]"]
+#: The lanes by what they ask: where one finds no room, none of the same shape does.
+Shapes = Mapping[Shape, Lanes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class Entry:
     """A job that waits for a placement."""
 
     key: Key
-    shape: Shape
+    lane: Lane
     request: PlacementRequest
     #: When the scheduler heard of it.
     since: datetime
@@ -40,26 +47,40 @@ class Entry:
     def job_id(self) -> str:
         return self.request.job_id
 
+    @property
+    def shape(self) -> Shape:
+        return self.lane.shape
+
 
 def entry_of(request: PlacementRequest, now: datetime, traceparent: str | None = None) -> Entry:
     """Return the entry of a request. A later attempt keeps the job's age."""
-    key = (request.created_at - HEAD_START[request.priority], request.job_id)
-    return Entry(key, shape_of(request.request, request.avoid), request, now, traceparent)
+    run = request.request
+    lane = Lane(request.project, request.priority, run.digest, shape_of(run, request.avoid))
+    return Entry((request.created_at, request.job_id), lane, request, now, traceparent)
+
+
+def alone(entry: Entry) -> Shapes:
+    """Return a job that waits alone."""
+    return {entry.shape: {entry.lane: [entry]}}
 
 
 class Queue:
-    """The jobs that wait, in order, one lane for each shape."""
+    """The jobs that wait."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
-        self._lanes: dict[Shape, list[Entry]] = {}
+        self._shapes: dict[Shape, dict[Lane, list[Entry]]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def lanes(self) -> Mapping[Shape, Sequence[Entry]]:
-        return self._lanes
+    def shapes(self) -> Shapes:
+        return self._shapes
+
+    @property
+    def lanes(self) -> Lanes:
+        return {lane: entries for lanes in self._shapes.values() for lane, entries in lanes.items()}
 
     def get(self, job_id: str) -> Entry | None:
         return self._entries.get(job_id)
@@ -72,7 +93,7 @@ class Queue:
                 return False
             self.drop(entry.job_id)
         self._entries[entry.job_id] = entry
-        bisect.insort(self._lanes.setdefault(entry.shape, []), entry, key=_key)
+        bisect.insort(self._shapes.setdefault(entry.shape, {}).setdefault(entry.lane, []), entry, key=_key)
         return True
 
     def heard_before(self, at: datetime) -> set[str]:
@@ -85,21 +106,20 @@ class Queue:
         if entry is None or attempt not in {None, entry.request.attempt}:
             return
         del self._entries[job_id]
-        lane = self._lanes[entry.shape]
+        lanes = self._shapes[entry.shape]
+        lane = lanes[entry.lane]
         del lane[bisect.bisect_left(lane, entry.key, key=_key)]
         if not lane:
-            del self._lanes[entry.shape]
+            del lanes[entry.lane]
+        if not lanes:
+            del self._shapes[entry.shape]
 
-    def position(self, job_id: str) -> int:
-        """Return how many go before the job, itself counted."""
-        key = self._entries[job_id].key
-        return 1 + sum(bisect.bisect_left(lane, key, key=_key) for lane in self._lanes.values())
-
-    def with_one_more(self, entry: Entry) -> Mapping[Shape, Sequence[Entry]]:
+    def with_one_more(self, entry: Entry) -> Shapes:
         """Return the lanes as they would be with this job; the queue stays as it is."""
-        lane = list(self._lanes.get(entry.shape, ()))
+        lanes = self._shapes.get(entry.shape, {})
+        lane = list(lanes.get(entry.lane, ()))
         bisect.insort(lane, entry, key=_key)
-        return {**self._lanes, entry.shape: lane}
+        return {**self._shapes, entry.shape: {**lanes, entry.lane: lane}}
 
 
 def _key(entry: Entry) -> Key:

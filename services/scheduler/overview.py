@@ -8,7 +8,9 @@ from gurney.model.run import Node
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.grid import Room
-from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, view_of
+from services.scheduler.shape import MILLI
+from services.scheduler.shares import Using
+from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, using_of, view_of
 
 
 class Overview:
@@ -19,6 +21,9 @@ class Overview:
         self._held: dict[str, Held] = {}
         self._on: dict[str, dict[str, Held]] = {}
         self._live: dict[str, tuple[str, ...]] = {}
+        #: Run -> what it takes of its project's share, and project -> what its runs take.
+        self._takes: dict[str, Using] = {}
+        self._using: dict[str, Using] = {}
         self._nodes: dict[str, Node] = {}
         self._seen: list[Node] = []
         #: With nothing in use.
@@ -37,6 +42,8 @@ class Overview:
         self._held[held.run_id] = held
         self._live[held.job_id] = (*self._live.get(held.job_id, ()), held.run_id)
         if held.node is not None:
+            takes = self._takes[held.run_id] = using_of(held, self._bare.get(held.node))
+            self._using[held.project] = self._using.get(held.project, Using()).plus(takes)
             self._on.setdefault(held.node, {})[held.run_id] = held
             self._changed.add(held.node)
 
@@ -49,18 +56,28 @@ class Overview:
         if others:
             self._live[held.job_id] = others
         if held.node is not None:
+            left = self._using[held.project] = self._using[held.project].minus(self._takes.pop(run_id))
+            if not any(left):
+                del self._using[held.project]
             del self._on[held.node][run_id]
             self._changed.add(held.node)
+
+    def share_of(self, run_id: str) -> float:
+        """Return which share of the cluster a live placement holds."""
+        cpu, memory, gpus = self._board.load.capacity
+        return self._takes.get(run_id, Using()).share_of(Using(cpu, memory, gpus * MILLI))
 
     def snapshot(self, nodes: Mapping[str, Node], now: datetime, typical: tuple[Typical, ...] = ()) -> Snapshot:
         """Return the cluster as it is, of these nodes and all live placements."""
         self._follow(nodes, now)
         if typical != self._typical:
-            self._typical, self._board = typical, Board(typical)
-            self._changed |= self._bare.keys()
+            self._typical = typical
+            self._board.expect(typical)
+            self._board.edition += 1
         if self._changed:
             self._derive()
-        return Snapshot(dict(self._views), MappingProxyType(self._live), typical, self._board, self._board.edition)
+        live, using = MappingProxyType(self._live), MappingProxyType(self._using)
+        return Snapshot(dict(self._views), live, typical, using, self._board, self._board.edition)
 
     def capable(self, nodes: Mapping[str, Node], now: datetime) -> list[NodeView]:
         """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""

@@ -65,11 +65,11 @@ class Placer:
         begun = clock.monotonic()
         now = clock.now()
         cluster = self._cluster
-        plan = evaluate(cluster.snapshot(now), cluster.queue.lanes)
+        plan = evaluate(cluster.snapshot(now), cluster.queue.shapes, cluster.rules(now))
         taken = [(each.entry, _traced(each.entry, machine.placed(each, cluster.epoch, now))) for each in plan.decisions]
         for entry, placement in taken:
             cluster.queue.drop(entry.job_id)
-            cluster.add(placement)
+            self.ledger.decided(placement)
         if taken:
             self._spawn(taken)
         if len(cluster.queue):

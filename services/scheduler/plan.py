@@ -1,14 +1,13 @@
 """A plan: what is placed where, and why the rest waits. `check` tells what must never be. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gurney.ids import run_id
 from gurney.model.job import WaitReason
-from services.scheduler import feasible
 from services.scheduler.grid import Load
-from services.scheduler.order import Entry
+from services.scheduler.order import Entry, Lane
 from services.scheduler.shape import Shape, mib
 from services.scheduler.snapshot import Held, NodeView, Snapshot
 
@@ -35,19 +34,20 @@ class Decision:
     def held(self) -> Held:
         """What the job will hold."""
         shape = self.entry.shape
-        return Held(self.run_id, self.entry.job_id, self.node, shape.cpu, shape.memory, self.gpus, self.share)
+        project = self.entry.lane.project
+        return Held(self.run_id, self.entry.job_id, self.node, shape.cpu, shape.memory, self.gpus, self.share, project)
 
 
 class Blocked(Mapping[Shape, tuple[WaitReason, ...]]):
     """Why shapes wait: found out when somebody asks, since mostly nobody does."""
 
-    def __init__(self, after: Snapshot, shapes: Sequence[Shape]) -> None:
-        self._after = after
+    def __init__(self, shapes: Iterable[Shape], find: Callable[[Shape], tuple[WaitReason, ...]]) -> None:
         self._shapes: dict[Shape, tuple[WaitReason, ...] | None] = dict.fromkeys(shapes)
+        self._find = find
 
     def __getitem__(self, shape: Shape) -> tuple[WaitReason, ...]:
         if (known := self._shapes[shape]) is None:
-            known = self._shapes[shape] = feasible.reasons(self._after.nodes.values(), shape, feasible.NOW)
+            known = self._shapes[shape] = self._find(shape)
         return known
 
     def __iter__(self) -> Iterator[Shape]:
@@ -62,17 +62,23 @@ class Plan:
     """The outcome of one evaluation."""
 
     decisions: tuple[Decision, ...]
-    #: Why jobs of a shape wait, for the shapes of which some do.
+    #: Why jobs of a shape wait, for the shapes of which some do; of a kept board, as it is when that is asked.
     blocked: Mapping[Shape, tuple[WaitReason, ...]]
-    #: Jobs that cannot be placed whatever room there is.
-    held: frozenset[str]
+    #: Why lanes wait although there may be room: their projects hold all that they may.
+    over_quota: Mapping[Lane, WaitReason]
+    #: Jobs with a live placement before the plan: an earlier attempt of theirs has not ended.
+    live: Container[str]
     #: The cluster as it will be, and what is in use then.
     after: Snapshot
     load: Load
 
     def reasons(self, entry: Entry) -> tuple[WaitReason, ...]:
-        """Return why a job waits; empty where the plan does not say."""
-        return (ATTEMPT_LIVE,) if entry.job_id in self.held else self.blocked.get(entry.shape, ())
+        """Return why a job waits that the plan did not place; empty where the plan does not say."""
+        if entry.job_id in self.live:
+            return (ATTEMPT_LIVE,)
+        if entry.lane in self.over_quota:
+            return (self.over_quota[entry.lane],)
+        return self.blocked.get(entry.shape, ())
 
 
 def check(snapshot: Snapshot) -> list[str]:

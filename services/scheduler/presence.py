@@ -1,6 +1,7 @@
 """When nodes and runs were last heard of, and what follows from silence. Pure.
 
-Times are of the leader's monotonic clock. All counts begin anew whenever the leader may have missed heartbeats: when it
+Times are of the leader's monotonic clock: the wall clock of its host may be put forward or back by hours, and nothing
+is lost, sent again or given back for it. All counts begin anew whenever the leader may have missed heartbeats: when it
 takes over, connects again, finds a new stream, or was held up itself. So silence is the node's, never the leader's.
 """
 
@@ -20,6 +21,7 @@ class Presence:
         self._since = 0.0
         self._nodes: dict[str, float] = {}
         self._runs: dict[str, float] = {}
+        self._written: dict[str, float] = {}
 
     def restart(self, now: float) -> None:
         """Begin all counts anew."""
@@ -34,9 +36,18 @@ class Presence:
         """Note that a run may start: its agent counts its lease from when it asked."""
         self._runs[run_id] = now
 
+    def written(self, run_id: str, now: float) -> None:
+        """Note that a placement was made or changed: whoever is to answer has been told."""
+        self._written[run_id] = now
+
+    def unchanged_for(self, run_id: str, now: float) -> float:
+        """Return for how many seconds a placement has been as it is, as far as this leader knows."""
+        return now - max(self._since, self._written.get(run_id, 0.0))
+
     def keep(self, runs: Collection[str]) -> None:
         """Forget all other runs."""
         self._runs = {run_id: at for run_id, at in self._runs.items() if run_id in runs}
+        self._written = {run_id: at for run_id, at in self._written.items() if run_id in runs}
 
     def is_silent(self, node: str, now: float) -> bool:
         """Tell whether a node was silent for long enough to be lost."""

@@ -13,31 +13,47 @@ from gurney.model.run import Outcome, Placement, PlacementState
 from gurney.streams import agent_runs
 from gurney.subjects import JOB_ALIVE, JOB_GET, JOB_OWED
 from services.scheduler import feasible, machine, repository
+from services.scheduler.admission import RESERVED_FOR_S
 from services.scheduler.handlers import Handlers
 from services.scheduler.ledger import Ledger
 from services.scheduler.office import Office
 from services.scheduler.shape import Shape
 
-#: A command that was not answered for so long is sent again, and so is the next.
-ANSWER_WITHIN = timedelta(seconds=10)
-#: A reservation whose job is not there by now is given back.
-RESERVED_FOR = timedelta(seconds=10)
+#: A command that was not answered for so many seconds is sent again, and so is the next.
+ANSWER_WITHIN_S = 10.0
 #: Placements of ended jobs are kept for so long. Longer than `admission.OLD_AFTER`.
 KEPT_FOR = timedelta(minutes=10)
+#: Seconds by which the wall clock may move against the monotonic one between two rounds.
+JUMP_S = 5.0
 
 _log = telemetry.log("scheduler")
 
 
-def is_unanswered(placement: Placement, sent_at: datetime | None, now: datetime) -> bool:
-    """Tell whether the agent was told something and has not answered in time."""
+def is_unanswered(placement: Placement, unanswered_for: float) -> bool:
+    """Tell whether the agent was told something so many seconds ago and should have answered."""
     match placement.state:
         case PlacementState.PLACED:
-            told_at = placement.placed_at
-        case PlacementState.CONFIRMED if placement.cancel_requested_at:
-            told_at = placement.cancel_requested_at
+            is_told = True
+        case PlacementState.CONFIRMED:
+            is_told = placement.cancel_requested_at is not None
         case _:
-            return False
-    return now - max(told_at, sent_at or told_at) >= ANSWER_WITHIN
+            is_told = False
+    return is_told and unanswered_for >= ANSWER_WITHIN_S
+
+
+class Steadiness:
+    """Whether times that were written lately can be compared with the wall clock: it has not jumped since. Pure."""
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+        self._since = 0.0
+
+    def steady_for(self, wall: datetime, monotonic: float) -> float:
+        """Return for how many seconds the wall clock has gone as time does."""
+        offset = wall.timestamp() - monotonic
+        if self._offset is None or abs(offset - self._offset) > JUMP_S:
+            self._offset, self._since = offset, monotonic
+        return monotonic - self._since
 
 
 class Reconcile:
@@ -46,11 +62,13 @@ class Reconcile:
     def __init__(self, office: Office, handlers: Handlers, ledger: Ledger) -> None:
         self._bus = office.bus
         self._store = office.store
-        self._infeasible_after = timedelta(seconds=office.service.settings.infeasible_after)
+        self._infeasible_after = office.service.settings.infeasible_after
         self._desk, self._runs, self._beats = handlers.desk, handlers.runs, handlers.beats
         self._effects = office.effects
         self._cluster = office.cluster
+        self._presence = office.presence
         self._ledger = ledger
+        self._steadiness = Steadiness()
 
     async def __call__(self) -> None:
         """Do all parts; raises the last fault, so that the round comes again soon."""
@@ -89,12 +107,13 @@ class Reconcile:
 
     async def _commands(self) -> None:
         """Send starts and stops again. A node that is not there gets them when it comes back."""
-        now = clock.now()
-        silent = {node.id for node in self._cluster.snapshot(now).nodes.values() if node.silent}
+        now = clock.monotonic()
+        silent = {node.id for node in self._cluster.snapshot(clock.now()).nodes.values() if node.silent}
         events: list[Event] = []
         for placement in self._cluster.placements.values():
             notes = self._cluster.notes(placement.id)
-            if placement.node not in silent and is_unanswered(placement, notes.sent_at, now):
+            unanswered_for = min(self._presence.unchanged_for(placement.id, now), now - (notes.sent_at or 0.0))
+            if placement.node not in silent and is_unanswered(placement, unanswered_for):
                 notes.sent_at = now
                 send = self._effects.start if placement.state is PlacementState.PLACED else self._effects.stop
                 events.append(send(placement, again=True))
@@ -131,9 +150,9 @@ class Reconcile:
 
     async def _reservations(self) -> None:
         """Give back the room of jobs that never came to be."""
-        now = clock.now()
+        now = clock.monotonic()
         for placement in list(self._cluster.placements.values()):
-            old = now - placement.placed_at >= RESERVED_FOR
+            old = self._presence.unchanged_for(placement.id, now) >= RESERVED_FOR_S
             if placement.state is PlacementState.RESERVED and old and not await self._exists(placement.job_id):
                 await self._ledger.remove([placement])
 
@@ -146,29 +165,38 @@ class Reconcile:
 
     async def _infeasible(self) -> None:
         """Fail what no known node has been able to hold for the set time."""
-        now = clock.now()
-        hopeless = self._hopeless(now)
+        now, wall = clock.monotonic(), clock.now()
+        hopeless = self._hopeless(wall)
         # what is possible again, even for a moment, starts anew
         known = self._cluster.hopeless = {shape: self._cluster.hopeless.get(shape, now) for shape in hopeless}
         for shape, message in hopeless.items():
             if now - known[shape] >= self._infeasible_after:
-                await self._fail(shape, Outcome(ending="failed", reason=Reason.of("infeasible", message)), now)
+                await self._fail(shape, Outcome(ending="failed", reason=Reason.of("infeasible", message)), wall)
 
     def _hopeless(self, now: datetime) -> dict[Shape, str]:
-        """Return the shapes that no known node could ever hold, and what is short."""
-        nodes = self._cluster.capable(now)
-        found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.lanes}
-        return {shape: "; ".join(each.message for each in why) for shape, why in found.items() if why and nodes}
+        """Return the shapes that no known node could ever hold, and what is short.
+
+        Where every node has been lost for some time they count all the same, until they have left.
+        """
+        nodes = self._cluster.capable(now) or list(self._cluster.snapshot(now).nodes.values())
+        found = {shape: feasible.reasons(nodes, shape, feasible.EVER) for shape in self._cluster.queue.shapes}
+        return {shape: "; ".join(each.message for each in why) for shape, why in found.items() if why}
 
     async def _fail(self, shape: Shape, outcome: Outcome, now: datetime) -> None:
-        for entry in list(self._cluster.queue.lanes.get(shape, ())):
+        for entry in [each for lane in self._cluster.queue.shapes.get(shape, {}).values() for each in lane]:
             request = entry.request
             self._cluster.queue.drop(request.job_id, request.attempt)
             never = machine.never_placed(request.job_id, request.attempt, outcome, self._cluster.epoch, now)
             await self._ledger.insert(never)
 
     async def _prune(self) -> None:
-        """Remove old placements, but for those whose job has not folded its end yet."""
+        """Remove old placements, but for those whose job has not folded its end yet.
+
+        Not while their times may be of a clock that was put forward since: a request that is told again finds the
+        placement of its attempt for as long as it may be taken for a new one.
+        """
+        if self._steadiness.steady_for(clock.now(), clock.monotonic()) < KEPT_FOR.total_seconds():
+            return
         async for batch in repository.ended_before(self._store, clock.now() - KEPT_FOR):
             jobs = tuple({placement.job_id for placement in batch})
             live = set((await self._bus.request(JOB_ALIVE, JobRefs(jobs=jobs))).live)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 from gurney import clock, ids, telemetry
 from gurney.errors import NotFound
@@ -17,15 +16,15 @@ from services.scheduler.office import Office
 
 #: `running` is written this long after it was reported: an end that comes meanwhile takes it along in one write.
 SETTLE_S = 0.02
-#: The least time between two messages with the counts of one phase.
-COUNTS_EVERY = timedelta(seconds=2)
+#: The fewest seconds between two messages with the counts of one phase.
+COUNTS_EVERY_S = 2.0
 
 _log = telemetry.log("scheduler")
 
 
-def is_news(notes: Notes, report: RunReport, now: datetime) -> bool:
+def is_news(notes: Notes, report: RunReport, now: float) -> bool:
     """Tell whether a report is worth a message."""
-    return notes.phase != report.phase or notes.phase_at is None or now - notes.phase_at >= COUNTS_EVERY
+    return notes.phase != report.phase or notes.phase_at is None or now - notes.phase_at >= COUNTS_EVERY_S
 
 
 class Runs:
@@ -88,7 +87,7 @@ class Runs:
             await self._ledger.change(run_id, lambda found: machine.started(found, at))
 
     async def _progress(self, placement: Placement, report: RunReport) -> None:
-        notes, now = self._cluster.notes(placement.id), clock.now()
+        notes, now = self._cluster.notes(placement.id), clock.monotonic()
         if is_news(notes, report, now):
             notes.phase, notes.phase_at = report.phase, now
             await self._effects.offer([self._effects.progress(placement, report)])

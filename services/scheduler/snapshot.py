@@ -11,11 +11,14 @@ from gurney.model.run import Node, NodeState, Placement
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER
-from services.scheduler.grid import Room
+from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
 from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, milli, takes
+from services.scheduler.shares import Using
 
 #: A node that was lost for so long does not count when it is asked what the cluster could hold.
 COUNTS_FOR = timedelta(minutes=10)
+
+STANDINGS = {NodeState.READY: READY, NodeState.LOST: LOST, NodeState.DRAINING: DRAINING}
 
 
 class Held(NamedTuple):
@@ -30,6 +33,7 @@ class Held(NamedTuple):
     gpus: tuple[str, ...] = ()
     #: MiB of its one GPU; 0: it has its GPUs for itself.
     share: int = 0
+    project: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,8 @@ class NodeView:
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """The healthy GPUs by UUID, those with little memory first: they are given first where several do."""
-        return {
-            gpu.uuid: device_of(gpu, shared=self.shares) for gpu in sorted(self.healthy, key=lambda gpu: gpu.memory)
-        }
+        known = [(gpu.uuid, device_of(gpu, shared=self.shares)) for gpu in self.healthy]
+        return dict(sorted(known, key=lambda item: (item[1].memory, item[1])))
 
     @cached_property
     def free_mib(self) -> Mapping[str, int]:
@@ -94,7 +97,7 @@ class NodeView:
     def room(self) -> Room:
         """What is free, as the board keeps it."""
         return Room(
-            ready=self.state is NodeState.READY and not self.silent,
+            standing=SILENT if self.state is NodeState.READY and self.silent else STANDINGS[self.state],
             home=(self.kinds, tuple(sorted(self.labels.items()))),
             cpu=self.free_cpu,
             memory=self.free_memory,
@@ -139,6 +142,8 @@ class Snapshot:
     live: Mapping[str, tuple[str, ...]]
     #: What is mostly asked, against which fragmentation is measured.
     typical: tuple[Typical, ...] = ()
+    #: Project -> what its live placements hold. May be lent, too.
+    using: Mapping[str, Using] = field(default_factory=dict)
     #: The same nodes as arrays, lent as well; None: not kept.
     kept: Board | None = field(default=None, compare=False, repr=False)
     #: The board is lent as of this edition: at a later one it shows another moment.
@@ -149,6 +154,12 @@ class Snapshot:
         if self.kept is not None and self.kept.edition == self.edition:
             return self.kept
         return self._fresh(self.typical)
+
+    @property
+    def whole(self) -> Using:
+        """What the cluster has."""
+        cpu, memory, gpus = self.board().load.capacity
+        return Using(cpu, memory, gpus * MILLI)
 
     def fragmentation(self, typical: tuple[Typical, ...]) -> float:
         """Return the share of what is free of all GPUs that these tasks cannot use, as the FGD paper counts it."""
@@ -170,6 +181,7 @@ def snapshot_of(
     """Return the view of these nodes and live placements."""
     held: dict[str, list[Held]] = {}
     live: dict[str, tuple[str, ...]] = {}
+    using: dict[str, Using] = {}
     for each in map(held_by, placements):
         live[each.job_id] = (*live.get(each.job_id, ()), each.run_id)
         if each.node is not None:
@@ -178,7 +190,10 @@ def snapshot_of(
     for node in nodes:
         view = view_of(node, now - node.last_seen_at, silent_after)
         views[node.id] = view.holding(*held[node.id]) if node.id in held else view
-    return Snapshot(views, live, typical)
+    for each in (each for there in held.values() for each in there):
+        more = using_of(each, views.get(each.node or ""))
+        using[each.project] = using.get(each.project, Using()).plus(more)
+    return Snapshot(views, live, typical, using)
 
 
 def held_by(placement: Placement) -> Held:
@@ -192,7 +207,17 @@ def held_by(placement: Placement) -> Held:
         memory=asked.memory or 0,
         gpus=placement.gpus,
         share=placement.gpu_share,
+        project=placement.project,
     )
+
+
+def using_of(held: Held, view: NodeView | None) -> Using:
+    """Return what a placement takes of its project's share; of a node that is not known GPUs count whole."""
+    devices = view.devices if view else {}
+    gpus = sum(
+        -(-MILLI * held.share // devices[uuid].mib) if held.share and uuid in devices else MILLI for uuid in held.gpus
+    )
+    return Using(held.cpu, held.memory, gpus)
 
 
 def counts(node: Node, now: datetime) -> bool:

@@ -131,9 +131,7 @@ class Watch:
         known = self._cluster.nodes.get(name)
         if known is None or known.state is not NodeState.LOST:
             _log.warning("node lost", node=name)
-            seen_at = known.last_seen_at if known else saved.last_seen_at
-            self._cluster.nodes[name] = saved = saved.but(last_seen_at=max(seen_at, saved.last_seen_at))
-        return saved
+        return self._cluster.see(saved)
 
     async def _forget(self, node: Node) -> None:
         write = Write(NODES, node.id, node.revision, None, (self._effects.node("left", node),))

@@ -31,7 +31,7 @@ def simulate(asked: Simulation) -> int:
         gc.collect()
         gc.freeze()  # as the server does, once it has started
         if asked.queue:
-            replays.append(replay(nodes, tasks, () if asked.best_fit else typical(tasks), fifo=asked.fifo))
+            replays.append(replay(nodes, tasks, () if asked.best_fit else typical(tasks), asked.order))
             if asked.tasks:
                 break  # a trace has one order
         else:

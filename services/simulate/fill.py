@@ -74,7 +74,7 @@ def fill(
     curve: list[tuple[float, float]] = []
     arrived = 0
     for number, task in enumerate(arrivals):
-        world.decide({task.shape: [entry_of(number, task, 0)]}, 0)
+        world.offer(entry_of(number, task, 0))
         arrived += task.units
         share = arrived / max(1, world.units)
         if share >= STEP * (len(curve) + 1):
@@ -101,5 +101,5 @@ def _churn(world: World, tasks: Sequence[Task], count: int, chance: random.Rando
             task = chance.choice(tasks)
             owed -= max(1, task.units)
             number += 1
-            plan = world.decide({task.shape: [entry_of(number, task, 0)]}, 0)
+            plan = world.offer(entry_of(number, task, 0))
             running += [decision.run_id for decision in plan.decisions]

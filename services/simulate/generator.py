@@ -4,8 +4,9 @@ The kinds of tasks are as frequent as in the public trace (Alibaba GPU trace 202
 else is plausible and of nobody. With bursts, some tasks arrive one by one and some many alike at once.
 """
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gurney.model.run import Node
@@ -33,6 +34,9 @@ BURSTY = 0.5
 BURST = 40
 RUN_S = 1800.0
 PROJECTS = 12
+#: MAPs: how far their typical runs lie apart, and the runs of one of them, as standard deviations of the logarithm.
+MAPS = 40
+APART, ALIKE = 1.45, 0.384
 
 
 def nodes(size: int, seed: int) -> list[Node]:
@@ -48,11 +52,12 @@ def nodes(size: int, seed: int) -> list[Node]:
 def tasks(count: int, seed: int, units: int, load: float, *, bursts: bool = True) -> list[Task]:
     """Return this many tasks; with their times they ask on average for `load` times the `units` that there are."""
     chance = random.Random(seed)  # noqa: S311
-    found = list(_tasks(chance, count))
+    maps = {f"map-{number}": chance.lognormvariate(0.0, APART) for number in range(MAPS)}
+    found = list(_tasks(chance, count, maps))
     first = list(range(count))
     for burst in _bursts(chance, count) if bursts else ():
         for each in burst:
-            found[each] = replace(found[each], shape=found[burst[0]].shape, project=found[burst[0]].project)
+            found[each] = replace(found[burst[0]], runs=_run(chance, maps[found[burst[0]].map]))
             first[each] = burst[0]
     span = sum(task.units * task.runs for task in found) / max(1, units) / load
     starts = [round(chance.uniform(0, span), 3) for _ in found]
@@ -60,9 +65,14 @@ def tasks(count: int, seed: int, units: int, load: float, *, bursts: bool = True
     return sorted(timed, key=lambda task: task.at)
 
 
-def _tasks(chance: random.Random, count: int) -> Iterator[Task]:
+def _run(chance: random.Random, typical: float) -> float:
+    """Return the seconds of a run; over all MAPs the mean is about `RUN_S`."""
+    runs = typical * chance.lognormvariate(0.0, ALIKE) * RUN_S / math.exp((APART**2 + ALIKE**2) / 2)
+    return round(min(max(10.0, runs), 50 * RUN_S), 3)
+
+
+def _tasks(chance: random.Random, count: int, maps: Mapping[str, float]) -> Iterator[Task]:
     for gpus in chance.choices(list(KINDS), weights=list(KINDS.values()), k=count):
-        runs = min(chance.lognormvariate(0.0, 1.5) * RUN_S / 3.08, 50 * RUN_S)  # its mean is exp(1.5^2 / 2) = 3.08
         project = f"p{min(int(chance.expovariate(0.4)), PROJECTS - 1)}"
         if gpus is None:
             cores, gib = chance.choice(WITH_SHARE)
@@ -73,7 +83,8 @@ def _tasks(chance: random.Random, count: int) -> Iterator[Task]:
         else:
             cores, gib = chance.choice(WITHOUT)
             asked = shape(cores * 1000, gib * GIB)
-        yield Task(asked, runs=round(max(10.0, runs), 3), project=project)
+        name = chance.choice(list(maps))
+        yield Task(asked, runs=_run(chance, maps[name]), project=project, map=name)
 
 
 def _bursts(chance: random.Random, count: int) -> Iterator[list[int]]:

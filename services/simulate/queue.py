@@ -3,13 +3,17 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gurney.model.run import Node
 from services.scheduler.demand import Typical
-from services.scheduler.order import Entry, Queue
+from services.scheduler.order import Entry, Queue, alone
 from services.scheduler.plan import Decision
+from services.scheduler.predict import Durations
+from services.scheduler.shares import Shares
+from services.scheduler.turns import Rank, Rules
 from services.simulate.trace import Task
-from services.simulate.world import World, entry_of
+from services.simulate.world import World, entry_of, moment
 
 #: GPUs from which on a job counts as wide.
 WIDE = 4
@@ -32,16 +36,30 @@ class Replayed:
     curve: list[tuple[float, float, int]] = field(default_factory=list)
 
 
+Order = Literal["gurney", "skip", "fifo"]
+
+
+class ByAge(Rules):
+    """The yardstick: the oldest first."""
+
+    def rank(self, entry: Entry, holds: float) -> Rank:
+        del holds
+        return 0, 0.0, 0.0, entry.key
+
+
 def replay(
-    nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], *, fifo: bool = False
+    nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], order: Order = "gurney"
 ) -> Replayed:
-    """Run the tasks; with `fifo` nobody passes one that waits before him, as a yardstick."""
-    return _Replay(nodes, tasks, against, fifo=fifo).run()
+    """Run the tasks.
+
+    The yardsticks go by age: with `skip` what does not fit is passed, with `fifo` nobody passes one that waits.
+    """
+    return _Replay(nodes, tasks, against, order).run()
 
 
 class _Replay:
     def __init__(
-        self, nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], *, fifo: bool
+        self, nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], order: Order
     ) -> None:
         self._world = World(nodes, against)
         self._tasks = {f"job_{number:012d}": task for number, task in enumerate(tasks)}
@@ -51,7 +69,9 @@ class _Replay:
         self._queue = Queue()
         self._in_order: list[Entry] = []
         self._ends: list[tuple[float, str]] = []
-        self._fifo = fifo
+        self._order = order
+        self._durations = Durations()
+        self._shares = Shares()
         self._found = Replayed(decision_ms=self._world.decision_ms)
 
     def run(self) -> Replayed:
@@ -66,7 +86,7 @@ class _Replay:
             area += self._world.used * max(0.0, min(at, last) - now)
             now = at
             while self._ends and self._ends[0][0] <= now:
-                self._world.end(heapq.heappop(self._ends)[1])
+                self._end(*heapq.heappop(self._ends))
             while coming and self._tasks[coming.job_id].at <= now:
                 self._take(coming)
                 coming = next(arrivals, None)
@@ -78,17 +98,28 @@ class _Replay:
 
     def _take(self, entry: Entry) -> None:
         self._queue.add(entry)
-        if self._fifo:
+        if self._order == "fifo":
             self._in_order.append(entry)
 
+    def _end(self, at: float, run_id: str) -> None:
+        task = self._tasks[run_id.rpartition("-")[0]]
+        share = self._world.share_of(run_id)
+        self._world.end(run_id)
+        self._durations.note(task.map, task.runs)
+        self._shares.ended(task.project, share, moment(at - task.runs), moment(at))
+
+    def _rules(self, now: float) -> Rules:
+        at = moment(now)
+        return Rules(at, self._shares.had(at), self._durations) if self._order == "gurney" else ByAge(at)
+
     def _place(self, now: float) -> None:
-        if not self._fifo:
+        if self._order != "fifo":
             if len(self._queue):
-                self._start(self._world.decide(self._queue.lanes, now).decisions, now)
+                self._start(self._world.decide(self._queue.shapes, self._rules(now)).decisions, now)
             return
         place = 0
         for entry in self._in_order:
-            decisions = self._world.decide({entry.shape: [entry]}, now).decisions
+            decisions = self._world.decide(alone(entry), self._rules(now)).decisions
             if not decisions and self._world.running:
                 break
             if decisions:

@@ -31,6 +31,8 @@ class Task:
     #: Seconds for which it runs.
     runs: float = 0.0
     project: str = "default"
+    #: Whose runs take alike times.
+    map: str = ""
 
     @property
     def units(self) -> int:

@@ -1,7 +1,7 @@
 """A cluster on a virtual clock, under the very core of the scheduler."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from gurney import clock
@@ -9,12 +9,12 @@ from gurney.model.job import PlacementRequest, Priority, RunRequest
 from gurney.model.resources import Resources
 from gurney.model.run import Node
 from services.scheduler.demand import Typical
-from services.scheduler.order import Entry
+from services.scheduler.order import Entry, Lane, Shapes, alone
 from services.scheduler.overview import Overview
 from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
-from services.scheduler.shape import Shape
 from services.scheduler.snapshot import Snapshot
+from services.scheduler.turns import Rules
 from services.simulate.trace import EPOCH, URN, WHOLE, Task
 
 #: No node falls silent here.
@@ -36,9 +36,9 @@ _REQUEST = PlacementRequest(
 
 def entry_of(number: int, task: Task, at: float) -> Entry:
     """Return a task as a job that waits; a later number is a younger job."""
-    request = _REQUEST.model_copy(update={"job_id": f"job_{number:012d}", "project": task.project})
     when = moment(at)
-    return Entry((when, request.job_id), task.shape, request, when)
+    request = _REQUEST.model_copy(update={"job_id": f"job_{number:012d}", "project": task.project, "created_at": when})
+    return Entry((when, request.job_id), Lane(task.project, Priority.NORMAL, task.map, task.shape), request, when)
 
 
 def moment(at: float) -> datetime:
@@ -61,10 +61,14 @@ class World:
         #: Milliseconds that decisions took, from the change before them to the plan; the mean of those of one plan.
         self.decision_ms: list[float] = []
 
-    def decide(self, lanes: Mapping[Shape, Sequence[Entry]], at: float) -> Plan:
+    def offer(self, entry: Entry) -> Plan:
+        """Place a job where it fits, at the beginning of time."""
+        return self.decide(alone(entry), Rules(EPOCH))
+
+    def decide(self, waiting: Shapes, rules: Rules) -> Plan:
         """Place what fits; what is placed runs from then on."""
         begun = clock.monotonic()
-        plan = evaluate(self._overview.snapshot(self._nodes, moment(at), self._typical), lanes, self._chance)
+        plan = evaluate(self._overview.snapshot(self._nodes, rules.now, self._typical), waiting, rules, self._chance)
         self.decision_ms.append((clock.monotonic() - begun) * 1000 / max(1, len(plan.decisions)))
         for decision in plan.decisions:
             shape = decision.entry.shape
@@ -77,6 +81,10 @@ class World:
         """Let a run end."""
         self._overview.free(run_id)
         self.used -= self._units.pop(run_id)
+
+    def share_of(self, run_id: str) -> float:
+        """Return which share of the cluster a run holds."""
+        return self._overview.share_of(run_id)
 
     @property
     def running(self) -> list[str]:

@@ -15,9 +15,12 @@ from services.scheduler.demand import Typical, task_of, typical_of
 from services.scheduler.order import Queue, entry_of
 from services.scheduler.plan import Decision
 from services.scheduler.shape import shape_of
+from services.scheduler.shares import Using
 from services.scheduler.snapshot import Snapshot, snapshot_of
+from services.scheduler.turns import Rules, position
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+RULES = Rules(NOW)
 SILENT_AFTER = timedelta(seconds=15)
 DIR = "urn:gurney:dir:"
 OCI = "urn:oci:"
@@ -78,6 +81,12 @@ def a_queue(*requests: PlacementRequest) -> Queue:
     for request in requests:
         queue.add(entry_of(request, NOW))
     return queue
+
+
+def places(queue: Queue, rules: Rules = RULES) -> dict[str, int]:
+    """Return the position of each job that waits."""
+    entries = [entry for lane in queue.lanes.values() for entry in lane]
+    return {entry.job_id: position(entry, queue.lanes, rules, {}, Using()) for entry in entries}
 
 
 def a_snapshot(

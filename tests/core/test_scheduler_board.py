@@ -25,6 +25,7 @@ from tests.core.scheduler_builders import (
     GIB,
     MODEST_ASKS,
     NOW,
+    RULES,
     SILENT_AFTER,
     a_gpu,
     a_node,
@@ -51,7 +52,7 @@ def rows(board: Board, names: Any) -> dict[str, Any]:
     for name in names:
         row = board.names.index(name)
         found[name] = (
-            bool(board.ready[row]),
+            int(board.standing[row]),
             int(board.cpu[row]),
             int(board.memory[row]),
             board.free[row][board.kind[row] >= 0].tolist(),
@@ -84,7 +85,7 @@ class House:
         """Place what fits of some new jobs."""
         named = [each.but(job_id=f"job_{self.jobs + number:026d}") for number, each in enumerate(requests)]
         self.jobs += len(requests)
-        for decision in evaluate(self.snapshot(), a_queue(*named).lanes).decisions:
+        for decision in evaluate(self.snapshot(), a_queue(*named).shapes, RULES).decisions:
             placement = machine.placed(decision, 1, self.now)
             self.placements[placement.id] = placement
             self.overview.place(held_by(placement))
@@ -123,7 +124,9 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         assert dict(kept.live) == dict(fresh.live)
         assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
         assert kept.board().load == fresh.board().load
+        assert kept.board().fragmentation() == pytest.approx(fresh.board().fragmentation())
         for shape in shapes:
+            assert feasible.counted(kept.board(), shape) == feasible.reasons(fresh.nodes.values(), shape, feasible.NOW)
             assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
 
 
@@ -136,13 +139,26 @@ def test_a_plan_leaves_what_is_kept_as_it_was(
     by_name = {node.id: node for node in nodes}
     snapshot = overview.snapshot(by_name, NOW, typical)
     before = rows(snapshot.board(), snapshot.nodes)
-    first = evaluate(snapshot, a_queue(*requests).lanes)
+    first = evaluate(snapshot, a_queue(*requests).shapes, RULES)
     assert rows(snapshot.board(), snapshot.nodes) == before
-    again = evaluate(overview.snapshot(by_name, NOW, typical), a_queue(*requests).lanes)
-    recorded = evaluate(Snapshot(dict(snapshot.nodes), {}, typical), a_queue(*requests).lanes)
+    again = evaluate(overview.snapshot(by_name, NOW, typical), a_queue(*requests).shapes, RULES)
+    recorded = evaluate(Snapshot(dict(snapshot.nodes), {}, typical), a_queue(*requests).shapes, RULES)
     assert first.decisions == again.decisions == recorded.decisions
     assert check(first.after) == []
     assert first.load == first.after.board().load
+
+
+@given(NODES, REQUESTS, SHAPES)
+def test_rows_give_the_reasons_that_their_nodes_give(
+    nodes: list[Node], requests: list[PlacementRequest], shape: Shape
+) -> None:
+    """What a board says of all its rows at once is what its nodes say one by one, in a plan and afterwards."""
+    plan = evaluate(a_snapshot(nodes), a_queue(*requests).shapes, RULES)
+    for each in (shape, *plan.blocked):
+        expected = feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
+        assert feasible.counted(plan.after.board(), each) == expected
+    for each, found in plan.blocked.items():
+        assert found == feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
 
 
 @given(NODES, SHAPES, something_typical())
@@ -182,7 +198,7 @@ def test_the_price_is_what_typical_tasks_lose(
     snapshot = a_snapshot(nodes, typical=typical)
     most = np.array([view.room.size for view in snapshot.nodes.values()]).max(axis=0, initial=1)
     for request in requests[:3]:
-        plan = evaluate(snapshot, a_queue(request).lanes)
+        plan = evaluate(snapshot, a_queue(request).shapes, RULES)
         for decision in plan.decisions:
             before, after = snapshot.nodes[decision.node], plan.after.nodes[decision.node]
             idle = sum(free / after.devices[uuid].mib for uuid, free in after.free_mib.items())
@@ -212,9 +228,9 @@ def test_a_share_goes_where_it_breaks_no_whole_gpu() -> None:
     ]
     held = [a_placement(9, "n2", gpus=("GPU-3",), share=8 * 1024, gpu_share=8 * GIB)]
     queue = a_queue(a_request(1, gpu_share=8 * GIB))
-    (decision,) = evaluate(a_snapshot(nodes, held, typically(gpus=1)), queue.lanes).decisions
+    (decision,) = evaluate(a_snapshot(nodes, held, typically(gpus=1)), queue.shapes, RULES).decisions
     assert (decision.node, decision.gpus, decision.share) == ("n2", ("GPU-3",), 8 * 1024)
-    (decision,) = evaluate(a_snapshot(nodes, held), queue.lanes).decisions
+    (decision,) = evaluate(a_snapshot(nodes, held), queue.shapes, RULES).decisions
     assert decision.node == "n1"
 
 
@@ -222,7 +238,7 @@ def test_a_gpu_is_shared_only_where_the_pool_or_the_map_allows_it() -> None:
     """Elsewhere a share takes the whole GPU, and nobody gets the rest."""
     requests = [a_request(number, gpu_share=4 * GIB, cpu=0.1, memory=0) for number in range(5)]
     for sharing, placed in ((True, 4), (False, 1)):
-        plan = evaluate(a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)]), a_queue(*requests).lanes)
+        plan = evaluate(a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)]), a_queue(*requests).shapes, RULES)
         assert [decision.share for decision in plan.decisions] == [4 * 1024 if sharing else 0] * placed
         assert check(plan.after) == []
     allowed = [each.but(request=each.request.but(gpu_sharing=True)) for each in requests]
@@ -268,7 +284,7 @@ def test_shares_fit_beside_other_software() -> None:
 def test_whole_gpus_with_little_memory_are_given_first() -> None:
     """What does not need much leaves the larger GPUs of a node to others."""
     gpus = [a_gpu("large", memory=80 * GIB), a_gpu("small"), a_gpu("middle", memory=40 * GIB)]
-    plan = evaluate(a_snapshot([a_node(gpus=gpus)]), a_queue(a_request(1, gpus=2)).lanes)
+    plan = evaluate(a_snapshot([a_node(gpus=gpus)]), a_queue(a_request(1, gpus=2)).shapes, RULES)
     assert [decision.gpus for decision in plan.decisions] == [("GPU-small", "GPU-middle")]
 
 
@@ -282,8 +298,8 @@ def test_chance_decides_between_equals_only() -> None:
         return str(names[-1])
 
     queue = a_queue(a_request(1))
-    assert [each.node for each in evaluate(a_snapshot(nodes), queue.lanes).decisions] == ["n2"]
-    assert [each.node for each in evaluate(a_snapshot(nodes), queue.lanes, chance).decisions] == ["n3"]
+    assert [each.node for each in evaluate(a_snapshot(nodes), queue.shapes, RULES).decisions] == ["n2"]
+    assert [each.node for each in evaluate(a_snapshot(nodes), queue.shapes, RULES, chance).decisions] == ["n3"]
     assert offered == [["n2", "n3"]]
 
 
@@ -299,6 +315,18 @@ def test_a_row_that_did_not_change_is_not_weighed_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(Board, "_may", counting)
     overview, nodes = Overview(SILENT_AFTER), {f"n{number}": a_node(f"n{number}") for number in range(50)}
     for number in range(3):
-        plan = evaluate(overview.snapshot(nodes, NOW), a_queue(a_request(number)).lanes)
+        plan = evaluate(overview.snapshot(nodes, NOW), a_queue(a_request(number)).shapes, RULES)
         overview.place(plan.decisions[0].held)
     assert looked == [50, 1, 1]
+
+
+def test_rows_that_are_kept_in_reserve_count_for_nothing() -> None:
+    """When a node joins, room is made for more than one; what is free there is of use to nobody."""
+    nodes = {f"n{number}": a_node(f"n{number}", gpus=[a_gpu(str(number))]) for number in range(4)}
+    overview, typical = Overview(SILENT_AFTER), typically(gpus=2)
+    overview.snapshot(dict(list(nodes.items())[:3]), NOW, typical)
+    board = overview.snapshot(nodes, NOW, typical).board()
+    assert len(board.cpu) > len(nodes)
+    assert board.fragmentation() == 1
+    overview.snapshot(nodes, NOW, typically(gpus=1))
+    assert board.fragmentation() == 0

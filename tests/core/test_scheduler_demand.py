@@ -44,7 +44,7 @@ def test_what_is_typical_stays_for_a_while() -> None:
     for _ in range(100):
         demand.saw(SMALL, NOW)
     before = demand.typical
-    for _ in range(9):
+    for _ in range(25):
         demand.saw(LARGE, NOW)
         assert demand.typical is before
     for _ in range(9):

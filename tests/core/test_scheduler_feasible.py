@@ -71,12 +71,12 @@ def test_what_is_in_use_is_short_for_now_only(code: str, placement: Any, asked: 
 
 
 def test_a_share_that_finds_too_little_room_hears_how_much_there_is() -> None:
-    """Where GPUs may be shared, the reason tells what is free of the emptiest; where not, that none is free."""
+    """Where GPUs may be shared, the reason tells what is free of the emptiest; where not, that is nothing."""
     placed = [a_placement(9, gpus=("GPU-1",), share=12 * 1024, gpu_share=12 * GIB)]
     shape = shape_of(a_run(gpu_share=5 * GIB))
     for sharing, message in (
         (True, "asks 5120 MiB of a GPU, 4096 MiB of one are free"),
-        (False, "asks 5120 MiB of a GPU, it may not be shared, and none is free"),
+        (False, "asks 5120 MiB of a GPU, 0 MiB of one are free"),
     ):
         nodes = a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)], placed).nodes.values()
         (reason,) = feasible.reasons(nodes, shape, feasible.NOW)
@@ -105,4 +105,4 @@ def test_a_node_with_room_gives_no_reason() -> None:
 
 def test_every_reason_for_ever_names_a_field() -> None:
     """What makes a request infeasible can be told as a field of the request."""
-    assert {code for code, _, _ in feasible.EVER} == set(FIELDS)
+    assert {each.code for each in feasible.EVER} == set(FIELDS)

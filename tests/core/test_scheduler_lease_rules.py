@@ -140,14 +140,31 @@ def a_beat(**more: object) -> Heartbeat:
 
 
 def test_a_lost_node_is_ready_again_when_it_is_heard_of() -> None:
-    """One that was drained stays so; losing it twice changes nothing."""
+    """Losing it twice changes nothing."""
     ready = census.node_of(a_beat(), NOW)
     lost = census.lost(ready)
     assert lost is not None
     assert (lost.state, lost.revision) == (NodeState.LOST, 2)
     assert census.lost(lost) is None
     assert census.node_of(a_beat(), NOW, lost).state is NodeState.READY
-    assert census.node_of(a_beat(), NOW, ready.but(state=NodeState.DRAINING)).state is NodeState.DRAINING
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_drained_node_stays_drained_until_it_is_resumed(*, is_lost: bool) -> None:
+    """Whether it is there or lost; asking twice changes nothing."""
+    node = census.node_of(a_beat(), NOW)
+    if is_lost:
+        node = census.lost(node) or node
+    drained = census.drained(node)
+    assert drained is not None
+    assert (drained.state, drained.drained) == (NodeState.LOST if is_lost else NodeState.DRAINING, True)
+    assert census.drained(drained) is None
+    assert census.node_of(a_beat(), NOW, drained).state is NodeState.DRAINING
+    resumed = census.resumed(drained)
+    assert resumed is not None
+    assert (resumed.state, resumed.drained) == (node.state, False)
+    assert census.resumed(resumed) is None
+    assert census.node_of(a_beat(), NOW, resumed).state is NodeState.READY
 
 
 def test_what_gpus_have_in_use_is_no_news() -> None:

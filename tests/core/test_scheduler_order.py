@@ -4,12 +4,12 @@ from hypothesis import given
 
 from gurney.model.job import PlacementRequest, Priority
 from services.scheduler.order import Queue, entry_of
-from tests.core.scheduler_builders import NOW, a_queue, a_request, job_id, some_requests
+from tests.core.scheduler_builders import NOW, a_queue, a_request, job_id, places, some_requests
 
 
 def order(*requests: PlacementRequest) -> list[str]:
-    queue = a_queue(*requests)
-    return sorted((request.job_id for request in requests), key=queue.position)
+    found = places(a_queue(*requests))
+    return sorted(found, key=found.__getitem__)
 
 
 def test_a_higher_priority_goes_first_and_then_the_older() -> None:
@@ -58,10 +58,10 @@ def test_only_the_attempt_that_is_meant_is_dropped() -> None:
 def test_the_queue_is_what_it_holds(requests: list[PlacementRequest]) -> None:
     """Positions are 1 to n, lanes are in order, and a queue from which all is dropped keeps nothing."""
     queue = a_queue(*requests)
-    assert sorted(queue.position(each.job_id) for each in requests) == list(range(1, len(requests) + 1))
-    for shape, lane in queue.lanes.items():
+    assert sorted(places(queue).values()) == list(range(1, len(requests) + 1))
+    for common, lane in queue.lanes.items():
         assert [entry.key for entry in lane] == sorted(entry.key for entry in lane)
-        assert {entry.shape for entry in lane} == {shape}
+        assert {entry.lane for entry in lane} == {common}
     for each in requests:
         queue.drop(each.job_id)
     assert (len(queue), dict(queue.lanes)) == (0, {})
@@ -71,6 +71,6 @@ def test_one_more_is_only_tried() -> None:
     """Trying a job in a queue leaves the queue as it is."""
     queue: Queue = a_queue(a_request(1))
     entry = entry_of(a_request(2), NOW)
-    lanes = queue.with_one_more(entry)
-    assert [each.job_id for each in lanes[entry.shape]] == [job_id(1), job_id(2)]
-    assert len(queue.lanes[entry.shape]) == 1
+    shapes = queue.with_one_more(entry)
+    assert [each.job_id for each in shapes[entry.shape][entry.lane]] == [job_id(1), job_id(2)]
+    assert len(queue.lanes[entry.lane]) == 1

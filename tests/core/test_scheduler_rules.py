@@ -7,8 +7,8 @@ import pytest
 
 from gurney.model.job import WaitReason
 from gurney.model.resources import Amount
-from gurney.model.run import Heartbeat, RunReport
-from services.scheduler import machine
+from gurney.model.run import Heartbeat, NodeState, RunReport
+from services.scheduler import census, machine
 from services.scheduler.census import is_missing, is_worth_saving, node_of
 from services.scheduler.cluster import Cluster, Notes
 from services.scheduler.order import entry_of
@@ -50,23 +50,22 @@ def test_a_job_hears_why_it_waits_when_that_is_news(seconds: float, told: ToldRe
 def test_counts_come_every_two_seconds_and_phases_at_once(phase: str, seconds: float, news: bool) -> None:  # noqa: FBT001
     """A new phase is told at once, counts of the same one not more often than that."""
     report = RunReport(run_id="r", node="n1", phase=phase, at=NOW)
-    assert is_news(Notes(phase="pulling", phase_at=NOW), report, after(seconds)) is news
-    assert is_news(Notes(), report, NOW)
+    assert is_news(Notes(phase="pulling", phase_at=100.0), report, 100.0 + seconds) is news
+    assert is_news(Notes(), report, 0.0)
 
 
 def test_a_command_is_repeated_ten_seconds_after_it_was_told() -> None:
     """A start until it is confirmed, a stop until the run has ended, each ten seconds after the last try."""
     placed = a_placement()
-    assert not is_unanswered(placed, None, after(9))
-    assert is_unanswered(placed, None, after(10))
-    assert not is_unanswered(placed, after(10), after(19))
+    assert not is_unanswered(placed, 9)
+    assert is_unanswered(placed, 10)
     confirmed = machine.confirmed(placed, "n1", 1, 1, NOW)
     assert confirmed is not None
-    assert not is_unanswered(confirmed, None, after(99))
+    assert not is_unanswered(confirmed, 99)
     stopping = machine.canceled(confirmed, machine.cancel_outcome(), after(50))
     assert stopping is not None
-    assert not is_unanswered(stopping, None, after(59))
-    assert is_unanswered(stopping, None, after(60))
+    assert not is_unanswered(stopping, 9)
+    assert is_unanswered(stopping, 10)
 
 
 def test_a_run_is_missing_when_its_agent_does_not_name_it_for_long() -> None:
@@ -74,10 +73,10 @@ def test_a_run_is_missing_when_its_agent_does_not_name_it_for_long() -> None:
     placed = a_placement()
     confirmed = machine.confirmed(placed, "n1", 1, 1, NOW)
     assert confirmed is not None
-    assert is_missing(confirmed, a_beat(), after(16))
-    assert not is_missing(confirmed, a_beat(), after(14))
-    assert not is_missing(confirmed, a_beat(runs=(confirmed.id,)), after(16))
-    assert not is_missing(placed, a_beat(), after(16))
+    assert is_missing(confirmed, a_beat(), 16)
+    assert not is_missing(confirmed, a_beat(), 14)
+    assert not is_missing(confirmed, a_beat(runs=(confirmed.id,)), 16)
+    assert not is_missing(placed, a_beat(), 16)
 
 
 def test_a_node_is_saved_when_it_changed_and_now_and_then() -> None:
@@ -87,6 +86,18 @@ def test_a_node_is_saved_when_it_changed_and_now_and_then() -> None:
     assert is_worth_saving(saved, node_of(a_beat(), after(30), saved))
     assert is_worth_saving(saved, node_of(a_beat(labels={"a": "b"}), after(5), saved))
     assert node_of(a_beat(), after(-5), saved).last_seen_at == NOW
+
+
+def test_of_an_older_revision_of_a_node_only_the_time_counts() -> None:
+    """A heartbeat that was saved before a drain, and is heard of after it, leaves the node drained."""
+    cluster = Cluster(SILENT_AFTER)
+    joined = cluster.see(node_of(a_beat(), NOW))
+    drained = census.drained(joined)
+    assert drained is not None
+    assert cluster.see(drained) is cluster.nodes["n1"]
+    seen = cluster.see(joined.but(last_seen_at=after(5)))
+    assert (seen.state, seen.last_seen_at) == (NodeState.DRAINING, after(5))
+    assert cluster.see(drained.next(last_seen_at=NOW)).last_seen_at == after(5)
 
 
 def test_memory_follows_newer_revisions_only() -> None:

@@ -3,14 +3,18 @@
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gurney.cli.simulate import Simulation
 from gurney.errors import Invalid
+from services.scheduler.order import alone
 from services.scheduler.plan import check
 from services.scheduler.policy import evaluate
+from services.scheduler.turns import Rules
 from services.simulate import generator, measure, trace
 from services.simulate.__main__ import simulate
 from services.simulate.fill import fill, inflated, typical
@@ -113,21 +117,22 @@ def test_what_is_simulated_is_the_core_and_its_snapshots_can_be_replayed() -> No
     nodes, tasks = generator.nodes(10, 1), generator.tasks(80, 1, 1, 1.0)
     world = World(nodes, typical(tasks))
     for number, task in enumerate(tasks):
-        lanes = {task.shape: [entry_of(number, task, 0)]}
+        entry = entry_of(number, task, 0)
+        lanes = alone(entry)
         recorded = world.record()
-        plan = world.decide(lanes, 0)
-        assert evaluate(recorded, lanes).decisions == plan.decisions
+        plan = world.offer(entry)
+        assert evaluate(recorded, lanes, Rules(trace.EPOCH)).decisions == plan.decisions
         assert check(plan.after) == []
 
 
 def test_tasks_that_come_and_go_wait_their_time() -> None:
-    """With one GPU, the second of two tasks waits for the first; a narrow one passes a wide one only without `fifo`."""
+    """With one GPU the second of two tasks waits for the first; a narrow one passes a wide one, but not with `fifo`."""
     nodes = [trace.node("a", 8000, 8192, 2, "T4")]
     one, two = trace.shape(1000, 1024, 1), trace.shape(1000, 1024, 2)
     tasks = [Task(one, 0, 100), Task(two, 10, 100), Task(one, 20, 10), Task(trace.shape(1000, 1024, 3), 0, 1)]
     waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks, ()).waits}
     assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 0.0}
-    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), fifo=True).waits}
+    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), "fifo").waits}
     assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 180.0}
 
 
@@ -167,6 +172,19 @@ def test_the_command_prints_what_it_promises(
     assert "allocation_mean" in capsys.readouterr().out
     with pytest.raises(Invalid, match="at least 1"):
         simulate(Simulation(seeds=0))
+
+
+def test_the_command_line_has_it(files: dict[str, Path]) -> None:
+    """`gurney simulate` finds the simulation by its entry point, and says in one line what it cannot read."""
+    told = _gurney("--nodes", str(files["nodes"]), "--tasks", str(files["tasks"]), "--seeds", "1", "--json")
+    assert json.loads(told.stdout)["allocation_sd"] == 0
+    told = _gurney("--tasks", str(files["tasks"].with_name("none.csv")))
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+
+
+def _gurney(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gurney.cli", "simulate", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

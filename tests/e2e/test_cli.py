@@ -369,6 +369,8 @@ async def test_administration(gurney: CommandLine, server: Server, project: str)
     node = await gurney.json("node", "ls")
     assert (await gurney.json("node", "show", node["id"]))["capacity"] == node["capacity"]
     owner = CommandLine(server, server.token)
+    for verb, state in (("drain", "draining"), ("resume", "ready")):
+        assert (await owner.json("node", verb, node["id"]))["state"] == state
     last = ("--expires-at", "2999-01-02")
     token = await owner.json("token", "create", "guest", "clinician", "--project", project, *last)
     assert token["expires_at"].startswith("2999-01-0")

@@ -138,6 +138,29 @@ async def test_cut_off_for_less_than_the_lease(api: Api, stack: Stack, notes: No
         await work.nothing_left(stack, job["id"])
 
 
+async def test_drained(api: Api, stack: Stack, notes: Notes) -> None:
+    """A host that is drained, lost, and back with its agent and its scheduler new, is drained still."""
+    assert stack.network
+    (job,), number = await begin_together(api, notes.script(notes.at("gate")))
+    name = f"node-{number + 1}"
+    (await api.post(f"/v1/nodes/{name}/drain")).must(200)
+    with stack.network.cut_off(number):
+        await node_is(api, number, "lost")
+        assert (await api.get(f"/v1/nodes/{name}")).json["drained"]
+    await node_is(api, number, "draining")
+    for part in (name, *stack.of("scheduler")):
+        with stack.without(part):
+            pass
+    others = [await work.shell(api, "true") for _ in range(3)]
+    assert {other["node"] for other in others} == {f"node-{2 - number}"}
+    await node_is(api, number, "draining")
+    notes.open("gate")
+    done = await work.ended(api, job["id"])
+    assert (done["state"], done["attempt"], notes.of(job)) == ("succeeded", 1, ["1"])
+    (await api.post(f"/v1/nodes/{name}/resume")).must(200)
+    await node_is(api, number, "ready")
+
+
 async def test_cut_off_for_longer_than_the_lease(api: Api, stack: Stack, notes: Notes) -> None:
     """A host ends its run itself before the next attempt begins elsewhere, and what it tells later changes nothing."""
     assert stack.network

@@ -33,6 +33,9 @@ SEVERAL = 5
 #: What a job tells once in an attempt.
 ONCE = frozenset({"requested", "scheduled", "started", "succeeded", "failed"})
 FREEZES = 4
+KILLS = 4
+#: What is promised of a standby.
+TAKES_OVER_WITHIN_S = 5
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("mongo", "minio"), pytest.mark.timeout(900)]
 
@@ -190,6 +193,37 @@ async def test_the_leading_scheduler_freezes(scene: Scene) -> None:
                 await freeze_leader(scene, documents)
     finally:
         await documents.close()
+
+
+async def test_the_leading_scheduler_is_killed(scene: Scene) -> None:
+    """Its standby leads within seconds, with all that was placed, and places what comes."""
+    documents = MongoDocuments(scene.stack.mongo.url, "gurney")
+    await documents.open([LEASE, PLACEMENTS])
+    try:
+        async with under_load(scene):
+            for _ in range(KILLS):
+                await kill_leader(scene, documents)
+    finally:
+        await documents.close()
+
+
+async def kill_leader(scene: Scene, documents: MongoDocuments) -> None:
+    """Kill the leader at a random moment; another has taken all over, and placed something, before its time."""
+    before = await leading(documents)
+    name = scheduler_of(scene.stack, before)
+    await asyncio.sleep(random.random())
+    async with without(scene.stack, name):
+        async with asyncio.timeout(TAKES_OVER_WITHIN_S):
+            after = await led_after(documents, before.epoch)
+            while not await placed_since(documents, after.epoch) or await led_by_nobody(documents, after.epoch):
+                await asyncio.sleep(0.05)
+        await scene.goes_on()
+
+
+async def placed_since(documents: MongoDocuments, epoch: int) -> bool:
+    """Tell whether a leader has placed anything itself: nobody led what it has told of first."""
+    own = await documents.find(PLACEMENTS, Query((Where("epoch", "=", epoch),), sort=("id",)))
+    return any(placement.told.get("scheduled") == placement.revision for placement in own)
 
 
 async def freeze_leader(scene: Scene, documents: MongoDocuments) -> None:

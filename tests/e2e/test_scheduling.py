@@ -80,6 +80,29 @@ async def test_reject(api: Api) -> None:
     assert (await work.ended(api, waiting["id"]))["state"] == "succeeded"
 
 
+@pytest.mark.req("MAS-33")
+async def test_fifty_at_once(api: Api) -> None:
+    """Of fifty that do not wait exactly as many are accepted as fit; the others say what is short and leave nothing."""
+    made = await work.register(api, "shell")
+    data = await work.payload(api, {"run.sh": "sleep 60"})
+    asked = {"map": made["id"], "payload": data, "admission": "reject", "resources": {"cpu": 0.3, "memory": 2**24}}
+    answers = await asyncio.gather(*(api.post("/v1/jobs", asked, case="no room") for _ in range(50)))
+    accepted = [answer.json["id"] for answer in answers if answer.status == 201]
+    refused = [answer.must(503, "no_room") for answer in answers if answer.status != 201]
+    assert (len(accepted), len(refused)) == (6, 44)
+    assert all("asks 0.3 cores, 0.2 cores are free" in answer.json["detail"] for answer in refused)
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    assert {job["id"] for job in await api.all("/v1/jobs")} == set(accepted)
+    assert (await api.get(f"/v1/payloads/{data}")).json["claims"] == len(accepted)
+    (node,) = (await api.get("/v1/nodes")).items
+    assert node["used"]["cpu"] == pytest.approx(0.3 * len(accepted))
+    for job in accepted:
+        (await api.post(f"/v1/jobs/{job}/cancel")).must(202)
+    for job in accepted:
+        await work.ended(api, job)
+    assert (await api.get(f"/v1/payloads/{data}")).json["held_by"] == []
+
+
 async def test_reject_with_room(api: Api) -> None:
     """With room a job that does not wait runs, and its room is free afterwards."""
     made = await work.register(api, "half")

@@ -333,7 +333,7 @@ class World:
         await self.reconciler()
 
     async def age(self, run_id: str, seconds: float) -> None:
-        """Have a placement written this much earlier, in documents and memory."""
+        """Have a placement written this much earlier, in documents and memory, by whatever clock."""
         back = timedelta(seconds=seconds)
         stamps = ("placed_at", "confirmed_at", "ended_at", "cancel_requested_at")
 
@@ -343,6 +343,9 @@ class World:
 
         placement = await self.scheduler.store.update(PLACEMENTS, run_id, older)
         self.cluster.put(placement)
+        presence = self.reconciler._presence
+        presence._written[run_id] = presence._written.get(run_id, clock.monotonic()) - seconds
+        presence._since = min(presence._since, presence._written[run_id])
 
     @property
     def cluster(self) -> Any:

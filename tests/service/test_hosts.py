@@ -13,10 +13,11 @@ from gurney import clock, ids
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import AlreadyRunning, Conflict, GurneyError
 from gurney.heartbeats import Heartbeats, Taken
+from gurney.model.base import Reason
 from gurney.model.event import event_of
 from gurney.model.job import PlacementRequest
 from gurney.model.resources import Amount
-from gurney.model.run import Heartbeat, NodeState, PlacementState
+from gurney.model.run import Heartbeat, NodeState, Outcome, PlacementState
 from gurney.settings import Settings
 from gurney.subjects import HEARTBEAT
 from gurney.testing.nats import NatsServer
@@ -133,6 +134,37 @@ async def test_a_host_that_is_cut_off_for_less_than_its_lease(world: Hosts) -> N
     opens(world)
     failed = await world.told("failed", request)
     assert (failed.outcome and failed.outcome.exit_code, len(world.counted())) == (3, 1)
+
+
+async def test_a_host_that_comes_back_with_a_run_that_is_over(world: Hosts) -> None:
+    """It was frozen, its clocks with it: the run is ended there, and of the attempt that followed nothing changes."""
+    for name in ("n1", "n2"):
+        await world.joined(name, run_lease=60.0, stop_grace=0.2)
+    request = await world.run(waits(world))
+    first = await world.runs(request)
+    run_id = ids.run_id(request.job_id, 1)
+    first.cable.cut()
+    assert (await world.next(world.nodes)).state is NodeState.LOST
+    reason = Reason.of("node_lost", "its lease has lapsed, as far as the scheduler can tell")
+    await world.reconciler._runs.end(run_id, first.name, Outcome(ending="lost", reason=reason))
+    await world.told("lost", request)
+    assert await processes(run_id)
+    await world.run(waits(world), attempt=2, after=request)
+    second = await world.runs(request, 2)
+    assert second is not first
+    first.cable.mend()
+
+    async def is_clear() -> bool:
+        return first.journal() == [] and await processes(run_id) == []
+
+    await world.until(is_clear)
+    assert await processes(ids.run_id(request.job_id, 2))
+    old = await world.placement(run_id)
+    assert (old.state, old.outcome and old.outcome.reason) == (PlacementState.ENDED, reason)
+    opens(world)
+    failed = await world.told("failed", request, 2)
+    assert (failed.node, failed.outcome and failed.outcome.exit_code) == (second.name, 3)
+    assert world.counted() == [ids.run_id(request.job_id, attempt) for attempt in (1, 2)]
 
 
 async def test_an_agent_that_ended_does_not_keep_its_runs_alive(world: Hosts) -> None:

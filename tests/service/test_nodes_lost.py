@@ -15,10 +15,10 @@ from gurney import clock, ids
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import Infeasible, NatsUnavailable, NoNodes, NotFound
 from gurney.model.common import Ref
-from gurney.model.job import Admission
-from gurney.model.run import Node, NodeState, PlacementState, StartRun
+from gurney.model.job import Admission, PlacementRequest, Waiting, WaitReason
+from gurney.model.run import Explain, Node, NodeState, PlacementState, StartRun
 from gurney.settings import Settings
-from gurney.subjects import SCHEDULER_NODE
+from gurney.subjects import SCHEDULER_DRAIN, SCHEDULER_EXPLAIN, SCHEDULER_NODE, SCHEDULER_RESUME, Operation
 from gurney.testing.nats import NatsServer
 from services.scheduler import census, snapshot
 from services.scheduler.presence import MARGIN_S
@@ -111,6 +111,33 @@ async def test_a_silent_node_is_lost_and_comes_back(world: Silence) -> None:
     found = await world.documents.get(NODES, "n1")
     assert found
     assert found.state is NodeState.READY
+
+
+async def test_a_lost_node_that_is_drained_comes_back_drained(world: Silence) -> None:
+    """Whether that was said before it was lost or meanwhile; what was resumed meanwhile comes back ready."""
+    await world.leased()
+    for ask, told, back in (
+        (SCHEDULER_DRAIN, NodeState.DRAINING, NodeState.DRAINING),
+        (SCHEDULER_RESUME, NodeState.READY, NodeState.READY),
+    ):
+        assert (await world.bus.request(ask, Ref(ref="n1"))).state is told
+        assert await world.event() is told
+        await lost_and_back(world, back)
+    for ask, back in ((SCHEDULER_DRAIN, NodeState.DRAINING), (SCHEDULER_RESUME, NodeState.READY)):
+        await lost_and_back(world, back, ask)
+
+
+async def lost_and_back(world: Silence, back: NodeState, ask: Operation[Ref, Node] | None = None) -> None:
+    """Lose the node, ask something of it, and have it come back."""
+    await world.lapses()
+    await world.passes(LOST_S + 10)
+    assert await world.event() is NodeState.LOST
+    if ask:
+        assert (await world.bus.request(ask, Ref(ref="n1"))).state is NodeState.LOST
+        assert await world.event() is NodeState.LOST
+    await world.beats()
+    assert await world.event() is back
+    assert (await world.node()).state is back
 
 
 async def test_a_node_that_beats_is_not_lost(world: Silence) -> None:
@@ -292,6 +319,103 @@ async def test_a_node_that_was_lost_for_very_long_has_left(world: Silence, monke
     assert await world.documents.get(NODES, "n1") is None
     assert await world.bus.js.consumers_info("RUNS") == []
     await world.leased()
+
+
+# --- jobs that only a node could run that is gone ---
+
+
+async def reasons_of(world: Silence, job_id: str) -> list[WaitReason]:
+    """Return why a job waits, once it does."""
+
+    async def explained() -> Waiting | None:
+        return (await world.bus.request(SCHEDULER_EXPLAIN, Explain(job_id=job_id))).waiting
+
+    return list((await world.until(explained)).reasons)
+
+
+async def fails(world: Silence, job_id: str) -> str:
+    """Wait for a job's failure as `infeasible`; returns what is said of it."""
+    while (told := await world.next(world.lifecycle)).event != "failed":
+        pass
+    assert (told.job_id, told.outcome is not None) == (job_id, True)
+    assert told.outcome is not None
+    assert told.outcome.reason is not None
+    assert told.outcome.reason.code == "infeasible"
+    return told.outcome.reason.message
+
+
+async def test_what_only_a_node_could_run_that_is_gone_says_so_and_fails(
+    world: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the set time and not before."""
+    request = await lonely(world)
+    await world.reconciled()
+    assert [reason.code for reason in await reasons_of(world, request.job_id)] == ["lost", "node_labels"]
+    monkeypatch.setattr(snapshot, "COUNTS_FOR", -census.SAVE_EVERY)
+    await world.reconciled()
+    first, *others = await reasons_of(world, request.job_id)
+    assert (first.code, first.count) == ("infeasible", 2)
+    assert "joins within 600 s" in first.message
+    assert {reason.code for reason in others} == {"lost", "node_labels"}
+    await alone(world, 590)
+    assert "joins within 10 s" in (await reasons_of(world, request.job_id))[0].message
+    await alone(world, 10)
+    assert "asks a node with the labels site=a" in await fails(world, request.job_id)
+    assert await world.state(ids.run_id(request.job_id, 1)) is PlacementState.ENDED
+
+
+async def test_it_starts_when_the_node_comes_back_in_time(world: Silence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it does not fail for what was before."""
+    request = await lonely(world)
+    monkeypatch.setattr(snapshot, "COUNTS_FOR", -census.SAVE_EVERY)
+    await world.reconciled()
+    await alone(world, 590)
+    await world.beats("n1", labels={"site": "a"})
+    assert (await world.next(world.starts)).job_id == request.job_id
+    await alone(world, 600)
+    assert await world.state(ids.run_id(request.job_id, 1)) is PlacementState.PLACED
+
+
+async def test_where_no_node_is_left_a_job_fails_when_the_last_has_left(
+    world: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it may come back, however long it is lost, the job waits for it."""
+    await world.leased()
+    await world.lapses()
+    await world.passes(LOST_S + 10)
+    request = await world.request()
+    monkeypatch.setattr(snapshot, "COUNTS_FOR", -census.SAVE_EVERY)
+    for _ in range(3):
+        await world.reconciled()
+        world._offset[0] += 600
+    assert [reason.code for reason in await reasons_of(world, request.job_id)] == ["lost"]
+    monkeypatch.setattr(census, "LEFT_AFTER", -census.SAVE_EVERY)
+    await world.passes(10 + LOST_S + 10)
+    assert world.cluster.nodes == {}
+    await world.reconciled()
+    assert [reason.code for reason in await reasons_of(world, request.job_id)] == ["infeasible", "no_nodes"]
+    world._offset[0] += 600
+    await world.reconciled()
+    assert await fails(world, request.job_id) == "no node is known"
+
+
+async def lonely(world: Silence) -> PlacementRequest:
+    """Request a job that only the one of two nodes could run that is lost."""
+    await world.leased("n1", labels={"site": "a"})
+    await world.leased("n2")
+    await world.lapses("n1")
+    for _ in range(2):
+        await world.passes(LOST_S - 5)
+        await world.beats("n2")
+    assert await world.event("n1") is NodeState.LOST
+    return await world.request(node_labels={"site": "a"})
+
+
+async def alone(world: Silence, seconds: float) -> None:
+    """Let time pass for which one node is heard of, and do a round."""
+    world._offset[0] += seconds
+    await world.beats("n2")
+    await world.reconciled()
 
 
 # --- two hosts with one name ---

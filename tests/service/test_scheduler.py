@@ -44,6 +44,7 @@ from gurney.subjects import (
     SCHEDULER_RELEASE,
 )
 from gurney.testing.nats import NatsServer
+from services.scheduler import admission, reconcile
 from services.scheduler.__main__ import build
 from services.scheduler.plan import check
 from services.scheduler.repository import NODES, PLACEMENTS
@@ -553,6 +554,46 @@ async def test_a_run_that_its_agent_no_longer_has_is_lost(world: World) -> None:
     assert (await world.placement(kept.run_id)).state is PlacementState.CONFIRMED
 
 
+async def test_a_run_that_is_over_is_ended_where_it_lives_on(world: World) -> None:
+    """One that two heartbeats name. What lives, what just ended, and what a living job may need is left alone."""
+    await world.join(capacity=Amount(cpu=8, memory=8 * GIB))
+    alive, over, forgotten, unknown = [await world.started(cpu=0.1) for _ in range(4)]
+    for start in (over, forgotten, unknown):
+        await world.end(start)
+    for start in (forgotten, unknown):
+        await world.becomes(start.run_id, PlacementState.ENDED)
+        await world.scheduler.store.remove(PLACEMENTS, await world.placement(start.run_id))
+    world.job.live.discard(forgotten.job_id)
+    runs = tuple(start.run_id for start in (alive, over, forgotten, unknown))
+    await world.beat(runs=runs)
+    await world.beat(runs=(alive.run_id, unknown.run_id))
+    await world.beat(runs=(alive.run_id, unknown.run_id))
+    await world.beat(runs=runs)
+    await world.node()
+    assert world.stops.empty()
+    await world.beat(runs=runs)
+    stops = [await world.next(world.stops) for _ in range(2)]
+    assert {stop.run_id for stop in stops} == {over.run_id, forgotten.run_id}
+    assert {(stop.node, stop.epoch, stop.reason) for stop in stops} == {("n1", 1, "fenced")}
+    await world.end(over, "canceled")
+    assert (await world.placement(over.run_id)).outcome == Outcome(ending="succeeded")
+    assert world.stops.empty()
+
+
+async def test_what_a_former_leader_has_just_written_is_not_ended(world: World) -> None:
+    """Its run may be on its way: documents are asked, not memory alone."""
+    await world.join()
+    start = await world.started()
+    world.cluster.forget(start.run_id)
+    for _ in range(3):
+        await world.beat(runs=(start.run_id,))
+    other = await world.started(cpu=0.5)
+    for _ in range(2):
+        await world.beat(runs=(start.run_id, other.run_id))
+    await world.node()
+    assert world.stops.empty()
+
+
 # --- making up what is missing ---
 
 
@@ -616,6 +657,25 @@ async def test_a_reservation_without_a_job_is_given_back(world: World) -> None:
     assert {each.job_id for each in await live(world)} == {kept.job_id, fresh}
 
 
+async def test_a_reservation_is_given_back_when_its_time_is_over(
+    settings: Settings, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room of a job that never came is free then, not only with the next of the rounds, which are far apart."""
+    for module in (admission, reconcile):
+        monkeypatch.setattr(module, "RESERVED_FOR_S", 0.3)
+    world = World(settings, documents)
+    world.scheduler._parts.reconcile = world.reconciler
+    async with world:
+        await world.join()
+        reserved = await world.admit(cpu=2.0)
+
+        async def is_free() -> bool:
+            return await world.documents.get(PLACEMENTS, ids.run_id(reserved, 1)) is None
+
+        await world.until(is_free)
+        assert (await world.started(cpu=2.0)).job_id != reserved
+
+
 async def test_what_no_node_can_hold_any_more_fails(world: World) -> None:
     """A job that could run once fails as `infeasible` after the set time, with what is short."""
     await world.join()
@@ -655,6 +715,8 @@ async def test_old_placements_go_when_their_job_has_ended(world: World) -> None:
         await world.age(run_id, 11 * 60)
     world.job.live = {starts[1].job_id}
     world.job.requested = {}
+    await world.reconciled()
+    world.reconciler._steadiness._since -= 10 * 60
     await world.reconciled()
     found = await world.documents.get_many(PLACEMENTS, (folded, unfolded, fresh))
     assert {each.id for each in found} == {unfolded, fresh}

@@ -38,6 +38,8 @@ pytestmark = pytest.mark.needs("nats")
 #: So long that nothing in a test comes from its lapse.
 LONG_S = 600.0
 SHORT_S = 1.5
+#: What is promised of a standby.
+WITHIN_S = 5.0
 
 
 class Store(SqliteDocuments):
@@ -253,6 +255,38 @@ async def test_a_lease_that_is_not_renewed_is_taken(world: Rivalry) -> None:
     await world.leader()
     second = await world.rival(SHORT_S)
     await world.leads(second, 2)
+
+
+async def test_a_leader_on_another_host_that_died_is_followed_within_five_seconds(
+    world: Rivalry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of it there is nothing but documents: its successor keeps what runs, sends starts anew, and places what waits."""
+    term = world.settings.leader_term
+    monkeypatch.setattr(process, "own", lambda: "")  # nobody sees from here whether it has ended
+    first = await world.leader(term)
+    await world.join()
+    running, placed = await placed_and_running(world)
+    second = await world.rival(term)
+    await asyncio.sleep(0.3 * term)  # so that it has been seen to renew
+    assert first.tenure.leads
+    monkeypatch.setattr(campaign.Campaign, "_give_up", keep)
+    await first.stop()
+    died = clock.monotonic()
+    waiting = a_request(cpu=1.0)
+    world.job.requested[waiting.job_id] = waiting  # and no message tells of it
+    await world.leads(second, 2)
+    anew = await world.next(world.starts)
+    assert (anew.run_id, anew.epoch) == (placed.run_id, 2)
+    assert await world.granted(running)
+    assert second.reconcile
+    await second.reconcile()
+    next_ = await world.next(world.starts)
+    assert (next_.job_id, next_.epoch) == (waiting.job_id, 2)
+    assert clock.monotonic() - died < WITHIN_S
+
+
+async def keep(*_: object) -> None:
+    """Do not let go of the lease."""
 
 
 async def test_a_process_of_this_host_that_has_ended_is_not_waited_for(world: Rivalry) -> None:

@@ -66,7 +66,9 @@ class Scheduling(RuleBasedStateMachine):
         self.jobs += 1
         request = a_request(self.jobs, **ask).but(created_at=self.now, requested_at=self.now)
         entry = entry_of(request, self.now)
-        plan = evaluate(self.cluster.snapshot(self.now), self.cluster.queue.with_one_more(entry))
+        plan = evaluate(
+            self.cluster.snapshot(self.now), self.cluster.queue.with_one_more(entry), self.cluster.rules(self.now)
+        )
         decision = next((each for each in plan.decisions if each.entry is entry), None)
         if decision is None:
             assert plan.reasons(entry)
@@ -95,7 +97,7 @@ class Scheduling(RuleBasedStateMachine):
     @rule(lost=st.sampled_from((None, 0, 1)))
     def the_queue_is_evaluated(self, lost: int | None) -> None:
         """All that fits is placed; the write of one of them may fail, so that its job waits again."""
-        plan = evaluate(self.cluster.snapshot(self.now), self.cluster.queue.lanes)
+        plan = evaluate(self.cluster.snapshot(self.now), self.cluster.queue.shapes, self.cluster.rules(self.now))
         placements = [machine.placed(each, 1, self.now) for each in plan.decisions]
         for decision, placement in zip(plan.decisions, placements, strict=True):
             self.cluster.queue.drop(decision.entry.job_id)
@@ -117,11 +119,11 @@ class Scheduling(RuleBasedStateMachine):
     def nothing_stays_blocked(self) -> None:
         """With room nothing waits, and what waits has counted reasons."""
         snapshot = self.cluster.snapshot(self.now)
-        for shape, lane in self.cluster.queue.lanes.items():
-            if all(entry.job_id in snapshot.live for entry in lane):
+        for lane, entries in self.cluster.queue.lanes.items():
+            if all(entry.job_id in snapshot.live for entry in entries):
                 continue
-            assert not feasible.passing(snapshot.nodes.values(), shape, feasible.NOW)
-            reasons = feasible.reasons(snapshot.nodes.values(), shape, feasible.NOW)
+            assert not feasible.passing(snapshot.nodes.values(), lane.shape, feasible.NOW)
+            reasons = feasible.reasons(snapshot.nodes.values(), lane.shape, feasible.NOW)
             assert sum(reason.count for reason in reasons) == len(snapshot.nodes)
 
     @rule(run=runs, node=st.sampled_from(("n0", "n1", "n2", "n3")))

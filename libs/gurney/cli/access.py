@@ -68,6 +68,20 @@ async def show_node(node: str, *, server: Server = HERE) -> None:
         show(await gurney.nodes.get(node), as_json=server.json)
 
 
+@nodes.command(name="drain")
+async def drain_node(node: str, *, server: Server = HERE) -> None:
+    """Have no new jobs placed on a node (administrator); those that it has go on."""
+    async with server.client() as gurney:
+        show(await gurney.nodes.drain(node), as_json=server.json)
+
+
+@nodes.command(name="resume")
+async def resume_node(node: str, *, server: Server = HERE) -> None:
+    """Have jobs placed on a node again (administrator)."""
+    async with server.client() as gurney:
+        show(await gurney.nodes.resume(node), as_json=server.json)
+
+
 @tokens.command(name="create")
 async def create_token(
     subject: str,

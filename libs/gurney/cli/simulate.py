@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -32,8 +32,9 @@ class Simulation:
         Afterwards let as many tasks leave as there were while others come, and tell what the cluster is like then.
     queue
         Let the tasks come and go at their times instead, and tell how long they wait.
-    fifo
-        With --queue: nobody passes one that waits before him. A yardstick.
+    order
+        With --queue: `gurney`, as the server orders; or a yardstick that goes by age alone: with `skip` what does not
+        fit is passed, with `fifo` nobody passes one that waits before him.
     best_fit
         Place by room alone, without a look at fragmentation. A yardstick.
     size
@@ -56,7 +57,7 @@ class Simulation:
     random_ties: bool = False
     departures: bool = False
     queue: bool = False
-    fifo: bool = False
+    order: Literal["gurney", "skip", "fifo"] = "gurney"
     best_fit: bool = False
     size: int = 100
     jobs: int | None = None

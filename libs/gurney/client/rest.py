@@ -50,6 +50,16 @@ class Nodes:
         answer: Json = await self._http.json("GET", f"/v1/nodes/{segment(node)}")
         return answer
 
+    async def drain(self, node: str) -> Json:
+        """Have no new jobs placed on a node (administrator); those that it has go on."""
+        answer: Json = await self._http.json("POST", f"/v1/nodes/{segment(node)}/drain")
+        return answer
+
+    async def resume(self, node: str) -> Json:
+        """Have jobs placed on a node again (administrator)."""
+        answer: Json = await self._http.json("POST", f"/v1/nodes/{segment(node)}/resume")
+        return answer
+
 
 class Tokens:
     def __init__(self, http: Http) -> None:

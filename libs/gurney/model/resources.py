@@ -61,3 +61,16 @@ class Amount(Message):
     cpu: float = 0.0
     memory: int = 0
     gpus: int = 0
+
+
+class Quota(Message):
+    """What the jobs of a project may hold at a time; None: as much as there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Cores.
+    cpu: float | None = None
+    #: Bytes.
+    memory: int | None = None
+    #: A share of a GPU counts as that share.
+    gpus: float | None = None

@@ -134,6 +134,8 @@ class Node(Document):
     PRIVATE: ClassVar[frozenset[str]] = frozenset({"incarnation", "home", "lease", "revision"})
 
     state: NodeState
+    #: An administrator has said that it takes no new jobs; kept while the node is lost.
+    drained: bool = False
     labels: Labels = {}
     simulated: bool = False
     capacity: Amount

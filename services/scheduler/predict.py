@@ -1,0 +1,27 @@
+"""How long a run will hold its room, from earlier runs of the same MAP. Pure."""
+
+from collections import OrderedDict, deque
+from statistics import median
+
+#: Runs of a MAP that are remembered, and MAPs.
+RUNS, MAPS = 32, 1024
+
+
+class Durations:
+    """Seconds, by the digest of the MAP; the least recently noted goes first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, digest: str, seconds: float) -> None:
+        """Remember a run that came to its end by itself."""
+        known = self._known.setdefault(digest, deque(maxlen=RUNS))
+        known.append(seconds)
+        self._known.move_to_end(digest)
+        if len(self._known) > MAPS:
+            self._known.popitem(last=False)
+
+    def expected(self, digest: str) -> float | None:
+        """Return the median; None where nothing is known."""
+        known = self._known.get(digest)
+        return median(known) if known else None

@@ -1,0 +1,150 @@
+"""Whose turn it is: priority, then fair shares of the projects, then short and long waited for. Pure.
+
+1. `immediate` goes before all others. Of the rest a job rises to the next priority with each hour that it has waited.
+2. Among equals, the project goes first that has had least of the cluster lately (`shares.py`), what it holds now, and
+   what this plan gives it, counted in.
+3. Within a project, the job with the highest response ratio: its wait and its run over its run (Brinch Hansen,
+   "Short-term scheduling in multiprogramming systems", SOSP 1971). Short runs, as earlier ones of the same MAP let
+   expect, pass long ones, and whoever waits rises.
+4. Then the older job, then the id.
+
+A job that has waited for a day goes before all but `immediate` ones, by age alone: no wait is without bound.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from gurney.model.job import Priority, WaitReason
+from gurney.model.resources import Quota
+from services.scheduler.order import Entry, Key, Lanes
+from services.scheduler.predict import Durations
+from services.scheduler.shape import MILLI
+from services.scheduler.shares import Using
+
+#: So much wait makes up for the next priority.
+RISES_AFTER = timedelta(hours=1)
+OVERDUE_AFTER = timedelta(days=1)
+#: Seconds that a run is expected to take of which nothing is known.
+UNKNOWN_S = 600.0
+#: Shorter runs count as this, or who has waited for a moment would pass everybody.
+SHORTEST_S = 10.0
+#: The quota of projects that have none of their own.
+ANY = "*"
+
+_LEVELS = {Priority.HIGHER: 0, Priority.NORMAL: 1, Priority.LOWER: 2}
+_IMMEDIATE, _OVERDUE, _FIRST = 0, 1, 2
+
+#: The least goes first: level, share of the project, response ratio, age.
+Rank = tuple[int, float, float, Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides besides the jobs themselves, at one moment."""
+
+    now: datetime
+    #: Project -> what it has had of the cluster lately, from 0 to 1.
+    had: Mapping[str, float] = field(default_factory=dict)
+    durations: Durations = field(default_factory=Durations)
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+
+    def level(self, entry: Entry) -> int:
+        """Return how far from the front a job is by priority and wait."""
+        waited = self.now - entry.request.created_at
+        if entry.lane.priority is Priority.IMMEDIATE:
+            return _IMMEDIATE
+        if waited >= OVERDUE_AFTER:
+            return _OVERDUE
+        return _FIRST + max(0, _LEVELS[entry.lane.priority] - max(0, waited // RISES_AFTER))
+
+    def rank(self, entry: Entry, holds: float) -> Rank:
+        """Return what a job is sorted by; `holds`: what its project holds now of the cluster."""
+        level = self.level(entry)
+        if level < _FIRST:
+            return level, 0.0, 0.0, entry.key
+        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest) or UNKNOWN_S)
+        waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
+        return level, self.had.get(entry.lane.project, 0.0) + holds, -(waited_s + run_s) / run_s, entry.key
+
+    def over_quota(self, project: str, using: Using) -> WaitReason | None:
+        """Return what of its quota a project would exceed that holds so much."""
+        quota = self.quotas.get(project) or self.quotas.get(ANY)
+        if quota is None:
+            return None
+        limits = (quota.cpu, quota.memory, quota.gpus)
+        for used, limit, unit, name in zip(using, limits, (MILLI, 1, MILLI), ("cores", "bytes", "GPUs"), strict=True):
+            if limit is not None and used > limit * unit:
+                text = f"the project {project} may hold {limit:g} {name} at a time"
+                return WaitReason(code="quota", count=0, message=text)
+        return None
+
+
+class Line:
+    """The order of the jobs while a plan is made: a project that is given something comes later for more."""
+
+    def __init__(
+        self, lanes: Sequence[Sequence[Entry]], rules: Rules, using: Mapping[str, Using], whole: Using
+    ) -> None:
+        self._rules = rules
+        self._using = dict(using)
+        self._whole = whole
+        self._lanes = lanes
+        self._heads = [(self._rank(lane[0]), number, 0) for number, lane in enumerate(self._lanes)]
+        heapq.heapify(self._heads)
+
+    def __iter__(self) -> Iterator["Turn"]:
+        """Yield who is next; of a lane the next one comes when `Turn.go_on` is called, else none of it does."""
+        while self._heads:
+            rank, number, place = heapq.heappop(self._heads)
+            entry = self._lanes[number][place]
+            now = self._rank(entry)
+            if now > rank:  # its project has been given something since
+                heapq.heappush(self._heads, (now, number, place))
+            else:
+                yield Turn(self, entry, number, place)
+
+    @property
+    def projects(self) -> Mapping[str, Using]:
+        """What each project holds, with what it was given."""
+        return self._using
+
+    def using(self, project: str) -> Using:
+        return self._using.get(project, Using())
+
+    def give(self, project: str, more: Using) -> None:
+        """Count what a project is given."""
+        self._using[project] = self.using(project).plus(more)
+
+    def go_on(self, number: int, place: int) -> None:
+        if place < len(self._lanes[number]):
+            heapq.heappush(self._heads, (self._rank(self._lanes[number][place]), number, place))
+
+    def _rank(self, entry: Entry) -> Rank:
+        return self._rules.rank(entry, self.using(entry.lane.project).share_of(self._whole))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A job whose turn it is."""
+
+    line: Line
+    entry: Entry
+    number: int
+    place: int
+
+    def go_on(self) -> None:
+        """Let the next one of its lane come, when it is its turn."""
+        self.line.go_on(self.number, self.place + 1)
+
+
+def position(entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using], whole: Using) -> int:
+    """Return how many go before the job as things are now, itself counted."""
+    holds = {project: held.share_of(whole) for project, held in using.items()}
+
+    def rank(each: Entry) -> Rank:
+        return rules.rank(each, holds.get(each.lane.project, 0.0))
+
+    mine = rank(entry)
+    return sum(rank(each) <= mine for lane in lanes.values() for each in lane)
