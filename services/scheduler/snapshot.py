@@ -12,7 +12,7 @@ from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER
 from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
-from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, milli, takes
+from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, mib, milli, takes
 from services.scheduler.shares import Using
 
 #: A node that was lost for so long does not count when it is asked what the cluster could hold.
@@ -215,7 +215,8 @@ def using_of(held: Held, view: NodeView | None) -> Using:
     """Return what a placement takes of its project's share; of a node that is not known GPUs count whole."""
     devices = view.devices if view else {}
     gpus = sum(
-        -(-MILLI * held.share // devices[uuid].mib) if held.share and uuid in devices else MILLI for uuid in held.gpus
+        -(-MILLI * held.share // mib(devices[uuid].memory)) if held.share and uuid in devices else MILLI
+        for uuid in held.gpus
     )
     return Using(held.cpu, held.memory, gpus)
 

@@ -29,7 +29,7 @@ def variables(share: int, memory: int | None, **environment: str) -> dict[str, s
         run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=("a",), gpu_share=share, request=request, token="t"
     )
     gpus = {} if memory is None else {"a": memory}
-    work = Work(Path("/work"), "r")
+    work = Work(Path("host"), "r")
     spec = spec_of(start, work, 1.0, "00-1-2-01", None, content_dir=None, gpu_memory=gpus, gpus_simulated=False)
     assert spec.extra_environment["TRACEPARENT"] == "00-1-2-01"
     return {**spec.environment, **spec.extra_environment}
