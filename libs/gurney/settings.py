@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     gpus: str | None = Field(default=None, pattern=GPUS_PATTERN)
     """GPUs of this host that only exist on paper, for tests and simulations: `4x80Gi`, `4x80Gi:A100,2x24Gi:L4:8.9` with
     model and compute capability; `none`: no job gets those that are there. None: those that the NVIDIA driver tells."""
+    gpu_sharing: bool = False
+    """Jobs that ask a share of a GPU's memory share one here; else only those whose MAP allows it. Watched, not walled:
+    `docs/gpus.md`."""
     webhook_private: Literal["none", "loopback", "all"] = "none"
     """Which private addresses job handlers may have: none, this host only (embedded, where nothing is said), all."""
     webhook_timeout: float = Field(default=10.0, gt=0, le=20)

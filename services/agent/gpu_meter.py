@@ -1,13 +1,15 @@
 """Looks at what runs use of their GPUs while they run."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from gurney import telemetry
 from gurney.errors import GurneyError
 from gurney.runtime.port import Runtime
-from services.agent.gpu_use import NOTHING, Held, Tally, Used, used
+from gurney.settings import MIB
+from services.agent.gpu_readings import Reading
+from services.agent.gpu_use import NOTHING, Held, Tally, Used, Watch, is_untold, own, used
 from services.agent.gpus import MEASURING_S, Gpus
 
 _log = telemetry.log("gpus")
@@ -17,6 +19,10 @@ _log = telemetry.log("gpus")
 class _Measured:
     gpus: tuple[str, ...]
     runtime: Runtime
+    #: Of its one GPU, which it shares; None: its GPUs are its own.
+    watch: Watch | None
+    #: Set to the bytes that it held when it was found to take too much.
+    excess: "asyncio.Future[int]"
     tally: Tally = field(default_factory=Tally)
 
 
@@ -27,12 +33,34 @@ class Meter:
         self._gpus = gpus
         self._runs: dict[str, _Measured] = {}
         self._seen_at: float | None = None
+        #: GPUs with memory in use of which nobody can say whose it is.
+        self._untold: set[str] = set()
 
-    def begin(self, run_id: str, gpus: tuple[str, ...], runtime: Runtime) -> None:
-        """Measure a run from now on; one without GPUs, or with GPUs on paper, has nothing to be measured."""
+    def begin(self, run_id: str, gpus: tuple[str, ...], runtime: Runtime, share: int = 0) -> None:
+        """Measure a run from now on; one without GPUs, or with GPUs on paper, has nothing to be measured.
+
+        `share`: MiB of its one GPU, which it shares; 0: its GPUs are its own.
+        """
         if gpus and not self._gpus.simulated:
-            self._runs[run_id] = _Measured(gpus, runtime)
+            watch = Watch(share * MIB) if share else None
+            self._runs[run_id] = _Measured(gpus, runtime, watch, asyncio.get_running_loop().create_future())
             self._gpus.measure(on=True)
+
+    async def excess(self, run_id: str) -> int:
+        """Return when a run has taken more than its share of a GPU for too long, with the bytes that it held.
+
+        Of a run that shares none, or whose use cannot be told, never.
+        """
+        return await (self._runs[run_id].excess if run_id in self._runs else asyncio.Future())
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What keeps shares of GPUs from being watched."""
+        shared = {uuid for measured in self._runs.values() if measured.watch for uuid in measured.gpus}
+        return tuple(
+            f"memory is in use on {uuid} of which nobody can say whose it is: nobody is stopped for it"
+            for uuid in sorted(shared & self._untold)
+        )
 
     def so_far(self, run_id: str) -> Used:
         """Return what the run has used up to now."""
@@ -49,28 +77,42 @@ class Meter:
         """Measure for ever."""
         while True:
             await asyncio.sleep(MEASURING_S)
-            if self._runs and self._gpus.seen_at != self._seen_at:
-                self._seen_at = self._gpus.seen_at
-                await self.look()
+            if self._runs and (reading := self._gpus.reading) is not None and reading.at != self._seen_at:
+                self._seen_at = reading.at
+                await self.look(reading)
 
-    async def look(self) -> None:
-        """Take in what was seen last."""
-        devices, runs = self._gpus.devices, dict(self._runs)
+    async def look(self, reading: Reading) -> None:
+        """Take in what was seen."""
+        devices, runs = {device.gpu.uuid: device for device in reading.devices}, dict(self._runs)
         holders = Counter(uuid for measured in runs.values() for uuid in measured.gpus)
         pids = {pid for uuid in holders if uuid in devices for pid in devices[uuid].processes}
-        owners = await self._owners({measured.runtime for measured in runs.values()}, pids)
+        pids_of = await self._pids({measured.runtime for measured in runs.values()}, pids)
+        known: defaultdict[str, list[int | None]] = defaultdict(list)
         for run_id, measured in runs.items():
             if not all(uuid in devices for uuid in measured.gpus):
+                _judge(measured, None, reading.at)
                 continue  # one is lost: what the others tell is not what the run uses
             held = [Held(devices[uuid], self._gpus.others(uuid), holders[uuid] == 1) for uuid in measured.gpus]
-            measured.tally.add(used(held, {pid for pid, owner in owners.items() if owner == run_id}))
+            measured.tally.add(used(held, pids_of[run_id]))
+            for uuid in measured.gpus:
+                known[uuid].append(own(devices[uuid], pids_of[run_id]))
+            _judge(measured, known[measured.gpus[0]][-1], reading.at)
+        self._untold = {uuid for uuid in known if is_untold(devices[uuid], self._gpus.others(uuid), known[uuid])}
 
-    async def _owners(self, runtimes: set[Runtime], pids: set[int]) -> dict[int, str]:
-        """Return to which run each process belongs; where a runtime does not say, nothing is known of its runs."""
-        found: dict[int, str] = {}
+    async def _pids(self, runtimes: set[Runtime], pids: set[int]) -> defaultdict[str, set[int]]:
+        """Return which of these processes each run has; where a runtime does not say, nothing is known of its runs."""
+        found: defaultdict[str, set[int]] = defaultdict(set)
         for runtime in runtimes if pids else ():
             try:
-                found |= await runtime.owners(pids)
+                for pid, run_id in (await runtime.owners(pids)).items():
+                    found[run_id].add(pid)
             except GurneyError as error:
                 _log.debug("processes cannot be told apart", error=error)
         return found
+
+
+def _judge(measured: _Measured, memory: int | None, at: float) -> None:
+    """Note when a run has taken too much for too long; `memory`: what is known to be its own."""
+    too_much = measured.watch is not None and measured.watch.saw(memory, at)
+    if too_much and memory is not None and not measured.excess.done():
+        measured.excess.set_result(memory)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from gurney.settings import MIB
 from services.agent.gpu_readings import Device
 
 
@@ -29,6 +30,13 @@ class Used:
 
 NOTHING = Used()
 
+#: The part of its share that a run may take beyond it: what the driver needs for a process is not the application's.
+TOLERANCE = 0.1
+#: Seconds for which it may take more than that.
+EXCESS_S = 2.0
+#: Bytes in use on a GPU that the driver's own needs explain.
+UNTOLD = 512 * MIB
+
 
 def used(held: Iterable[Held], pids: Collection[int]) -> Used:
     """Return what a run uses at this moment; `pids`: its processes, as far as they are known.
@@ -45,10 +53,15 @@ def used(held: Iterable[Held], pids: Collection[int]) -> Used:
     )
 
 
+def own(device: Device, pids: Collection[int]) -> int | None:
+    """Return the bytes that a run's own processes hold on a GPU; None: that cannot be told."""
+    mine = [size for pid, size in device.processes.items() if pid in pids]
+    return sum(size or 0 for size in mine) if mine and None not in mine else None
+
+
 def _memory(held: Held, pids: Collection[int]) -> int | None:
-    mine = [size for pid, size in held.device.processes.items() if pid in pids]
-    if mine and None not in mine:
-        return sum(size or 0 for size in mine)
+    if (mine := own(held.device, pids)) is not None:
+        return mine
     return max(0, held.device.gpu.used - held.others) if held.alone else None
 
 
@@ -58,6 +71,31 @@ def _busy(held: Held, pids: Collection[int]) -> float | None:
     if held.device.busy_by is None or not pids:
         return None
     return min(1.0, sum(share for pid, share in held.device.busy_by.items() if pid in pids))
+
+
+class Watch:
+    """Finds out whether a run takes more than its share of a GPU, in bytes. Only what is known to be its own counts."""
+
+    def __init__(self, share: int) -> None:
+        self._most = share * (1 + TOLERANCE)
+        self._since: float | None = None
+
+    def saw(self, memory: int | None, at: float) -> bool:
+        """Take in what a look saw, and when; tell whether it was too much at every look for too long."""
+        if memory is None or memory <= self._most:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = at
+        return at - self._since >= EXCESS_S
+
+
+def is_untold(device: Device, others: int, known: Iterable[int | None]) -> bool:
+    """Tell whether memory is in use on a GPU of which nobody can say whose it is.
+
+    `others`: bytes in use there when no run had it; `known`: what runs that have it are known to hold.
+    """
+    return device.gpu.used - others - sum(held or 0 for held in known) > UNTOLD
 
 
 class Tally:

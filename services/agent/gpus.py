@@ -10,7 +10,7 @@ from gurney import clock, telemetry
 from gurney.model.resources import Gpu
 from gurney.settings import Settings
 from services.agent import gpu_readings
-from services.agent.gpu_readings import FAILING, GONE, LOST, OK, SILENT, Device, NoGpusError, Reading
+from services.agent.gpu_readings import FAILING, GONE, LOST, OK, SILENT, NoGpusError, Reading
 
 NONE = "none"
 #: Seconds that the first look may take before the agent goes on without.
@@ -74,7 +74,11 @@ class Gpus:
         self._fault: str | None = None
         #: When the look began that is under way, by the monotonic clock; None: none is.
         self._looking_since: float | None = None
+        #: When the last look began that has come back, by the monotonic clock.
+        self._seen_from = 0.0
         self._others: dict[str, int] = {}
+        #: When the last run ended that had a GPU, by UUID, by the monotonic clock.
+        self._let_go: dict[str, float] = {}
         self._measuring = False
         self._seen = threading.Event()
         self._wake = threading.Event()
@@ -101,13 +105,24 @@ class Gpus:
 
     def now(self, held: Collection[str]) -> tuple[Gpu, ...]:
         """Return the GPUs as last seen; `held`: the UUIDs of those that live runs have."""
+        seen_from = self._seen_from  # before what was seen
         gpus = self._current
-        self._others = {gpu.uuid: self.others(gpu.uuid) if gpu.uuid in held else gpu.used for gpu in gpus}
+        ours = {*held, *(uuid for uuid, since in self._let_go.items() if since > seen_from)}
+        self._others = {gpu.uuid: self.others(gpu.uuid) if gpu.uuid in ours else gpu.used for gpu in gpus}
         return tuple(gpu.but(others=min(gpu.used, self._others[gpu.uuid])) for gpu in gpus)
+
+    def let_go(self, uuids: Collection[str]) -> None:
+        """Note that a run has ended that had these GPUs: looks that began before have seen what it used."""
+        self._let_go.update(dict.fromkeys(uuids, clock.monotonic()))
 
     def others(self, uuid: str) -> int:
         """Return the bytes that were in use there when no run had it."""
         return self._others.get(uuid, 0)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of each GPU that is known."""
+        return {gpu.uuid: gpu.memory for gpu in self._known}
 
     def unfit(self, uuids: Collection[str]) -> dict[str, str]:
         """Return those of these GPUs on which nothing can run now, and why."""
@@ -154,14 +169,9 @@ class Gpus:
         self._measuring = on
 
     @property
-    def seen_at(self) -> float | None:
-        """When the last look was complete, by the monotonic clock; None: there was none."""
-        return None if self._reading is None else self._reading.at
-
-    @property
-    def devices(self) -> dict[str, Device]:
-        """What the last look has seen, by UUID."""
-        return {device.gpu.uuid: device for device in self._reading.devices} if self._reading else {}
+    def reading(self) -> Reading | None:
+        """What the last look has seen; None: there was none."""
+        return self._reading
 
     # --- the thread ---
 
@@ -193,6 +203,7 @@ class Gpus:
         else:
             self._known = gpu_readings.inventory(self._known, reading)
             self._reading, self._fault = reading, None
+            self._seen_from = self._looking_since or 0.0  # last: who sees it sees what was seen
         return MEASURING_S if self._measuring else self._every
 
     def _fail(self, error: Exception) -> None:

@@ -91,7 +91,8 @@ class Heart:
             simulated=self._host.gpus.simulated,
             capacity=self._supervisor.capacity.but(gpus=len(gpus)),
             gpus=gpus,
+            gpu_sharing=self._settings.gpu_sharing,
             kinds=self._supervisor.kinds,
-            faults=(*self._supervisor.faults, *self._host.gpus.faults),
+            faults=(*self._supervisor.faults, *self._host.gpus.faults, *self._host.meter.faults),
             runs=self._supervisor.run_ids,
         )

@@ -32,6 +32,8 @@ class Entry(Message):
     accepted_at: Timestamp | None = None
     #: A stop came.
     stopped: bool = False
+    #: Why it was ended by us: the GPU memory that it held. None: it was not.
+    excess: str | None = None
     #: Known when output and log are at home, or when the run could not start.
     outcome: Outcome | None = None
     #: Seconds that image and input took to come here; None: not known yet, or too short to be kept.

@@ -9,6 +9,7 @@ from gurney.model.job import Timings, Usage
 from gurney.model.resources import Amount
 from gurney.model.run import Ending, Heartbeat, Outcome, StartRun
 from gurney.runtime.port import Cause, End
+from gurney.settings import MIB
 from services.agent.gpu_use import NOTHING, Used
 
 #: How often something is tried whose fault may be of this moment, though it does not look so.
@@ -139,6 +140,21 @@ def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
     return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))
 
 
+def on_excess(outcome: Outcome, excess: str) -> Outcome:
+    """Return the outcome of a run that nobody but we stopped, for the GPU memory that it held: that is its failure.
+
+    One that had come to its own end by then keeps it.
+    """
+    if outcome.ending != "canceled":
+        return outcome
+    return outcome.but(ending="failed", reason=Reason.of("gpu_memory_exceeded", excess))
+
+
+def told_excess(start: StartRun, held: int) -> str:
+    """Say what a run held of its GPU, in bytes, and what it had."""
+    return f"it held {held // MIB} MiB of {start.gpus[0]}, of which it had {start.gpu_share} MiB"
+
+
 def unstored(outcome: Outcome, fault: str) -> Outcome:
     """Return the outcome of a run whose output could not be stored: a cancel stays a cancel."""
     outcome = outcome.but(metadata=None)
@@ -160,13 +176,21 @@ def is_final(error: GurneyError) -> bool:
     return isinstance(error, NotFound | Conflict | Forbidden) and not error.retryable
 
 
-def fits(capacity: Amount, live: Iterable[StartRun], start: StartRun) -> bool:
-    """Tell whether a start has room beside the live runs."""
+def fits(capacity: Amount, gpus: Mapping[str, int], live: Iterable[StartRun], start: StartRun) -> bool:
+    """Tell whether a start has room beside the live runs; `gpus`: the bytes of each GPU that is known."""
     others = list(live)
     cpu = _sum(each.request.resources.cpu for each in (*others, start))
     memory = _sum(each.request.resources.memory for each in (*others, start))
-    taken = {gpu for each in others for gpu in each.gpus}
-    return cpu <= capacity.cpu + _ROUNDING and memory <= capacity.memory and taken.isdisjoint(start.gpus)
+    has_gpus = all(_has_room(gpu, gpus.get(gpu), others, start) for gpu in start.gpus)
+    return cpu <= capacity.cpu + _ROUNDING and memory <= capacity.memory and has_gpus
+
+
+def _has_room(gpu: str, memory: int | None, live: Iterable[StartRun], start: StartRun) -> bool:
+    """Tell whether a GPU has room for a start: nobody else where it is to be its own, else all shares together."""
+    shares = [each.gpu_share for each in (*live, start) if gpu in each.gpus]
+    if not all(shares):
+        return len(shares) == 1
+    return memory is None or sum(shares) <= memory // MIB
 
 
 def may_claim(found: Heartbeat | None, home: str, incarnation: str, *, has_beaten: bool) -> bool:

@@ -287,6 +287,7 @@ class Run:
                     self._traceparent,
                     until,
                     content_dir=content_dir,
+                    gpu_memory=self._host.gpus.memory,
                     gpus_simulated=self._host.gpus.simulated,
                 )
                 await self._runtime.start(spec)
@@ -316,16 +317,18 @@ class Run:
             raise ValueError("a run without a runtime never begins")
         if not self._end.done():
             self._phases.begin("running")
-            self._host.meter.begin(self.run_id, self.entry.start.gpus, self._runtime)
+            start = self.entry.start
+            self._host.meter.begin(self.run_id, start.gpus, self._runtime, start.gpu_share)
             self._follow_log(self._runtime)
             await self._keep_timings()
-            if self.entry.stopped:
+            if self.entry.stopped or self.entry.excess:
                 await self._stop_patiently()
-        watch = asyncio.create_task(self._end_without_gpus()) if self.entry.start.gpus else None
+        watching = (self._end_without_gpus(), self._end_beyond_share()) if self.entry.start.gpus else ()
+        watches = [asyncio.create_task(each) for each in watching]
         try:
             await self._end
         finally:
-            if watch is not None:
+            for watch in watches:
                 watch.cancel()
         return Event.ENDED
 
@@ -333,6 +336,13 @@ class Run:
         """End it when one of its GPUs is gone, for which the application might wait for ever."""
         await self._host.gpus.gone(self.entry.start.gpus)
         _log.warning("run is ended for want of its GPUs", run=self.run_id)
+        await self._stop_patiently()
+
+    async def _end_beyond_share(self) -> None:
+        """End it when it takes more than its share of a GPU: others have theirs there."""
+        excess = policy.told_excess(self.entry.start, await self._host.meter.excess(self.run_id))
+        _log.warning("run is ended for the GPU memory that it holds", run=self.run_id, excess=excess)
+        await asyncio.shield(self._note(excess=excess))  # a write that is cut off could come after a later one
         await self._stop_patiently()
 
     def _follow_log(self, runtime: Runtime) -> None:
@@ -350,8 +360,12 @@ class Run:
             raise ValueError("a run without a runtime leaves nothing")
         began = clock.monotonic()
         self._tell_running()
+        gpus = self.entry.start.gpus
+        self._host.gpus.let_go(gpus)
         outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
-        if outcome.ending != "succeeded" and not self.entry.stopped and (gpus := self.entry.start.gpus):
+        if self.entry.excess and not self.entry.stopped:
+            outcome = policy.on_excess(outcome, self.entry.excess)
+        elif outcome.ending != "succeeded" and not self.entry.stopped and gpus:
             await self._host.gpus.look_again()
             outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(gpus))
         counts = self._phases.begin("collecting")

@@ -99,7 +99,7 @@ class Supervisor:
         if not await self._is_current(start.epoch, start.run_id):
             return
         live = [run.entry.start for run in self._holding_room]
-        if not policy.fits(self.capacity, live, start):
+        if not policy.fits(self.capacity, self._host.gpus.memory, live, start):
             _log.warning("start refused: it does not fit beside the live runs", run=start.run_id)
             return
         entry = Entry(start=start, traceparent=telemetry.traceparent(), accepted_at=clock.now())

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypedDict, assert_never
 
 from gurney.model.base import Reason
-from gurney.model.job import Phase
+from gurney.model.job import GpuLimit, Phase
 from gurney.model.run import Lifecycle, Outcome
 
 # --- events -------------------------------------------------------------------------------------------------------
@@ -39,10 +39,14 @@ class Progress(Told):
 class Scheduled(Told):
     """A node was chosen."""
 
+    gpu_limit: GpuLimit | None = None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started(Told):
     """The run's command has started."""
+
+    gpu_limit: GpuLimit | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +123,9 @@ def told(message: Lifecycle) -> Event:  # noqa: PLR0911  # one for each event
         case "progress":
             return Progress(**common, phase=message.phase)
         case "scheduled":
-            return Scheduled(**common)
+            return Scheduled(**common, gpu_limit=message.gpu_limit)
         case "started":
-            return Started(**common)
+            return Started(**common, gpu_limit=message.gpu_limit)
         case "succeeded":
             return Succeeded(**common, outcome=outcome, reason=reason)
         case "failed":

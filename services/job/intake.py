@@ -83,6 +83,7 @@ def new_job(
             output_path=description.output_path,
             payload=payload.id,
             resources=resources,
+            gpu_sharing=document.gpu_sharing,
             timeout_s=timeout,
             hardening=document.hardening.mode,
             network=description.network and settings.allow_network,

@@ -185,13 +185,17 @@ def _on_progress(job: Job, event: Progress) -> Decision:
 
 def _on_scheduled(job: Job, event: Scheduled) -> Decision:
     if job.state is _S and event.revision > job.folded.revision and event.node != job.node:
-        return life.folded(life.told_by(job.but(node=event.node), "scheduled", event.at, event), event), ()
+        return life.folded(life.told_by(_placed(job, event), "scheduled", event.at, event), event), ()
     if job.state is not _R:
         return life.fill(job, "scheduled_at", event), ()
     at = life.never_before(job, event.at)
-    job = job.but(state=_S, scheduled_at=at, node=event.node, timings=outcome.queued(job, at))
+    job = _placed(job, event).but(state=_S, scheduled_at=at, timings=outcome.queued(job, at))
     job = life.folded(life.told_by(job, "scheduled", at, event), event)
     return job, (Announce(event="scheduled", attempt=job.attempt, at=at),)
+
+
+def _placed(job: Job, event: Scheduled | Started) -> Job:
+    return job.but(node=event.node or job.node, gpu_limit=event.gpu_limit or job.gpu_limit)
 
 
 def _on_started(job: Job, event: Started) -> Decision:
@@ -201,7 +205,7 @@ def _on_started(job: Job, event: Started) -> Decision:
     if job.scheduled_at is None:  # that message is still on its way
         job = job.but(timings=outcome.queued(job, at))
     phase = Phase(name="running") if life.further(job.phase, Phase(name="running")) else job.phase
-    job = job.but(state=_N, started_at=at, node=event.node or job.node, phase=phase)
+    job = _placed(job, event).but(state=_N, started_at=at, phase=phase)
     job = life.folded(life.told_by(job, "started", at, event), event)
     return job, (Announce(event="started", attempt=job.attempt, at=at),)
 
@@ -255,6 +259,7 @@ def _retry(job: Job, event: Ending, at: datetime, reason: Reason) -> Decision:
         avoid=(*job.avoid, *lost),
         phase=None,
         node=None,
+        gpu_limit=None,
         exit_code=None,
         scheduled_at=None,
         started_at=None,

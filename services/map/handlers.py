@@ -182,5 +182,6 @@ def _new_map(question: MapRegister, now: datetime) -> Map:
         labels=body.labels,
         supplied=body.description,
         hardening=body.hardening,
+        gpu_sharing=body.gpu_sharing,
         inspecting=machine.first_inspection(ids.new_id("ins"), now),
     )

@@ -52,6 +52,7 @@ class Effects:
             node=placement.node,
             epoch=placement.epoch,
             gpus=placement.gpus,
+            gpu_share=placement.gpu_share,
             request=placement.request,
             project=placement.project,
             token=runtoken.mint(self._secret, placement.id, placement.request.payload),

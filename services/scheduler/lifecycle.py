@@ -32,6 +32,7 @@ def message_of(placement: Placement, event: str) -> Lifecycle:
         revision=placement.told[event],
         at=stamps.get(event) or placement.ended_at or placement.placed_at,
         node=placement.node,
+        gpu_limit=placement.gpu_limit,
         phase=Phase(name="running") if event == "started" else None,
         outcome=placement.outcome if ending else None,
     )

@@ -13,6 +13,8 @@ from gurney.model.resources import Gpu, Resources
 #: Cores are counted in thousandths, as whole numbers: sums of many small shares stay exact.
 MILLI = 1000
 MIB = 1024 * 1024
+#: What other software uses counts in steps of so many bytes: it changes all the time, and kinds of GPUs are kept.
+OTHERS = 64 * MIB
 #: What no GPU has: more MiB than there are, or a compute capability that nobody can name.
 NEVER = 2**62
 
@@ -52,10 +54,15 @@ class Device(NamedTuple):
     capability: Capability
     #: The node's pool allows that it is shared.
     shared: bool
+    #: A MIG instance: nobody shares it, whoever allows it.
+    divided: bool = False
+    #: MiB that other software of its host has in use.
+    others: int = 0
 
     @property
     def mib(self) -> int:
-        return mib(self.memory)
+        """What can be given of it."""
+        return max(1, mib(self.memory) - self.others)
 
 
 def shape_of(request: RunRequest, avoid: Iterable[str] = ()) -> Shape:
@@ -70,6 +77,7 @@ def shape_of(request: RunRequest, avoid: Iterable[str] = ()) -> Shape:
         gpu_memory=max(asked.gpu_memory or 0, asked.gpu_share or 0),
         gpu_models=tuple(sorted({name.strip() for name in (asked.gpu_model or "").split("|")} - {""})),
         compute_capability=capability_of(asked.compute_capability),
+        may_share=request.gpu_sharing,
         labels=tuple(sorted((asked.node_labels or {}).items())),
         avoid=tuple(sorted(avoid)),
     )
@@ -82,21 +90,26 @@ def gpus_of(resources: Resources) -> int:
 
 def device_of(gpu: Gpu, *, shared: bool) -> Device:
     """Return what matters of a GPU. One that does not tell its compute capability has none that somebody could ask."""
-    return Device(gpu.model, gpu.memory, capability_of(gpu.compute_capability) or (-1,), shared)
+    capability = capability_of(gpu.compute_capability) or (-1,)
+    others = round(gpu.others / OTHERS) * OTHERS // MIB
+    return Device(gpu.model, gpu.memory, capability, shared, gpu.parent is not None, others)
 
 
 def takes(device: Device, shape: Shape) -> int:
-    """Return how many MiB of such a GPU the shape takes: all, where it is not shared; `NEVER`: it does not do."""
+    """Return how many MiB of such a GPU the shape takes: all, where it is not shared; `NEVER`: it does not do.
+
+    A share that does in itself, but has no room beside the other software, takes more than there is.
+    """
     suits = (
         device.memory >= shape.gpu_memory
         and (not shape.gpu_models or device.model in shape.gpu_models)
         and (not shape.compute_capability or device.capability >= shape.compute_capability)
-        and device.mib >= shape.gpu_share
+        and mib(device.memory) >= shape.gpu_share
     )
     if not suits:
         return NEVER
-    shares = shape.gpu_share and (device.shared or shape.may_share)
-    return shape.gpu_share if shares else device.mib
+    shares = shape.gpu_share and not device.divided and (device.shared or shape.may_share)
+    return shape.gpu_share if shares else max(device.mib, shape.gpu_share)
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER
 from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
-from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, milli, takes
+from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, mib, milli, takes
 from services.scheduler.shares import Using
 
 #: A node that was lost for so long does not count when it is asked what the cluster could hold.
@@ -78,12 +78,12 @@ class NodeView:
 
     @cached_property
     def free_mib(self) -> Mapping[str, int]:
-        """What is free of each healthy GPU, in MiB; nothing where a job has it for itself."""
+        """What can be given yet of each healthy GPU, in MiB; nothing where a job has it for itself."""
         free = {uuid: device.mib for uuid, device in self.devices.items()}
         for uuid, share in self.used_shares:
             if uuid in free:
                 free[uuid] -= share
-        return free | {uuid: 0 for uuid in self.used_gpus if uuid in free}
+        return {uuid: 0 if uuid in self.used_gpus else max(0, left) for uuid, left in free.items()}
 
     def suited(self, shape: Shape) -> list[str]:
         """Return the UUIDs of the GPUs that would do, free or not."""
@@ -101,7 +101,7 @@ class NodeView:
             home=(self.kinds, tuple(sorted(self.labels.items()))),
             cpu=self.free_cpu,
             memory=self.free_memory,
-            gpus=tuple((self.devices[uuid], max(0, free)) for uuid, free in self.free_mib.items()),
+            gpus=tuple((self.devices[uuid], free) for uuid, free in self.free_mib.items()),
             size=(self.cpu, self.memory, len(self.gpus)),
             given=len(self.given),
         )
@@ -215,7 +215,8 @@ def using_of(held: Held, view: NodeView | None) -> Using:
     """Return what a placement takes of its project's share; of a node that is not known GPUs count whole."""
     devices = view.devices if view else {}
     gpus = sum(
-        -(-MILLI * held.share // devices[uuid].mib) if held.share and uuid in devices else MILLI for uuid in held.gpus
+        -(-MILLI * held.share // mib(devices[uuid].memory)) if held.share and uuid in devices else MILLI
+        for uuid in held.gpus
     )
     return Using(held.cpu, held.memory, gpus)
 

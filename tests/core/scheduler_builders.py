@@ -122,6 +122,8 @@ GPUS = st.fixed_dictionaries(
         "memory": st.sampled_from((16 * GIB, 16 * GIB, 24 * GIB)),
         "compute_capability": st.sampled_from((None, "8.0", "9.0")),
         "health": st.sampled_from(("ok", "ok", "ok", "bad")),
+        "others": st.sampled_from((0, 0, 0, 3 * GIB)),
+        "parent": st.sampled_from((None, None, None, "GPU-0")),
     }
 )
 

@@ -8,10 +8,10 @@ import pytest
 from gurney.errors import Unavailable
 from gurney.model.resources import Gpu
 from gurney.runtime.port import Runtime
-from gurney.settings import Settings
+from gurney.settings import GIB, Settings
 from services.agent.gpu_meter import Meter
 from services.agent.gpu_readings import Device, Reading
-from services.agent.gpu_use import Held, Tally, Used, used
+from services.agent.gpu_use import Held, Tally, Used, Watch, is_untold, own, used
 from services.agent.gpus import Gpus
 
 MINE, THEIRS = 10, 20
@@ -78,6 +78,43 @@ def test_time_of_several_gpus() -> None:
     assert used([held({}, alone=False, busy_by={})], ()).busy is None
 
 
+@pytest.mark.parametrize(
+    ("processes", "memory"),
+    [({MINE: 300, MINE + 1: 5, THEIRS: 600}, 305), ({MINE: 300, MINE + 1: None}, None), ({THEIRS: 600}, None)],
+)
+def test_what_is_known_to_be_a_runs_own(processes: Mapping[int, int | None], memory: int | None) -> None:
+    """Only what the driver tells of a run's own processes is, also on a GPU that the run has alone."""
+    assert own(held(processes).device, {MINE, MINE + 1}) == memory
+
+
+#: Looks (seconds, bytes) at a run whose share is 1,000 bytes, and when it is found to take too much for too long.
+LOOKS: list[tuple[list[tuple[float, int | None]], float | None]] = [
+    ([(0, 1101), (1, 1101), (2, 1101)], 2),
+    ([(0, 1100), (1, 1100), (9, 1100)], None),
+    ([(0, 5000), (1, 5000), (1.9, 5000)], None),
+    ([(0, 900), (5, 5000), (6, 5000), (7.5, 1200)], 7.5),
+    ([(0, 5000), (1, 900), (2, 5000), (3, 5000)], None),
+    ([(0, 5000), (1, None), (2, 5000), (3, 5000), (4, 5000)], 4),
+    ([(0, None), (1, None), (2, None)], None),
+]
+
+
+@pytest.mark.parametrize(("looks", "found"), LOOKS)
+def test_who_takes_more_than_its_share(looks: list[tuple[float, int | None]], found: float | None) -> None:
+    """It is who holds more than a tenth beyond its share at every look of 2 s; a look that cannot tell begins anew."""
+    watch = Watch(1000)
+    assert next((at for at, memory in looks if watch.saw(memory, at)), None) == found
+
+
+@pytest.mark.parametrize(
+    ("others", "known", "untold"),
+    [(0, [], True), (0, [300, 600], True), (0, [3 * GIB, None], False), (3 * GIB, [None], False), (0, [None], True)],
+)
+def test_memory_of_which_nobody_can_say_whose_it_is(others: int, known: list[int | None], *, untold: bool) -> None:
+    """It is what is in use beyond what was there before, and what runs are known to hold."""
+    assert is_untold(held({}, used_bytes=3 * GIB + 1).device, others, known) is untold
+
+
 def test_a_tally() -> None:
     """The highest memory and the mean share of time count; looks that saw nothing do not."""
     tally = Tally()
@@ -120,7 +157,8 @@ async def metered(owners: Mapping[int, str] | None, runs: Mapping[str, tuple[str
         meter = Meter(gpus)
         for run_id, uuids in runs.items():
             meter.begin(run_id, uuids, cast("Runtime", Owners(owners)))
-        await meter.look()
+        assert gpus.reading
+        await meter.look(gpus.reading)
         return {run_id: meter.end(run_id) for run_id in runs}
 
 

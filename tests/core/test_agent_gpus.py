@@ -334,6 +334,19 @@ async def test_memory_of_others() -> None:
         assert found.now(["GPU-1"])[0].others == 3
 
 
+async def test_memory_of_a_run_that_has_ended_is_not_of_others() -> None:
+    """What a look has seen that began before a run ended is not told to be of others."""
+    source = Slow()
+    source.reading = Reading(0.0, (gpu_readings.Device(Gpu(uuid="GPU-1", model="A", memory=GIB, used=50)),))
+    async with Gpus(Settings(node="n1", heartbeat_interval=5.0), lambda: source) as found:
+        assert [gpu.others for gpu in found.now(["GPU-1"])] == [0]
+        found.let_go(["GPU-1"])
+        assert [gpu.others for gpu in found.now(())] == [0]
+        await found.look_again()
+        assert [gpu.others for gpu in found.now(["GPU-1"])] == [0]
+        assert [gpu.others for gpu in found.now(())] == [50]
+
+
 # --- GPUs on paper ---
 
 

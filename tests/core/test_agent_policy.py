@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from gurney import errors
 from gurney.errors import GurneyError
+from gurney.model.base import Reason
 from gurney.model.job import RunRequest, Timings, Usage
 from gurney.model.resources import Amount, Resources
 from gurney.model.run import StartRun
 from gurney.runtime.port import Cause, End
+from gurney.settings import MIB
 from services.agent import policy
 
 TIMINGS = Timings(pulling=1.0, staging=2.0)
@@ -87,6 +89,21 @@ def test_a_failure_without_its_gpu_is_the_hosts(cause: Cause, exit_code: int) ->
         assert after.reason is not None
         assert (after.ending, after.reason.code) == ("lost", "gpu_lost")
         assert after.reason.message == f"nothing can run on GPU-1 (lost): {before.reason.message}"
+    else:
+        assert after == before
+
+
+@pytest.mark.parametrize(("cause", "exit_code"), [(Cause.EXITED, 0), (Cause.EXITED, 3), *((c, 137) for c in Cause)])
+def test_a_run_that_was_ended_for_its_gpu_memory_has_failed(cause: Cause, exit_code: int) -> None:
+    """What we have stopped for the GPU memory that it held failed by it; any other end stays."""
+    before = policy.outcome_of(end(cause, exit_code), TIMINGS)
+    after = policy.on_excess(before, policy.told_excess(start(0, 0, ("GPU-1",), 1000), 1500 * MIB))
+    if cause is Cause.STOPPED:
+        assert (after.ending, after.reason) == (
+            "failed",
+            Reason(code="gpu_memory_exceeded", message="it held 1500 MiB of GPU-1, of which it had 1000 MiB"),
+        )
+        assert after.usage == before.usage
     else:
         assert after == before
 
@@ -178,7 +195,7 @@ def test_the_scheduler_has_the_last_word() -> None:
     assert not policy.is_final(errors.Internal())
 
 
-def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = ()) -> StartRun:
+def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = (), share: int = 0) -> StartRun:
     """Return a start that asks for so much."""
     request = RunRequest(
         urn="urn:x",
@@ -190,9 +207,12 @@ def start(cpu: float | None, memory: int | None, gpus: tuple[str, ...] = ()) -> 
         payload="p",
         resources=Resources(cpu=cpu, memory=memory),
     )
-    return StartRun(run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=gpus, request=request, token="t")
+    return StartRun(
+        run_id="r", job_id="j", attempt=1, node="n", epoch=1, gpus=gpus, gpu_share=share, request=request, token="t"
+    )
 
 
+GPUS = {"a": 1000 * MIB + 1, "b": 1000 * MIB}
 amounts = st.lists(st.tuples(st.sampled_from([0.01, 0.1, 0.5, 1.0]), st.integers(0, 100)), max_size=40)
 
 
@@ -203,16 +223,27 @@ def test_what_fits_together_is_never_refused(asked: list[tuple[float, int]]) -> 
     cpu = round(sum(cpu for cpu, _ in asked), 6)
     capacity = Amount(cpu=cpu, memory=sum(memory for _, memory in asked))
     for number, each in enumerate(starts):
-        assert policy.fits(capacity, starts[:number], each)
-    assert not policy.fits(capacity, starts, start(0.01, None))
-    assert not policy.fits(capacity, starts, start(None, 1))
-    assert policy.fits(capacity, starts, start(None, None))
+        assert policy.fits(capacity, {}, starts[:number], each)
+    assert not policy.fits(capacity, {}, starts, start(0.01, None))
+    assert not policy.fits(capacity, {}, starts, start(None, 1))
+    assert policy.fits(capacity, {}, starts, start(None, None))
 
 
 def test_a_gpu_is_given_once() -> None:
-    """A GPU that a live run has is not given to another."""
-    assert policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b",)))
-    assert not policy.fits(Amount(), [start(0, 0, ("a",))], start(0, 0, ("b", "a")))
+    """A GPU that a live run has for itself is not given to another, nor one that is shared to a run for itself."""
+    whole, other, both = (start(0, 0, gpus) for gpus in (("a",), ("b",), ("b", "a")))
+    share = start(0, 0, ("a",), 1)
+    assert policy.fits(Amount(), GPUS, [whole], other)
+    for live, more in ((whole, both), (whole, whole), (whole, share), (share, whole), (share, both)):
+        assert not policy.fits(Amount(), GPUS, [live], more)
+
+
+def test_shares_of_a_gpu_fit_together() -> None:
+    """Runs that share a GPU have no more of it together than there is; of one that is not known nobody can say."""
+    live = [start(0, 0, ("a",), 600), start(0, 0, ("b",), 1000)]
+    assert policy.fits(Amount(), GPUS, live, start(0, 0, ("a",), 400))
+    assert not policy.fits(Amount(), GPUS, live, start(0, 0, ("a",), 401))
+    assert policy.fits(Amount(), {}, live, start(0, 0, ("a",), 401))
 
 
 def test_a_urn_is_of_the_kind_that_it_begins_with() -> None:

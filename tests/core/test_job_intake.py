@@ -117,6 +117,8 @@ def test_the_request_is_frozen_from_the_map() -> None:
     request = job.request
     assert (request.digest, request.command, request.environment) == ("sha256:00", ("python", "app.py"), {"A": "1"})
     assert (request.input_path, request.output_path, request.payload) == ("/in", "/out", PAYLOAD_ID)
+    assert not request.gpu_sharing
+    assert new_job(document=a_map(gpu_sharing=True)).request.gpu_sharing
     assert (job.admission, job.created_by, job.project) == (Admission.REJECT, "ann", "default")
     assert (job.handlers, new_job(handlers=()).handlers, new_job().handlers) == (("hdl_1",), (), None)
     assert new_job(admission=Admission.QUEUE).admission is Admission.QUEUE

@@ -128,6 +128,16 @@ def test_the_straight_way() -> None:
     ]
 
 
+def test_a_job_tells_what_keeps_it_within_its_gpu_memory() -> None:
+    """It is told with the node, whichever message comes first, and holds for that attempt only."""
+    watched, walled = (replace(scheduled(), gpu_limit=limit) for limit in ("watched", "walled"))
+    assert folded(a_job(), watched, started()).gpu_limit == "watched"
+    assert folded(a_job(), replace(started(), gpu_limit="walled"), scheduled()).gpu_limit == "walled"
+    job = folded(a_job(), watched, lost())
+    assert (job.state, job.gpu_limit) == (JobState.REQUESTED, None)
+    assert folded(job, replace(walled, attempt=2)).gpu_limit == "walled"
+
+
 def test_output_of_a_success_is_bound() -> None:
     """A success with files binds them; one without has nothing to bind."""
     _, effects = decide(a_job(), succeeded())

@@ -19,7 +19,7 @@ from services.scheduler.overview import Overview
 from services.scheduler.plan import check
 from services.scheduler.policy import evaluate
 from services.scheduler.shape import NEVER, Shape, shape_of, takes
-from services.scheduler.snapshot import NodeView, Snapshot, held_by, snapshot_of
+from services.scheduler.snapshot import NodeView, Snapshot, held_by, snapshot_of, using_of
 from tests.core.scheduler_builders import (
     ASKS,
     GIB,
@@ -241,8 +241,46 @@ def test_a_gpu_is_shared_only_where_the_pool_or_the_map_allows_it() -> None:
         plan = evaluate(a_snapshot([a_node(gpus=[a_gpu("1")], gpu_sharing=sharing)]), a_queue(*requests).shapes, RULES)
         assert [decision.share for decision in plan.decisions] == [4 * 1024 if sharing else 0] * placed
         assert check(plan.after) == []
-    shape = Shape("urn:oci:x", gpus=1, gpu_share=4, may_share=True)
-    assert takes(next(iter(a_snapshot([a_node(gpus=[a_gpu("1")])]).nodes["n1"].devices.values())), shape) == 4
+    allowed = [each.but(request=each.request.but(gpu_sharing=True)) for each in requests]
+    plan = evaluate(a_snapshot([a_node(gpus=[a_gpu("1")])]), a_queue(*allowed, a_request(9, gpus=1)).shapes, RULES)
+    assert [decision.share for decision in plan.decisions] == [4 * 1024] * 4
+
+
+def test_an_instance_of_a_divided_gpu_is_not_shared() -> None:
+    """A share takes all of a MIG instance, whoever allows that it is shared."""
+    gpus = [a_gpu("1", memory=10 * GIB, parent="GPU-0"), a_gpu("2", memory=10 * GIB, parent="GPU-0")]
+    requests = [a_request(number, gpu_share=GIB, cpu=0.1, memory=0) for number in range(3)]
+    allowed = [each.but(request=each.request.but(gpu_sharing=True)) for each in requests]
+    plan = evaluate(a_snapshot([a_node(gpus=gpus, gpu_sharing=True)]), a_queue(*allowed).shapes, RULES)
+    assert {(decision.gpus, decision.share) for decision in plan.decisions} == {(("GPU-1",), 0), (("GPU-2",), 0)}
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+@pytest.mark.parametrize(("others", "placed"), [(0, 1), (20 << 20, 1), (GIB, 0), (16 * GIB, 0)])
+def test_what_other_software_uses_is_not_given_away(*, sharing: bool, others: int, placed: int) -> None:
+    """A share waits where other software leaves too little of a GPU, and hears so; a whole GPU is given as it is."""
+    snapshot = a_snapshot([a_node(gpus=[a_gpu("1", others=others)], gpu_sharing=sharing)])
+    assert len(evaluate(snapshot, a_queue(a_request(1, gpu_share=16 * GIB)).shapes, RULES).decisions) == placed
+    if not placed:
+        shape, nodes = shape_of(a_run(gpu_share=16 * GIB)), snapshot.nodes.values()
+        (reason,) = feasible.reasons(nodes, shape, feasible.NOW)
+        assert (reason.code, "MiB of one are free" in reason.message) == ("gpu_share_busy", True)
+        assert feasible.reasons(nodes, shape, feasible.EVER) == ()
+    assert len(evaluate(snapshot, a_queue(a_request(2, gpus=1)).shapes, RULES).decisions) == 1
+
+
+def test_shares_fit_beside_other_software() -> None:
+    """What is left of a GPU beside other software is shared, and no more."""
+    requests = [a_request(number, gpu_share=4 * GIB, cpu=0.1, memory=0) for number in range(5)]
+    node = a_node(gpus=[a_gpu("1", others=5 * GIB)], gpu_sharing=True)
+    plan = evaluate(a_snapshot([node]), a_queue(*requests).shapes, RULES)
+    assert [decision.share for decision in plan.decisions] == [4 * 1024] * 2
+    grown = a_snapshot(
+        [node.but(gpus=(a_gpu("1", others=12 * GIB),))], [a_placement(9, gpus=("GPU-1",), share=8 * 1024)]
+    )
+    assert dict(grown.nodes["n1"].free_mib) == {"GPU-1": 0}
+    held = held_by(a_placement(9, gpus=("GPU-1",), share=8 * 1024, gpu_share=8 * GIB))
+    assert using_of(held, grown.nodes["n1"]).gpus == 500  # thousandths of the GPU, whoever else is there
 
 
 def test_whole_gpus_with_little_memory_are_given_first() -> None:

@@ -173,3 +173,14 @@ def test_states_without_a_way_out_are_the_ends() -> None:
     """The table's last states are the ones that are not live."""
     final = {state for state, following in machine.TRANSITIONS.items() if not following}
     assert final == set(PlacementState) - LIVE_PLACEMENTS
+
+
+def test_a_placement_says_what_keeps_its_run_within_its_gpu_memory() -> None:
+    """A share of a GPU is watched; whole GPUs have a wall of their own, and where there is no GPU there is no limit."""
+    for placement, limit in (
+        (a_placement(), None),
+        (a_placement(gpus=("GPU-1",)), "walled"),
+        (a_placement(gpus=("GPU-1",), share=1024), "watched"),
+    ):
+        (message,) = lifecycle.implied(placement)
+        assert message.gpu_limit == limit

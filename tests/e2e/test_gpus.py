@@ -12,7 +12,7 @@ import pytest
 
 from gurney.testing.docker import DockerDaemon, make_image
 from gurney.testing.embedded import GURNEY, EmbeddedProcess
-from gurney.testing.nvml import GIB, LOST, Card, FakeNvml, Instance
+from gurney.testing.nvml import GIB, LOST, Card, FakeNvml, Instance, Process
 from gurney.testing.stack import Stack
 from tests.e2e import work
 from tests.e2e.api import Api, Json
@@ -50,7 +50,7 @@ def server(
 @pytest.fixture
 def paper_server(tmp_path: Path, maps: Path) -> Iterator[EmbeddedProcess]:
     """A server whose GPUs are described."""
-    environment = ENVIRONMENT | {"GURNEY_GPUS": "2x16Gi:A100", "GURNEY_NODE": "n1"}
+    environment = ENVIRONMENT | {"GURNEY_GPUS": "2x16Gi:A100", "GURNEY_NODE": "n1", "GURNEY_GPU_SHARING": "true"}
     with EmbeddedProcess(tmp_path / "data", maps, environment) as running:
         yield running
 
@@ -122,12 +122,82 @@ async def test_a_gpu_that_is_lost(api: Api, driver: FakeNvml) -> None:
     asked = {"map": (await work.register(api, "shell"))["id"], "payload": await work.payload(api)}
     big = {"resources": {"gpus": 1, "gpu_memory": 40 * GIB}}
     refused = (await api.post("/v1/jobs", asked | big, case="no node has a GPU")).must(422, "infeasible")
-    assert refused.fields == {"resources.gpus"}
+    assert refused.fields == {"resources.gpu_memory"}
     driver.says(WHOLE, DIVIDED)
     async with asyncio.timeout(work.PATIENCE_S):
         while (await gpus(api))["GPU-1"]["health"] != "ok":
             await asyncio.sleep(0.05)
     assert await sees(api, **big["resources"]) == ["GPU-1"]
+
+
+async def sharer(api: Api, ref: str, share: int, script: str, model: str = WHOLE.name) -> Json:
+    """Submit a job that asks so many GiB of one of these GPUs."""
+    asked = {"cpu": 0.1, "memory": 64 << 20, "gpu_share": share * GIB, "gpu_model": model}
+    return await work.submit(api, ref, {"run.sh": script}, resources=asked)
+
+
+async def running(api: Api, job: Json) -> Json:
+    return await work.until(api, job["id"], lambda found: found["state"] == "running")
+
+
+async def why(api: Api, job: Json) -> tuple[str, str]:
+    """Return code and sentence of the first reason for which a job waits."""
+    found = await work.until(api, job["id"], lambda found: found["waiting"] and found["waiting"]["reasons"])
+    return found["waiting"]["reasons"][0]["code"], found["waiting"]["reasons"][0]["message"]
+
+
+async def test_jobs_share_a_gpu(api: Api, driver: FakeNvml, tmp_path: Path) -> None:
+    """Where their MAP allows it jobs run on one GPU at a time; who takes more than its share fails, and he alone."""
+    made = await work.register(api, "shell", gpu_sharing=True)
+    assert made["gpu_sharing"]
+    go = tmp_path / "go"
+    good = await running(api, await sharer(api, made["id"], 60, f'{SEES}; while [ ! -e "{go}" ]; do sleep 0.1; done'))
+    bad = await running(api, await sharer(api, made["id"], 2, "sleep 600"))
+    more = await sharer(api, made["id"], 20, SEES)
+    assert [job["gpu_limit"] for job in (good, bad, more)] == ["watched", "watched", None]
+    code, message = await why(api, more)
+    assert (code, "17408 MiB of one are free" in message) == ("gpu_share_busy", True)  # beside the 1 GiB of others
+    pids = [int(min(work.processes(job["id"])).name) for job in (good, bad)]
+    held = [Process("GPU-1", pid, size * GIB) for pid, size in zip(pids, (60, 3), strict=True)]
+    try:
+        driver.says(Card("GPU-1", used=64 * GIB, name=WHOLE.name), DIVIDED, processes=held)
+        bad = await work.ended(api, bad["id"])
+        go.touch()
+        good, more = await work.ended(api, good["id"]), await work.ended(api, more["id"])
+    finally:
+        driver.says(WHOLE, DIVIDED)
+    assert (bad["state"], bad["reason"]["code"], bad["attempt"]) == ("failed", "gpu_memory_exceeded", 1), bad
+    assert bad["usage"]["gpu_peak_memory"] == 3 * GIB
+    assert (good["state"], good["usage"]["gpu_peak_memory"]) == ("succeeded", 60 * GIB), good
+    assert (await work.result(api, good, "sees")).decode() == "GPU-1"
+    assert more["state"] == "succeeded", more
+
+
+async def test_gpus_are_exclusive_by_default(api: Api) -> None:
+    """Where neither pool nor MAP say so a share has its GPU for itself, and a MIG instance always."""
+    alone, sharing = await work.register(api, "shell"), await work.register(api, "shell", gpu_sharing=True)
+    first = await running(api, await sharer(api, alone["id"], 1, "sleep 600"))
+    assert first["gpu_limit"] == "walled"
+    for made in (alone, sharing):
+        code, _ = await why(api, await sharer(api, made["id"], 1, SEES))
+        assert code == "gpu_share_busy"
+    instance = DIVIDED.instances[0].name if DIVIDED.instances else ""
+    placed = [await running(api, await sharer(api, sharing["id"], 1, "sleep 600", instance)) for _ in range(2)]
+    assert [job["gpu_limit"] for job in placed] == ["walled"] * 2
+    code, message = await why(api, await sharer(api, sharing["id"], 1, SEES, instance))
+    assert (code, "0 MiB of one are free" in message) == ("gpu_share_busy", True)
+
+
+@pytest.mark.embedded
+async def test_a_pool_whose_gpus_are_shared(paper_server: EmbeddedProcess) -> None:
+    """Where the node says so the jobs of all MAPs share its GPUs, and the node tells that they do."""
+    async with Api(paper_server.url, paper_server.token) as api:
+        assert (await the_node(api))["gpu_sharing"]
+        made = await work.register(api, "shell")
+        jobs = [await running(api, await sharer(api, made["id"], 5, "sleep 600", "A100")) for _ in range(6)]
+        assert {job["gpu_limit"] for job in jobs} == {"watched"}
+        code, _ = await why(api, await sharer(api, made["id"], 5, SEES, "A100"))
+        assert code == "gpu_share_busy"
 
 
 @pytest.mark.embedded

@@ -58,6 +58,7 @@ async def test_several_at_once(api: Api, tmp_path: Path) -> None:
 
 async def test_what_would_become_of_a_job(api: Api) -> None:
     """A dry run names the node where the job would run now; or its place, why it would wait, and until when."""
+    await work.register(api, "shell")  # whose agent is there from then on
     (node,) = (await api.get("/v1/nodes")).items
     whole = {"cpu": node["capacity"]["cpu"]}
     running = await work.begin(api, "sleep 60", resources=whole)

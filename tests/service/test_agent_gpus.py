@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from gurney.model.base import Reason
 from gurney.model.run import StartRun
+from gurney.runtime.process import ProcessRuntime
 from gurney.runtime.supervisor import procfs
 from gurney.settings import GIB, MIB, Settings
 from gurney.testing.nats import NatsServer
 from gurney.testing.nvml import LOST, Card, FakeNvml, Instance, Process
 from services.agent import __main__ as agent
-from services.agent import gpu_meter, gpus
+from services.agent import gpu_meter, gpu_use, gpus
 from services.agent.gpu_meter import Meter
 from services.agent.gpus import Gpus
 from tests.contract.runtime_harness import processes_of
@@ -73,9 +75,11 @@ async def house(settings: Settings, nvml: FakeNvml, meters: Meters) -> AsyncIter
         yield house
 
 
-async def begun(house: House, *uuids: str, code: int = 0) -> tuple[StartRun, Path, int]:
+async def begun(
+    house: House, *uuids: str, code: int = 0, script: str = "", share: int = 0
+) -> tuple[StartRun, Path, int]:
     """Return a run that has these GPUs, its output folder, and the process of its application."""
-    start = house.run(f"{WAIT}{code}").but(gpus=uuids)
+    start = house.run(script or f"{WAIT}{code}").but(gpus=uuids, gpu_share=share)
     await house.start(start)
     async with asyncio.timeout(SECONDS):
         while not (pids := await asyncio.to_thread(processes_of, start.run_id)):
@@ -225,6 +229,129 @@ async def test_a_run_that_is_stopped_is_canceled_whatever_its_gpu_does(house: Ho
     nvml.says(Card("GPU-1", error=LOST), DIVIDED)
     await house.stop(start.run_id)
     assert (await house.outcome(start)).ending == "canceled"
+
+
+SHARES = 'while [ ! -e "$OUT/go" ]; do sleep 0.05; done; echo "$GURNEY_GPU_MEMORY_MIB $GURNEY_GPU_MEMORY_FRACTION"'
+
+
+async def sharing(house: House, share: int) -> tuple[StartRun, Path, int]:
+    """Return a run that has so many MiB of the GPU, its output folder, and its process."""
+    return await begun(house, "GPU-1", script=SHARES, share=share)
+
+
+def held_there(*held: tuple[int, int]) -> tuple[Card, list[Process]]:
+    """Return the GPU as the driver tells it when processes hold so many MiB there."""
+    used = sum(size for _, size in held)
+    return Card("GPU-1", used=GIB + used * MIB), [Process("GPU-1", pid, size * MIB) for pid, size in held]
+
+
+async def test_a_run_that_takes_more_than_its_share_is_stopped(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs that share a GPU the one that goes far beyond its share fails by it; its neighbour succeeds."""
+    monkeypatch.setattr(gpu_use, "EXCESS_S", 0.2)
+    good, out, neighbour = await sharing(house, 8192)
+    bad, _, offender = await sharing(house, 1024)
+    card, processes = held_there((neighbour, 9000), (offender, 1128))
+    nvml.says(card, DIVIDED, processes=processes)
+    outcome = await house.outcome(bad)
+    assert (outcome.ending, outcome.reason) == (
+        "failed",
+        Reason(code="gpu_memory_exceeded", message="it held 1128 MiB of GPU-1, of which it had 1024 MiB"),
+    )
+    assert outcome.usage is not None
+    assert outcome.usage.gpu_peak_memory == 1128 * MIB
+    assert not await asyncio.to_thread(processes_of, bad.run_id)
+    (out / "go").touch()
+    outcome = await house.outcome(good)
+    assert (outcome.ending, outcome.log_tail) == ("succeeded", ("8192 0.1",)), outcome
+    assert outcome.usage is not None
+    assert outcome.usage.gpu_peak_memory == 9000 * MIB
+
+
+async def test_a_run_that_was_ended_for_its_gpu_memory_stays_so(
+    house: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that begins anew still knows why it ended a run, also where it had not come to ending it."""
+    monkeypatch.setattr(gpu_use, "EXCESS_S", 0.2)
+    stopping = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        stopping.set()
+        await asyncio.Event().wait()
+
+    start, _, pid = await sharing(house, 1024)
+    with monkeypatch.context() as patched:
+        patched.setattr(ProcessRuntime, "stop", never)
+        card, processes = held_there((pid, 2000))
+        nvml.says(card, DIVIDED, processes=processes)
+        async with asyncio.timeout(SECONDS):
+            await stopping.wait()
+        await house.agent_ends()
+    nvml.says(ONE, DIVIDED)
+    await house.agent_starts()
+    outcome = await house.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("failed", "gpu_memory_exceeded")
+
+
+async def test_a_cancel_of_a_run_that_is_beyond_its_share_stays_one(
+    house: House, nvml: FakeNvml, meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody has canceled is canceled, whatever it held."""
+    start, _, pid = await begun(house, "GPU-1", script="trap '' TERM; while :; do sleep 0.05; done", share=1024)
+    card, processes = held_there((pid, 2000))
+    nvml.says(card, DIVIDED, processes=processes)
+    await until_seen(meters, start, 2000 * MIB)
+    await house.stop(start.run_id)
+    monkeypatch.setattr(gpu_use, "EXCESS_S", 0.0)  # it is found while it has its grace, or it ends before
+    assert (await house.outcome(start)).ending == "canceled"
+
+
+async def test_nobody_is_stopped_on_a_guess(
+    house: House, nvml: FakeNvml, meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory cannot be told to be of a run, its node says so and the run goes on, also alone on its GPU."""
+    monkeypatch.setattr(gpu_use, "EXCESS_S", 0.1)
+    heard = house.scheduler.heartbeats
+    await house.scheduler.until(lambda: heard and heard[-1].gpus[0].others == GIB)
+    start, out, _ = await sharing(house, 1024)
+    card, processes = held_there((999_999_999, 6000))
+    nvml.says(card, DIVIDED, processes=processes)
+    await until_seen(meters, start, 6000 * MIB)
+    await house.scheduler.until(lambda: any("GPU-1" in fault for fault in heard[-1].faults))
+    count = len(heard)
+    await house.scheduler.until(lambda: len(heard) > count + 5)  # half a second, the excess that is allowed many times
+    (out / "go").touch()
+    assert (await house.outcome(start)).ending == "succeeded"
+    await house.scheduler.until(lambda: not heard[-1].faults)
+
+
+@pytest.mark.parametrize("sharing_allowed", [False, True])
+async def test_heartbeats_tell_whether_gpus_are_shared(
+    settings: Settings, nvml: FakeNvml, *, sharing_allowed: bool
+) -> None:
+    """A node's GPUs are exclusive unless its setting says otherwise."""
+    nvml.says(ONE)
+    async with neighbours(settings.model_copy(update={"gpu_sharing": sharing_allowed})) as house:
+        await house.agent_starts()
+        await house.scheduler.until(lambda: house.scheduler.heartbeats)
+        assert house.scheduler.heartbeats[-1].gpu_sharing is sharing_allowed
+
+
+async def test_a_start_that_does_not_fit_beside_shares_is_refused(house: House, nvml: FakeNvml) -> None:
+    """Whoever asks for more of a GPU than is left, or for all of it, is not begun beside who shares it."""
+    nvml.says(ONE, DIVIDED)
+    first, out, _ = await sharing(house, 60 * 1024)
+    refused = [house.run("true").but(gpus=("GPU-1",), gpu_share=share) for share in (0, 20 * 1024 + 1)]
+    for start in refused:
+        await house.start(start)
+    second, _, _ = await sharing(house, 20 * 1024)
+    assert set(house.counted()) == {first.run_id, second.run_id}
+    (out / "go").touch()
+    assert (await house.outcome(first)).ending == "succeeded"
+    await house.stop(second.run_id)
+    await house.outcome(second)
+    assert not {start.run_id for start in refused} & set(house.scheduler.ends)
 
 
 async def test_gpus_on_paper(settings: Settings, nvml: FakeNvml, meters: Meters) -> None:

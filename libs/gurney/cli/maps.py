@@ -23,6 +23,7 @@ async def register(
     label: Pairs = (),
     description: Path | None = None,
     compatible: str | None = None,
+    gpu_sharing: bool = False,
     wait: bool = True,
     server: Server = HERE,
 ) -> None:
@@ -36,6 +37,8 @@ async def register(
         A JSON file that says what an image without manifests does: command, paths, resources, content.
     compatible
         Why its containers cannot do with a read-only root and without capabilities; given, they need not.
+    gpu_sharing
+        Its runs that ask a share of a GPU may share one, also on nodes that have not said so of theirs.
     wait
         Return when its manifests were read, with exit code 1 and the reason where it is invalid; else at once.
     """
@@ -43,7 +46,14 @@ async def register(
     described = None if description is None else await asyncio.to_thread(_read, description)
     hardening = None if compatible is None else {"mode": "compatible", "reason": compatible}
     async with server.client() as gurney:
-        document = await gurney.maps.register(urn, name=name, labels=labels, description=described, hardening=hardening)
+        document = await gurney.maps.register(
+            urn,
+            name=name,
+            labels=labels,
+            description=described,
+            hardening=hardening,
+            gpu_sharing=gpu_sharing,
+        )
         if wait:
             document = await gurney.maps.settled(document["id"])
     usable = not wait or document["state"] == "ready"

@@ -18,15 +18,18 @@ class Maps(Named):
         labels: Mapping[str, str] | None = None,
         description: Json | None = None,
         hardening: Json | None = None,
+        gpu_sharing: bool = False,
         idempotency_key: str | None = None,
     ) -> Json:
         """Register a MAP; its state is `registering` until its manifests were read.
 
-        `description` says what an image without manifests does, `hardening` what its container may not do without.
+        `description` says what an image without manifests does, `hardening` what its container may not do without,
+        `gpu_sharing` that its runs may share a GPU of which they ask a part.
         """
         body: Json = {"urn": urn, "name": name, "labels": dict(labels or {})}
         body |= {"description": description} if description else {}
         body |= {"hardening": hardening} if hardening else {}
+        body |= {"gpu_sharing": True} if gpu_sharing else {}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         answer: Json = await self._http.json("POST", self._path, json=body, headers=headers)
         return answer

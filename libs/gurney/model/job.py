@@ -58,6 +58,11 @@ class Waiting(Message):
     estimated_start: Timestamp | None = None
 
 
+#: What keeps a run within the GPU memory that it was given: it is looked at, and ended when it takes more
+#: (`watched`), or there is no more (`walled`: it has its GPUs or MIG instances for itself).
+GpuLimit = Literal["watched", "walled"]
+
+
 class WaitReason(Message):
     code: str
     #: How many nodes give this reason.
@@ -114,6 +119,8 @@ class RunRequest(Message):
     #: Payload id of the input.
     payload: str
     resources: Resources
+    #: Its MAP allows that its GPU is shared, where it asks a share of one.
+    gpu_sharing: bool = False
     #: Seconds; 0: none.
     timeout_s: float | None = None
     hardening: Literal["strict", "compatible"] = "strict"
@@ -186,6 +193,8 @@ class Job(Owned):
     attempt: int = 1
     exit_code: int | None = None
     node: str | None = None
+    #: None: it has no GPU, or no node yet.
+    gpu_limit: GpuLimit | None = None
     priority: Priority = Priority.NORMAL
     resources: Resources
     #: Seconds that a run may take; 0: as long as it wants.

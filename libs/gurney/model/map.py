@@ -141,6 +141,8 @@ class Map(Owned):
     manifests: tuple[Manifest, ...] = ()
     description: Description | None = None
     hardening: Hardening = Hardening()
+    #: Its runs that ask a share of a GPU may share one, also on nodes that have not said so of theirs.
+    gpu_sharing: bool = False
     ready_at: Timestamp | None = None
     inspecting: Inspecting | None = None
     #: What its registrant said of it.
@@ -161,6 +163,8 @@ class RegisterMap(Input):
     labels: InputLabels = {}
     description: AskedDescription | None = None
     hardening: Hardening = Hardening()
+    #: Its runs that ask a share of a GPU may share one, also on nodes that have not said so of theirs.
+    gpu_sharing: bool = False
 
 
 class MapRegister(Message):

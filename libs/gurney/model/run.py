@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from gurney.model.base import Document, Labels, Message, Reason, Timestamp
-from gurney.model.job import Admission, LogInfo, Phase, Priority, RunRequest, Timings, Usage, Waiting
+from gurney.model.job import Admission, GpuLimit, LogInfo, Phase, Priority, RunRequest, Timings, Usage, Waiting
 from gurney.model.resources import Amount, Gpu, Resources
 
 
@@ -73,6 +73,13 @@ class Placement(Document):
     @property
     def live(self) -> bool:
         return self.state in LIVE_PLACEMENTS
+
+    @property
+    def gpu_limit(self) -> GpuLimit | None:
+        """What keeps its run within the GPU memory that it was given; None: it was given none."""
+        if not self.gpus:
+            return None
+        return "watched" if self.gpu_share else "walled"
 
 
 class Leadership(Document):
@@ -194,6 +201,8 @@ class StartRun(Message):
     node: str
     epoch: int
     gpus: tuple[str, ...] = ()
+    #: MiB of its one GPU, which it shares; 0: its GPUs are its own.
+    gpu_share: int = 0
     request: RunRequest
     project: str = "default"
     #: Lets the run's agent read its input and write its results and log, nothing else.
@@ -255,6 +264,8 @@ class Lifecycle(Message):
     revision: int
     at: Timestamp
     node: str | None = None
+    #: Of what a placement says only.
+    gpu_limit: GpuLimit | None = None
     phase: Phase | None = None
     outcome: Outcome | None = None
     #: Code of the first reason, for `waiting`.
