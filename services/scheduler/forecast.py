@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from typing import NamedTuple
 
 from gurney.model.run import NodeState
@@ -25,7 +26,7 @@ STEPS = 8
 #: Of the jobs before it that ask more, one of so many finds room before it does: as replays of bursts had it.
 BETWEEN = 5
 #: Jobs before it that are looked at; more are taken to go on as these do.
-LOOKED_AT = 2000
+LOOKED_AT = 500
 
 
 class Live(NamedTuple):
@@ -53,33 +54,37 @@ def outlook(
     entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules, live: Iterable[Live]
 ) -> tuple[int, float | None]:
     """Return the place of a job among those that wait, itself counted, and the seconds until it starts."""
-    place = 1 + len(ahead(entry, lanes, rules, snapshot.using, snapshot.whole))
+    rank = rules.ranking(snapshot.using, snapshot.whole)
+    before = ahead(entry, lanes.values(), rank)
+    count = sum(map(len, before))
+    first = list(islice(heapq.merge(*before, key=rank), LOOKED_AT))
     ready = [view for view in snapshot.nodes.values() if view.state is NodeState.READY and not view.silent]
     able = {view.id: view for view in feasible.passing(ready, entry.shape, feasible.EVER)}
     live, least, most = list(live), 0.0, None
     for _ in range(STEPS):
         tried = 0.0 if most is None else (least + most) / 2
-        then = replace(rules, now=rules.now + timedelta(seconds=tried))
-        found = wait_s(entry, ahead(entry, lanes, then, snapshot.using, snapshot.whole), live, able, rules.durations)
+        then = replace(rules, now=rules.now + timedelta(seconds=tried)).ranking(snapshot.using, snapshot.whole)
+        mine = then(entry)
+        found = wait_s(entry, [each for each in first if then(each) < mine], live, able, rules.durations)
         if found is None:
-            return place, None
+            return 1 + count, None
         if most is None or found <= tried:
             most = found if most is None else tried
         else:
             least = tried
-    return place, most
+    return 1 + count, None if most is None else most * max(1.0, count / LOOKED_AT)
 
 
 def wait_s(
-    entry: Entry, ahead: Sequence[Entry], live: Iterable[Live], nodes: Mapping[str, NodeView], durations: Durations
+    entry: Entry, before: Sequence[Entry], live: Iterable[Live], nodes: Mapping[str, NodeView], durations: Durations
 ) -> float | None:
     """Return the seconds until a job starts on one of these nodes, which could all hold it; None where none can tell.
 
-    `ahead`: the jobs before it, in order.
+    `before`: the jobs that go before it, in order.
     """
     there = [each for each in live if each.node in nodes]
     device = max((each for view in nodes.values() for each in view.devices.values()), default=None)
-    pooled = _pooled(entry, ahead, there, durations, device)
+    pooled = _pooled(entry, before, there, durations, device)
     alone = _alone(asks(entry.shape, device), there, nodes)
     return None if pooled is None or alone is None else max(pooled, alone)
 
@@ -92,12 +97,11 @@ def _pooled(
     alike = {each.job_id for each in before if _within(asks(each.shape, device), mine)}
     larger = [each.job_id for each in before if each.job_id not in alike and each.shape.gpus <= entry.shape.gpus]
     alike.update(larger[::BETWEEN])
-    ahead = [each for each in before if each.job_id in alike]
+    some = [each for each in before if each.job_id in alike]
     ends = [(each.left_s, each.using) for each in live]
     heapq.heapify(ends)
     now, pool = 0.0, Using()
-    looked_at = ahead[:LOOKED_AT]
-    for each in (*looked_at, entry):
+    for each in (*some, entry):
         wanted = asks(each.shape, device)
         while not _within(wanted, pool):
             if not ends:
@@ -106,7 +110,7 @@ def _pooled(
             pool = pool.plus(more)
         pool = pool.minus(wanted)
         heapq.heappush(ends, (now + durations.expected(each.lane.digest), wanted))
-    return now * max(1.0, len(ahead) / LOOKED_AT)
+    return now
 
 
 def _alone(wanted: Using, live: Iterable[Live], nodes: Mapping[str, NodeView]) -> float | None:

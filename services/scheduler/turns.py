@@ -11,15 +11,15 @@
 A job that has waited for a day goes before all but `immediate` ones, by age alone: no wait is without bound.
 """
 
+import bisect
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from operator import itemgetter
 
 from gurney.model.job import Priority, WaitReason
 from gurney.model.resources import Quota
-from services.scheduler.order import Entry, Key, Lanes
+from services.scheduler.order import Entry, Key
 from services.scheduler.predict import Durations
 from services.scheduler.shape import MILLI
 from services.scheduler.shares import Using
@@ -66,6 +66,11 @@ class Rules:
         run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
         waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
         return level, self.had.get(entry.lane.project, 0.0) + holds, -(waited_s + run_s) / run_s, entry.key
+
+    def ranking(self, using: Mapping[str, Using], whole: Using) -> Callable[[Entry], Rank]:
+        """Return what jobs are sorted by while their projects hold this much of the whole."""
+        holds = {project: held.share_of(whole) for project, held in using.items()}
+        return lambda entry: self.rank(entry, holds.get(entry.lane.project, 0.0))
 
     def over_quota(self, project: str, using: Using) -> WaitReason | None:
         """Return what of its quota a project would exceed that holds so much."""
@@ -138,13 +143,7 @@ class Turn:
         self.line.go_on(self.number, self.place + 1)
 
 
-def ahead(entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using], whole: Using) -> list[Entry]:
-    """Return who goes before the job as things are now, in order."""
-    holds = {project: held.share_of(whole) for project, held in using.items()}
-
-    def rank(each: Entry) -> Rank:
-        return rules.rank(each, holds.get(each.lane.project, 0.0))
-
+def ahead(entry: Entry, lanes: Iterable[Sequence[Entry]], rank: Callable[[Entry], Rank]) -> list[Sequence[Entry]]:
+    """Return the part of each lane that goes before a job: in a lane the older one always does."""
     mine = rank(entry)
-    ranks = [(rank(each), each) for lane in lanes.values() for each in lane]
-    return [each for other, each in sorted(ranks, key=itemgetter(0)) if other < mine]
+    return [lane[: bisect.bisect_left(lane, mine, key=rank)] for lane in lanes]

@@ -86,7 +86,8 @@ def a_queue(*requests: PlacementRequest) -> Queue:
 def places(queue: Queue, rules: Rules = RULES) -> dict[str, int]:
     """Return the position of each job that waits."""
     entries = [entry for lane in queue.lanes.values() for entry in lane]
-    return {entry.job_id: 1 + len(ahead(entry, queue.lanes, rules, {}, Using())) for entry in entries}
+    before = {entry.job_id: ahead(entry, queue.lanes.values(), rules.ranking({}, Using())) for entry in entries}
+    return {job: 1 + sum(map(len, lanes)) for job, lanes in before.items()}
 
 
 def a_snapshot(
