@@ -25,6 +25,8 @@ class Left:
 
     output: Output
     metadata: dict[str, Any] | None
+    #: How the application says that it failed, if it does.
+    exception: str | None
     log: Log
     #: Of the files that it found.
     bytes_in: int
@@ -46,14 +48,16 @@ def _look(work: Work, log_path: Path, limits: Limits, disk: Disk, since: float) 
     on_full_disk = disk.was_full_since(since)
     found = output.look_through(work.output, limits)
     kept = log.look_at(log_path, work.log)
-    return Left(found, output.read_metadata(found), kept, size_of(work.input), on_full_disk)
+    return Left(
+        found, output.read_metadata(found), output.read_exception(found), kept, size_of(work.input), on_full_disk
+    )
 
 
 async def carry(left: Left, outcome: Outcome, attempt: int, uploader: Uploader, counts: Counts) -> Outcome:
     """Carry home what the run left; returns the outcome with what there is of it."""
     if left.on_full_disk:
         outcome = policy.on_full_disk(outcome)
-    outcome = policy.declared(policy.rejected(outcome, left.output.fault), left.metadata)
+    outcome = policy.declared(policy.rejected(outcome, left.output.fault), left.exception)
     usage = (outcome.usage or Usage()).but(bytes_in=left.bytes_in, bytes_out=left.output.bytes)
     outcome = outcome.but(metadata=left.metadata, log_tail=left.log.tail, usage=usage)
     counts.total = len(left.output) + (left.log.source is not None)

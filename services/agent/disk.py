@@ -1,13 +1,15 @@
 """Whether the disk to which runs write has been full: an application that did not look has lost what it wrote then."""
 
 import asyncio
-import shutil
+import os
 from pathlib import Path
 
 from gurney import clock
 
 #: A disk with less room than this may have refused what an application wrote.
 LEAST_FREE = 1 << 20
+#: So may one that takes fewer files than these, however small.
+LEAST_FILES = 256
 #: Seconds between two looks.
 PERIOD_S = 0.5
 
@@ -28,7 +30,7 @@ class Disk:
 
     def look(self) -> None:
         """Note whether it is full now. Blocks for a moment."""
-        if self._folder.is_dir() and shutil.disk_usage(self._folder).free < LEAST_FREE:
+        if self._folder.is_dir() and _is_full(os.statvfs(self._folder)):
             self._full_at = clock.monotonic()
 
     async def look_again(self) -> None:
@@ -39,3 +41,8 @@ class Disk:
     def was_full_since(self, moment: float) -> bool:
         """Tell whether it was seen full since a moment of the monotonic clock."""
         return self._full_at is not None and self._full_at >= moment
+
+
+def _is_full(room: os.statvfs_result) -> bool:
+    # Where files are not counted, there are none and none free.
+    return room.f_bavail * room.f_frsize < LEAST_FREE or (room.f_files > 0 and room.f_favail < LEAST_FILES)

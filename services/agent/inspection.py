@@ -5,6 +5,8 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from pydantic_core import to_json
+
 from gurney import telemetry
 from gurney.errors import GurneyError, MapUnreadable
 from gurney.model.base import Reason
@@ -13,6 +15,8 @@ from gurney.runtime.port import Inspection, Runtime
 from services.agent.effects import Effects
 
 MANIFEST_LIMIT = 128 * 1024
+#: Of an image's own command, in bytes of JSON: as a registrant may give one.
+COMMAND_LIMIT = 64 * 1024
 #: Inspections at once: each reads a whole MAP.
 _AT_ONCE = 2
 #: Seconds between two words about how far an inspection is.
@@ -55,7 +59,11 @@ class Inspector:
             if error.retryable:
                 raise  # the question comes again
             return report.but(reason=Reason.of(error.code, str(error)))
-        return report.but(phase="done", digest=found.digest, manifests=manifests, command=found.command)
+        command = found.command if asked.described else ()  # else the manifest says what runs
+        if len(to_json(command)) > COMMAND_LIMIT:
+            text = f"The image's own command has over {COMMAND_LIMIT} bytes"
+            return report.but(reason=Reason.of("command_too_large", text))
+        return report.but(phase="done", digest=found.digest, manifests=manifests, command=command)
 
     async def _read(self, asked: InspectMap) -> Inspection:
         runtime = self._runtime_for(asked.urn)

@@ -19,6 +19,8 @@ from gurney.paths import check_path
 MAX_METADATA = 64 * 1024
 MAX_METADATA_DEPTH = 32
 METADATA = "metadata.json"
+#: Of a larger one nobody looks whether it tells of a failure.
+MAX_TELLING = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,22 @@ def read_metadata(output: Output) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and _depth(value) <= MAX_METADATA_DEPTH else None
+
+
+def read_exception(output: Output) -> str | None:
+    """Return what the output's `metadata.json` says under `exception`; None where it says nothing.
+
+    That counts although the rest is not what a job keeps: too much, or not quite JSON, as Python writes NaN.
+    """
+    source = output.files.get(METADATA)
+    if source is None or source.stat().st_size > MAX_TELLING:
+        return None
+    try:
+        value = json.loads(source.read_bytes())
+        told = value.get("exception") if isinstance(value, dict) else None
+        return told if isinstance(told, str) or not told else json.dumps(told)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _depth(value: Any) -> int:

@@ -1,9 +1,7 @@
 """What the agent decides without doing anything: outcomes, whether to try again, whether a start fits. Pure."""
 
 import errno
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Internal, NotFound
 from gurney.model.base import Reason
@@ -87,19 +85,17 @@ def lost(code: str, message: str, timings: Timings) -> Outcome:
     return Outcome(ending="lost", reason=Reason.of(code, message), timings=timings)
 
 
-def declared(outcome: Outcome, metadata: Mapping[str, Any] | None) -> Outcome:
-    """Return the outcome in view of what the application says of itself: with an `exception` it has failed.
+def declared(outcome: Outcome, told: str | None) -> Outcome:
+    """Return the outcome in view of what the application says of itself: with an exception it has failed.
 
     Some applications catch their own failure, write it down and end with 0: that is no success.
     """
-    told = metadata.get("exception") if metadata else None
     if not told:
         return outcome
-    text = told if isinstance(told, str) else json.dumps(told)
     if outcome.ending == "succeeded":
-        return outcome.but(ending="failed", reason=Reason.of("exception", text))
+        return outcome.but(ending="failed", reason=Reason.of("exception", told))
     if outcome.ending == "failed" and outcome.reason is not None:
-        return outcome.but(reason=_reason(outcome.reason.code, outcome.reason.message, text))
+        return outcome.but(reason=_reason(outcome.reason.code, outcome.reason.message, told))
     return outcome
 
 

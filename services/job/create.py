@@ -92,8 +92,8 @@ class Create:
             self._check_handlers(question),
         )
         job = intake.new_job(ids.new_id("job"), question, document, payload, settings=self._settings, now=clock.now())
-        await self._bus.request(SCHEDULER_ADMIT, _admission(job, dry_run=True))
-        return job.but(id="")
+        admitted = await self._bus.request(SCHEDULER_ADMIT, _admission(job, dry_run=True))
+        return job.but(id="", node=admitted.node, waiting=admitted.waiting)
 
     async def _resolve(self, question: JobCreate, taken: _Taken) -> tuple[Map, Payload]:
         """Ask for MAP, claim and handlers at once, and wait for all: a claim must not come after it was given up."""

@@ -13,12 +13,18 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic_core import to_json
+
 from gurney.errors import MapUnreadable
 from gurney.model.map import Description, Generation, Manifest, Model, Probe
 from gurney.model.resources import Resources
 
 #: Together, in bytes of text.
 MAX_MANIFESTS = 128 * 1024
+#: Objects and lists within each other. What nests over 200 deep is read out of no document again.
+MAX_DEPTH = 64
+#: Seconds; as a job may ask.
+MAX_TIMEOUT_S = 31_536_000
 _UNITS = {
     "": 1,
     "k": 1000,
@@ -31,7 +37,8 @@ _UNITS = {
     "ti": 1024**4,
 }
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
-_SHELL = re.compile(r"[|&;<>()$`*?\[\]~#]")
+#: What only a shell understands: its signs, several lines, and variables set before the program.
+_SHELL = re.compile(r"[|&;<>()$`*?\[\]~#\n]|^\s*\w+=")
 _WORKING_DIRECTORY: dict[Generation, str] = {"holoscan": "/var/holoscan", "monai": "/var/monai"}
 
 Json = dict[str, Any]
@@ -46,7 +53,9 @@ def read(texts: Mapping[str, str]) -> tuple[tuple[Manifest, ...], Description]:
     contents = {path: _parse(path, text) for path, text in sorted(texts.items())}
     app, pkg = _pick(contents, "app.json"), _pick(contents, "pkg.json")
     generation = generation_of(contents, app)
-    return _kept(contents, generation), describe(generation, app, pkg)
+    kept, description = _kept(contents, generation), describe(generation, app, pkg)
+    _check_text("app.json", description)
+    return kept, description
 
 
 def raw(texts: Mapping[str, str]) -> tuple[Manifest, ...]:
@@ -81,8 +90,9 @@ def generation_of(contents: Mapping[str, Json], app: Json) -> Generation:
 
 def describe(generation: Generation, app: Json, pkg: Json) -> Description:
     """Return the normalised view."""
-    base = _WORKING_DIRECTORY[generation]
     working = _text(_get(app, "workingDirectory"))
+    # What is relative is so to the working directory, as the packagers' own runners have it.
+    base = posixpath.join(_WORKING_DIRECTORY[generation], working or "")
     return Description(
         generation=generation,
         command=_command(_get(app, "command")),
@@ -92,7 +102,7 @@ def describe(generation: Generation, app: Json, pkg: Json) -> Description:
         output_path=_mount(base, app.get("output"), "output"),
         models=_models(_get(pkg, "models")),
         resources=_resources(_get(pkg, "resources")),
-        timeout_s=_positive(_get(app, "timeout")),
+        timeout_s=_timeout(_get(app, "timeout")),
         probes=tuple(_probes(app)),
     )
 
@@ -101,20 +111,37 @@ def size(value: Any) -> int | None:
     """Return bytes of `1Gi`, `7168Mi`, `512MB`, `1024`; None for zero, nothing or what is no size."""
     if isinstance(value, bool) or value is None:
         return None
-    match = _SIZE.fullmatch(str(value))
-    if not match:
+    try:
+        match = _SIZE.fullmatch(str(value))
+        return int(float(match[1]) * _UNITS[match[2].lower()]) or None if match else None
+    except (ValueError, OverflowError):  # more digits than a number of ours has
         return None
-    return int(float(match[1]) * _UNITS[match[2].lower()]) or None
 
 
 def _parse(path: str, text: str) -> Json:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MapUnreadable("manifest_broken", f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise MapUnreadable("manifest_broken", f"{path} is not a JSON object")
+    _check_text(path, content)
     return content
+
+
+def _check_text(path: str, value: Any) -> None:
+    """Refuse what no message can carry: text that is no Unicode, and what nests too deep."""
+    try:
+        to_json(value)
+    except ValueError as error:
+        raise MapUnreadable("manifest_broken", f"{path} cannot be kept: {error}") from error
+    if _depth(value) > MAX_DEPTH:
+        raise MapUnreadable("manifest_broken", f"{path} nests deeper than {MAX_DEPTH} levels")
+
+
+def _depth(value: Any) -> int:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, below), default=0)
 
 
 def _pick(contents: Mapping[str, Json], name: str) -> Json:
@@ -134,14 +161,16 @@ def _command(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MapUnreadable("manifest_broken", f"app.json: command is not an argument list: {error}") from error
     if isinstance(value, str):
-        value = _shell_line(value)
+        value = _shell_line(value.strip())
     if not value:
         raise MapUnreadable("no_command", "app.json has no command")
     if not isinstance(value, list) or not all(isinstance(each, str | int | float) for each in value):
         raise MapUnreadable("manifest_broken", "app.json: command is neither a line nor a list of texts")
+    if any("\0" in each for each in value if isinstance(each, str)):
+        raise MapUnreadable("manifest_broken", "app.json: command has a NUL character, which no argument can have")
     return tuple(str(each) for each in value)
 
 
@@ -160,7 +189,10 @@ def _environment(value: Any) -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise MapUnreadable("manifest_broken", "app.json: environment is not an object")
-    return {str(name): "" if each is None else str(each) for name, each in value.items()}
+    environment = {str(name): "" if each is None else str(each) for name, each in value.items()}
+    if any("\0" in name + each for name, each in environment.items()):
+        raise MapUnreadable("manifest_broken", "app.json: environment has a NUL character, which no variable can have")
+    return environment
 
 
 def _mount(base: str, value: Any, name: str) -> str:
@@ -202,9 +234,14 @@ def _positive(value: Any) -> float | None:
     """Return a number over zero, also out of a text; None for all else."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 < number < float("inf") else None
+
+
+def _timeout(value: Any) -> float | None:
+    seconds = _positive(value)
+    return None if seconds is None else min(seconds, MAX_TIMEOUT_S)
 
 
 def _text(value: Any) -> str | None:

@@ -4,12 +4,14 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from itertools import permutations
 
+from pydantic_core import to_json
+
 from gurney.errors import FieldError, Invalid, MapUnreadable
 from gurney.model.map import AskedDescription, Description, Hardening
 from gurney.paths import holds
 
 _FIELD = "description"
-#: Longest command line and environment that a host takes, in characters.
+#: Longest command line, and environment, in bytes of JSON: hosts take more, a message has both of them twice.
 MAX_TEXT = 64 * 1024
 
 
@@ -52,14 +54,18 @@ def _faults(asked: AskedDescription) -> Iterator[FieldError]:
             yield FieldError(field=f"{_FIELD}.{other}", message=f"must not lie in {name}")
     if asked.working_directory is not None and not posixpath.isabs(asked.working_directory):
         yield FieldError(field=f"{_FIELD}.working_directory", message="must be an absolute path")
-    if sum(map(len, asked.command or ())) > MAX_TEXT:
-        yield FieldError(field=f"{_FIELD}.command", message=f"may have {MAX_TEXT} characters")
+    if "\0" in (asked.working_directory or ""):
+        yield FieldError(field=f"{_FIELD}.working_directory", message="must not have NUL characters")
+    if any("\0" in each for each in asked.command or ()):
+        yield FieldError(field=f"{_FIELD}.command", message="must not have NUL characters")
+    if len(to_json(asked.command)) > MAX_TEXT:
+        yield FieldError(field=f"{_FIELD}.command", message=f"may have {MAX_TEXT} bytes")
     yield from _environment_faults(asked.environment)
 
 
 def _environment_faults(environment: dict[str, str]) -> Iterator[FieldError]:
-    if sum(len(name) + len(value) for name, value in environment.items()) > MAX_TEXT:
-        yield FieldError(field=f"{_FIELD}.environment", message=f"may have {MAX_TEXT} characters")
+    if len(to_json(environment)) > MAX_TEXT:
+        yield FieldError(field=f"{_FIELD}.environment", message=f"may have {MAX_TEXT} bytes")
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name + value:
             yield FieldError(field=f"{_FIELD}.environment", message=f"{name[:40]!r} is no variable")

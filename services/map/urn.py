@@ -15,6 +15,8 @@ _REFERENCE = re.compile(
     r"(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
+#: A host to some daemons, and a folder of Docker's own registry to others and to those who look for its credentials.
+_AMBIGUOUS = re.compile(r"(?![a-z0-9-]*/)[a-zA-Z0-9-]+/")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -35,7 +37,7 @@ def normalise(text: str) -> str:
 
 
 def _oci(reference: str) -> str:
-    if not _REFERENCE.fullmatch(reference):
+    if not _REFERENCE.fullmatch(reference) or _AMBIGUOUS.match(reference):
         raise Invalid.field("urn", f"{reference!r} is not an image reference")
     return OCI + reference
 

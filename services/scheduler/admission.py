@@ -1,6 +1,7 @@
 """Which jobs come in, and what the job service asks about those that wait."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from gurney import clock, ids, telemetry
@@ -21,14 +22,13 @@ from gurney.model.run import (
     Release,
 )
 from gurney.subjects import JOB_GET
-from services.scheduler import feasible, lifecycle, machine
+from services.scheduler import feasible, forecast, lifecycle, machine
 from services.scheduler.office import Office
 from services.scheduler.order import Entry, alone, entry_of
 from services.scheduler.placer import Placer
 from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
-from services.scheduler.turns import position
 
 #: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
 #: Half of the time for which ended placements are kept, so that clocks may differ; where they differ by more, too.
@@ -67,14 +67,14 @@ class AdmissionDesk:
         """Refuse what never fits; with `reject`, hold room for the job or refuse it."""
         entry = _entry(question)
         self._refuse_infeasible(entry)
+        if question.dry_run:
+            return self._rehearse(entry, question.admission)
         if question.admission is Admission.QUEUE:
             return Admitted(reserved=False)
         held = self._cluster.placements.get(ids.run_id(question.job_id, 1))
         if held is not None:
             return Admitted(reserved=True)
         decision = self._room_for(entry)
-        if question.dry_run:
-            return Admitted(reserved=False)
         placement = machine.reserved(question, decision, self._cluster.epoch, clock.now())
         if await self._placer.ledger.reserve(placement) is None:
             raise NoRoom(f"{question.job_id} has ended", retry_after_s=RETRY_AFTER_S)
@@ -95,6 +95,18 @@ class AdmissionDesk:
         if reasons:
             errors = [FieldError(field=FIELDS[each.code], message=each.message) for each in reasons]
             raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
+        least = forecast.asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
+        if over := self._cluster.rules(entry.since).over_quota(entry.lane.project, least):
+            raise Infeasible(over.message, [FieldError(field="resources", message=over.message)])
+
+    def _rehearse(self, entry: Entry, admission: Admission) -> Admitted:
+        """Say where the job would run now, or for what and how long it would wait."""
+        try:
+            return Admitted(reserved=False, node=self._room_for(entry).node)
+        except NoRoom:
+            if admission is Admission.REJECT:
+                raise
+            return Admitted(reserved=False, waiting=self._waiting(entry))
 
     def _room_for(self, entry: Entry) -> Decision:
         """Return where the job finds room that none of the waiting jobs before it could use; raises `NoRoom`."""
@@ -147,11 +159,18 @@ class AdmissionDesk:
         entry = self._cluster.queue.get(question.job_id)
         if entry is None:
             return Explained(waiting=None)
+        return Explained(waiting=self._waiting(entry))
+
+    def _waiting(self, entry: Entry) -> Waiting:
         now, cluster = clock.now(), self._cluster
-        snapshot, lanes, rules = cluster.snapshot(now), cluster.queue.lanes, cluster.rules(now)
+        snapshot, rules = cluster.snapshot(now), cluster.rules(now)
+        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules, cluster.ends(now))
         short = evaluate(snapshot, alone(entry), rules).reasons(entry)
-        place = position(entry, lanes, rules, snapshot.using, snapshot.whole)
-        return Explained(waiting=Waiting(position=place, reasons=(*self._hopeless(entry), *short)))
+        return Waiting(
+            position=place,
+            reasons=(*self._hopeless(entry), *short),
+            estimated_start=None if wait_s is None else now + timedelta(seconds=wait_s),
+        )
 
     def _hopeless(self, entry: Entry) -> tuple[WaitReason, ...]:
         """Return that no known node could ever hold the job, where that is so, and for how long it waits for one."""

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from gurney.model.resources import Quota
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.demand import Demand
+from services.scheduler.forecast import Live, left_s
 from services.scheduler.order import Entry, Queue
 from services.scheduler.overview import Overview
 from services.scheduler.predict import Durations
@@ -85,6 +86,16 @@ class Cluster:
         newest = known if known.revision > node.revision else node
         self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
         return self.nodes[node.id]
+
+    def ends(self, now: datetime) -> list[Live]:
+        """Return the live runs, with how long they are expected to go on."""
+        found = []
+        for placement in self._placements.values():
+            if placement.node and placement.request:
+                elapsed = (now - placement.placed_at).total_seconds()
+                left = left_s(self.durations.expected(placement.request.digest), elapsed)
+                found.append(Live(placement.node, self._overview.takes(placement.id), left))
+        return found
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""

@@ -62,10 +62,14 @@ class Overview:
             del self._on[held.node][run_id]
             self._changed.add(held.node)
 
+    def takes(self, run_id: str) -> Using:
+        """Return what a live placement takes of its project's share."""
+        return self._takes.get(run_id, Using())
+
     def share_of(self, run_id: str) -> float:
         """Return which share of the cluster a live placement holds."""
         cpu, memory, gpus = self._board.load.capacity
-        return self._takes.get(run_id, Using()).share_of(Using(cpu, memory, gpus * MILLI))
+        return self.takes(run_id).share_of(Using(cpu, memory, gpus * MILLI))
 
     def snapshot(self, nodes: Mapping[str, Node], now: datetime, typical: tuple[Typical, ...] = ()) -> Snapshot:
         """Return the cluster as it is, of these nodes and all live placements."""

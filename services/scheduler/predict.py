@@ -3,6 +3,8 @@
 from collections import OrderedDict, deque
 from statistics import median
 
+#: Seconds that a run is taken to hold its room of whose MAP nothing is known.
+UNKNOWN_S = 600.0
 #: Runs of a MAP that are remembered, and MAPs.
 RUNS, MAPS = 32, 1024
 
@@ -21,7 +23,7 @@ class Durations:
         if len(self._known) > MAPS:
             self._known.popitem(last=False)
 
-    def expected(self, digest: str) -> float | None:
-        """Return the median; None where nothing is known."""
+    def expected(self, digest: str) -> float:
+        """Return the median, or `UNKNOWN_S` where nothing is known."""
         known = self._known.get(digest)
-        return median(known) if known else None
+        return median(known) if known else UNKNOWN_S

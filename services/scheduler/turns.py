@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 
 from gurney.model.job import Priority, WaitReason
 from gurney.model.resources import Quota
@@ -26,8 +27,6 @@ from services.scheduler.shares import Using
 #: So much wait makes up for the next priority.
 RISES_AFTER = timedelta(hours=1)
 OVERDUE_AFTER = timedelta(days=1)
-#: Seconds that a run is expected to take of which nothing is known.
-UNKNOWN_S = 600.0
 #: Shorter runs count as this, or who has waited for a moment would pass everybody.
 SHORTEST_S = 10.0
 #: The quota of projects that have none of their own.
@@ -64,7 +63,7 @@ class Rules:
         level = self.level(entry)
         if level < _FIRST:
             return level, 0.0, 0.0, entry.key
-        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest) or UNKNOWN_S)
+        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
         waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
         return level, self.had.get(entry.lane.project, 0.0) + holds, -(waited_s + run_s) / run_s, entry.key
 
@@ -139,12 +138,13 @@ class Turn:
         self.line.go_on(self.number, self.place + 1)
 
 
-def position(entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using], whole: Using) -> int:
-    """Return how many go before the job as things are now, itself counted."""
+def ahead(entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using], whole: Using) -> list[Entry]:
+    """Return who goes before the job as things are now, in order."""
     holds = {project: held.share_of(whole) for project, held in using.items()}
 
     def rank(each: Entry) -> Rank:
         return rules.rank(each, holds.get(each.lane.project, 0.0))
 
     mine = rank(entry)
-    return sum(rank(each) <= mine for lane in lanes.values() for each in lane)
+    ranks = [(rank(each), each) for lane in lanes.values() for each in lane]
+    return [each for other, each in sorted(ranks, key=itemgetter(0)) if other < mine]

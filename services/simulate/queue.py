@@ -7,11 +7,13 @@ from typing import Literal
 
 from gurney.model.run import Node
 from services.scheduler.demand import Typical
+from services.scheduler.forecast import Live, left_s, outlook
 from services.scheduler.order import Entry, Queue, alone
 from services.scheduler.plan import Decision
 from services.scheduler.predict import Durations
 from services.scheduler.shares import Shares
 from services.scheduler.turns import Rank, Rules
+from services.simulate.fill import typical
 from services.simulate.trace import Task
 from services.simulate.world import World, entry_of, moment
 
@@ -57,9 +59,21 @@ def replay(
     return _Replay(nodes, tasks, against, order).run()
 
 
+def estimates(nodes: Sequence[Node], tasks: Sequence[Task], every: int) -> list[tuple[float, float]]:
+    """Return the wait that was told to each `every`-th task that had to wait, and its wait: seconds, 1 at least."""
+    run = _Replay(nodes, tasks, typical(tasks), "gurney", tell_every=every)
+    waits = {id(task): wait for task, wait in run.run().waits}
+    return [(max(1.0, told), max(1.0, waits[id(task)])) for task, told in run.told if id(task) in waits]
+
+
 class _Replay:
     def __init__(
-        self, nodes: Sequence[Node], tasks: Sequence[Task], against: tuple[Typical, ...], order: Order
+        self,
+        nodes: Sequence[Node],
+        tasks: Sequence[Task],
+        against: tuple[Typical, ...],
+        order: Order,
+        tell_every: int = 0,
     ) -> None:
         self._world = World(nodes, against)
         self._tasks = {f"job_{number:012d}": task for number, task in enumerate(tasks)}
@@ -70,6 +84,12 @@ class _Replay:
         self._in_order: list[Entry] = []
         self._ends: list[tuple[float, str]] = []
         self._order = order
+        self._tell_every = tell_every
+        #: Tasks that had to wait, with the wait that was told.
+        self.told: list[tuple[Task, float]] = []
+        self._arrived: list[Entry] = []
+        #: Run -> its task, its node and its beginning.
+        self._begun: dict[str, tuple[Task, str, float]] = {}
         self._durations = Durations()
         self._shares = Shares()
         self._found = Replayed(decision_ms=self._world.decision_ms)
@@ -91,6 +111,8 @@ class _Replay:
                 self._take(coming)
                 coming = next(arrivals, None)
             self._place(now)
+            if self._tell_every:
+                self._tell(now)
             self._found.curve.append((now, self._world.allocation, len(self._queue)))
         self._found.never = len(self._queue)
         self._found.allocation = 100 * area / max(1e-9, last * self._world.units)
@@ -98,11 +120,26 @@ class _Replay:
 
     def _take(self, entry: Entry) -> None:
         self._queue.add(entry)
+        self._arrived.append(entry)
         if self._order == "fifo":
             self._in_order.append(entry)
 
+    def _tell(self, now: float) -> None:
+        """Estimate for some of those that have just come and wait when they will start."""
+        waiting = [each for each in self._arrived if self._queue.get(each.job_id)]
+        self._arrived = []
+        for entry in waiting[:: self._tell_every]:
+            live = [
+                Live(node, self._world.takes(run), left_s(self._durations.expected(task.map), now - began))
+                for run, (task, node, began) in self._begun.items()
+            ]
+            snapshot, rules = self._world.snapshot(moment(now)), self._rules(now)
+            _, wait_s = outlook(entry, self._queue.lanes, snapshot, rules, live)
+            if wait_s is not None:
+                self.told.append((self._tasks[entry.job_id], wait_s))
+
     def _end(self, at: float, run_id: str) -> None:
-        task = self._tasks[run_id.rpartition("-")[0]]
+        task, _, _ = self._begun.pop(run_id)
         share = self._world.share_of(run_id)
         self._world.end(run_id)
         self._durations.note(task.map, task.runs)
@@ -132,5 +169,6 @@ class _Replay:
             entry, run_id = decision.entry, decision.run_id
             task = self._tasks[entry.job_id]
             self._queue.drop(entry.job_id)
+            self._begun[run_id] = task, decision.node, now
             self._found.waits.append((task, max(0.0, now - task.at)))
             heapq.heappush(self._ends, (now + task.runs, run_id))

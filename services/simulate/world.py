@@ -13,6 +13,7 @@ from services.scheduler.order import Entry, Lane, Shapes, alone
 from services.scheduler.overview import Overview
 from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
+from services.scheduler.shares import Using
 from services.scheduler.snapshot import Snapshot
 from services.scheduler.turns import Rules
 from services.simulate.trace import EPOCH, URN, WHOLE, Task
@@ -68,7 +69,7 @@ class World:
     def decide(self, waiting: Shapes, rules: Rules) -> Plan:
         """Place what fits; what is placed runs from then on."""
         begun = clock.monotonic()
-        plan = evaluate(self._overview.snapshot(self._nodes, rules.now, self._typical), waiting, rules, self._chance)
+        plan = evaluate(self.snapshot(rules.now), waiting, rules, self._chance)
         self.decision_ms.append((clock.monotonic() - begun) * 1000 / max(1, len(plan.decisions)))
         for decision in plan.decisions:
             shape = decision.entry.shape
@@ -81,6 +82,13 @@ class World:
         """Let a run end."""
         self._overview.free(run_id)
         self.used -= self._units.pop(run_id)
+
+    def takes(self, run_id: str) -> Using:
+        """Return what a run holds."""
+        return self._overview.takes(run_id)
+
+    def snapshot(self, at: datetime) -> Snapshot:
+        return self._overview.snapshot(self._nodes, at, self._typical)
 
     def share_of(self, run_id: str) -> float:
         """Return which share of the cluster a run holds."""

@@ -17,7 +17,7 @@ from services.scheduler.plan import Decision
 from services.scheduler.shape import shape_of
 from services.scheduler.shares import Using
 from services.scheduler.snapshot import Snapshot, snapshot_of
-from services.scheduler.turns import Rules, position
+from services.scheduler.turns import Rules, ahead
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RULES = Rules(NOW)
@@ -86,7 +86,7 @@ def a_queue(*requests: PlacementRequest) -> Queue:
 def places(queue: Queue, rules: Rules = RULES) -> dict[str, int]:
     """Return the position of each job that waits."""
     entries = [entry for lane in queue.lanes.values() for entry in lane]
-    return {entry.job_id: position(entry, queue.lanes, rules, {}, Using()) for entry in entries}
+    return {entry.job_id: 1 + len(ahead(entry, queue.lanes, rules, {}, Using())) for entry in entries}
 
 
 def a_snapshot(

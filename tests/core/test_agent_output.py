@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gurney.model.base import Reason
 from gurney.runtime.folder import remove_tree
 from services.agent import live_log, log, output
 from services.agent.folders import Work, seal, unseal
@@ -135,9 +136,43 @@ def test_metadata_is_an_object_of_bounded_size(tmp_path: Path, text: str, value:
     assert json.dumps(found)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"dice": NaN',
+        b'"a": 1e400',
+        rb'"file": "\udcff"',
+        b'"log": "' + b"x" * 100_000 + b'"',
+        b'"a": ' + b"[" * 40 + b"]" * 40,
+    ],
+    ids=["nan", "infinity", "surrogate", "large", "deep"],
+)
+def test_a_failure_is_read_though_the_metadata_cannot_be_kept(tmp_path: Path, rest: bytes) -> None:
+    """What an application says of its failure counts, whatever else stands beside it."""
+    (tmp_path / "metadata.json").write_bytes(b'{"exception": "no lungs", ' + rest + b"}")
+    found = look_through(tmp_path)
+    assert (output.read_metadata(found), output.read_exception(found)) == (None, "no lungs")
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [('{"type": "E"}', '{"type": "E"}'), (r'"\udcff"', "?"), ("null", None), ('""', ""), ("[NaN]", "[NaN]")],
+)
+def test_a_failure_can_be_told_whatever_it_is(tmp_path: Path, told: str, text: str | None) -> None:
+    """An object is told as its JSON, and text that is no Unicode as far as it goes."""
+    (tmp_path / "metadata.json").write_text(f'{{"exception": {told}}}')
+    found = output.read_exception(look_through(tmp_path))
+    assert (found is None) == (text is None)
+    assert Reason.decode(Reason.of("exception", found or "").encode()).message == (text or "")
+
+
 def test_without_metadata_there_is_none(tmp_path: Path) -> None:
-    """A run need not write metadata."""
+    """A run need not write metadata, nor an object."""
     assert output.read_metadata(look_through(tmp_path)) is None
+    assert output.read_exception(look_through(tmp_path)) is None
+    for text in ("[1]", "{", "[" * 5000, '{"a": 1}'):
+        (tmp_path / "metadata.json").write_text(text)
+        assert output.read_exception(look_through(tmp_path)) is None
 
 
 # --- the log ---
@@ -244,6 +279,27 @@ def test_work_folders_are_made_and_removed(tmp_path: Path) -> None:
     work.remove()
     assert list(tmp_path.iterdir()) == []
     work.remove()
+
+
+def test_folders_that_nest_without_end_are_removed(tmp_path: Path) -> None:
+    """What an application leaves is removed however deep it is, closed folders on the way and files in them, too."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    before = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tree)
+        for number in range(3000):
+            Path("f").touch()
+            Path("d").mkdir()
+            os.chdir("d")
+            if number % 7 == 0:
+                Path("../d").chmod(0o300)
+        os.fchdir(before)
+        remove_tree(tree)
+    finally:
+        os.fchdir(before)
+        os.close(before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:

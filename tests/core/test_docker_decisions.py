@@ -119,12 +119,17 @@ def test_frames(said: list[tuple[int, bytes]], sizes: list[int]) -> None:
         ("app:staff", (7, 50)),
         ("1000:staff", (1000, 50)),
         ("nobody-knows", (0, 0)),
+        ("4294967294:4294967295", (4294967294, 0)),
+        ("9" * 5000, (0, 0)),
+        ("liar", (0, 0)),
     ],
 )
 def test_users(user: str, expected: tuple[int, int]) -> None:
     """A user is a number, or a name that the image's own files know."""
     files = {
-        "/etc/passwd": b"# broken:\nroot:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n",
+        "/etc/passwd": b"# broken:\nroot:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\nliar:x:"
+        + b"9" * 5000
+        + b":8::/:\n",
         "/etc/group": b"root:x:0:\nstaff:x:50:app\n",
     }
     assert users.ids(user, files.get) == expected
@@ -176,8 +181,11 @@ def test_a_run_is_closed_in_unless_its_map_needs_more() -> None:
 
 
 def test_folders_in_memory() -> None:
-    """A run may write to /tmp, and one of the MONAI generation where its SDK has the folders of operators."""
-    assert set(config(SPEC, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    """A run may write to /tmp, and where its generation has logs, or the folders of operators; not over a mount."""
+    supplied = replace(SPEC, generation="supplied")
+    assert set(config(supplied, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    assert config(replace(supplied, output_path="/tmp/"), IMAGE, MEANS)["HostConfig"]["Tmpfs"] == {}
+    assert set(config(SPEC, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp", "/var/holoscan/logs"}
     monai = replace(SPEC, generation="monai", working_directory="/var/monai/")
     assert set(config(monai, IMAGE, MEANS)["HostConfig"]["Tmpfs"]) == {"/tmp", "/var/monai/operators"}
 

@@ -1,6 +1,7 @@
 """Manifests of MAPs as real packagers write them, and what is wrong with broken ones."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.errors import Invalid, MapUnreadable
+from gurney.model.common import Page
+from gurney.model.map import Description, Map, MapState
 from gurney.model.resources import Resources
 from services.map import manifest
 from services.map.urn import normalise
@@ -135,10 +138,19 @@ def test_the_folder_in_the_image_tells_the_generation() -> None:
     assert manifest.read(found)[1].generation == "monai"
 
 
-def test_a_line_that_needs_a_shell_gets_one() -> None:
-    """Pipes, variables and globs are a shell's matter."""
-    _, described = manifest.read(texts(MONAI_APP | {"command": "cd /opt && python app.py > log"}, MONAI_PKG))
-    assert described.command == ("/bin/sh", "-c", "cd /opt && python app.py > log")
+@pytest.mark.parametrize(
+    "line", ["cd /opt && python app.py > log", "OMP_NUM_THREADS=1 python app.py", "cd /opt\npython app.py"]
+)
+def test_a_line_that_needs_a_shell_gets_one(line: str) -> None:
+    """Pipes, globs, variables and several lines are a shell's matter, as in the packager's own runner."""
+    _, described = manifest.read(texts(MONAI_APP | {"command": line}, MONAI_PKG))
+    assert described.command == ("/bin/sh", "-c", line)
+
+
+def test_a_line_that_needs_no_shell_gets_none() -> None:
+    """There may be none in the image."""
+    _, described = manifest.read(texts(MONAI_APP | {"command": " python 'my app.py' --a=b\n"}, MONAI_PKG))
+    assert described.command == ("python", "my app.py", "--a=b")
 
 
 @pytest.mark.parametrize("command", [None, "", "  ", "[]", []])
@@ -160,6 +172,63 @@ def test_broken_manifests_say_which() -> None:
     assert reason_of(HOLOSCAN_APP | {"command": '["a'}) == "manifest_broken"
     assert reason_of(HOLOSCAN_APP | {"environment": ["A=1"]}) == "manifest_broken"
     assert reason_of(HOLOSCAN_APP | {"x": "y" * 140_000}) == "manifest_too_large"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"command": "a", "x": ' + "[" * 60_000 + "]" * 60_000 + "}",
+        '{"command": "a", "x": ' + "[" * 220 + "]" * 220 + "}",
+        '{"command": "' + "[" * 60_000 + '"}',
+        r'{"command": "a", "x": "\ud800"}',
+        r'{"command": "[\"\\ud800\"]"}',
+        r'{"command": "a\u0000b"}',
+        r'{"command": "a", "environment": {"A": "\u0000"}}',
+    ],
+    ids=["endless", "deep", "deep-command", "surrogate", "surrogate-in-command", "nul", "nul-in-environment"],
+)
+def test_what_no_document_or_process_can_have_is_refused(text: str) -> None:
+    """What cannot be kept, or given to a process, is told at the registration, not as a fault of ours for ever."""
+    with pytest.raises(MapUnreadable) as told:
+        manifest.read({"app.json": text, "pkg.json": "{}"})
+    assert told.value.reason == "manifest_broken"
+
+
+def test_what_is_read_can_be_kept() -> None:
+    """A manifest that nests as deep as it may lies in a document that is read again, and in a page of them."""
+    deepest = "[" * (manifest.MAX_DEPTH - 2) + "]" * (manifest.MAX_DEPTH - 2)
+    kept, described = manifest.read({"app.json": f'{{"command": "a", "x": {deepest}}}', "pkg.json": "{}"})
+    document = Map(
+        id="map_1",
+        project="default",
+        created_by="a",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        urn="urn:oci:a",
+        state=MapState.READY,
+        manifests=kept,
+        description=described,
+    )
+    page = Page[Map](items=[document], next_cursor=None)
+    assert Page[Map].decode(page.encode()) == page
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, '"1' + "0" * 400 + 'Gi"', "1e999", '"9e999"', "NaN"])
+def test_numbers_beyond_all_bounds_are_no_fault_of_ours(number: str) -> None:
+    """A number that no machine has is as good as none, or as the most there is."""
+    asked = ", ".join(f'"{name}": {number}' for name in ("cpu", "memory", "gpu", "gpuMemory", "sharedMemory"))
+    pkg = f'{{"resources": {{{asked}}}}}'
+    _, described = manifest.read({"app.json": f'{{"command": "a", "timeout": {number}}}', "pkg.json": pkg})
+    assert described.timeout_s is None or described.timeout_s <= manifest.MAX_TIMEOUT_S
+    assert Description.decode(described.encode()) == described
+
+
+def test_relative_paths_are_so_to_the_working_directory() -> None:
+    """As the packagers' own runners have it, where somebody packaged with another one."""
+    paths = {"input": {"path": "in"}, "output": {"path": "/results/"}}
+    _, described = manifest.read(texts(HOLOSCAN_APP | paths | {"workingDirectory": "/srv/app/"}, HOLOSCAN_PKG))
+    assert (described.input_path, described.output_path) == ("/srv/app/in", "/results")
+    _, described = manifest.read(texts(MONAI_APP | {"working-directory": "/srv/app"}, MONAI_PKG))
+    assert (described.input_path, described.output_path) == ("/srv/app/input", "/srv/app/output")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +277,7 @@ def test_urns_have_one_form(given_: str, urn: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "urn", ["", " ", "urn:", "urn:isbn:1", "urn:oci:", "urn:oci:UPPER/Case", "urn:gurney:dir:../x", "a b"]
+    "urn", ["", " ", "urn:", "urn:isbn:1", "urn:oci:", "urn:oci:UPPER/Case", "HUB/map:1", "urn:gurney:dir:../x", "a b"]
 )
 def test_what_is_no_urn_names_the_field(urn: str) -> None:
     """A malformed URN is an error of the field `urn`."""

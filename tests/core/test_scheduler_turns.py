@@ -11,7 +11,7 @@ from gurney.model.resources import Quota
 from services.scheduler.order import Lane, Queue
 from services.scheduler.overview import Overview
 from services.scheduler.policy import evaluate
-from services.scheduler.predict import Durations
+from services.scheduler.predict import UNKNOWN_S, Durations
 from services.scheduler.shape import Shape
 from services.scheduler.shares import HALF_LIFE, Past, Shares, Using
 from services.scheduler.snapshot import Held, snapshot_of
@@ -194,7 +194,7 @@ def test_a_use_for_ever_comes_to_its_share() -> None:
 def test_what_is_expected_is_a_median_of_the_last_runs() -> None:
     """One run out of the way changes little, old ones are forgotten, and of what is not known nothing is expected."""
     durations = Durations()
-    assert durations.expected("a") is None
+    assert durations.expected("a") == UNKNOWN_S
     for seconds in (*(10,) * 40, 11, 9, 5000):
         durations.note("a", seconds)
     assert durations.expected("a") == 10
@@ -203,7 +203,7 @@ def test_what_is_expected_is_a_median_of_the_last_runs() -> None:
     assert durations.expected("a") == 70
     for number in range(2000):
         durations.note(str(number), 1)
-    assert durations.expected("a") is None
+    assert durations.expected("a") == UNKNOWN_S
 
 
 def test_a_lane_is_of_one_kind() -> None:

@@ -49,6 +49,11 @@ REJECTED = {
     "link-to-nothing": 'ln -s nothing "$OUT/bad"',
     "link-in-a-circle": 'ln -s . "$OUT/bad"',
     "fifo": 'mkfifo "$OUT/bad"',
+    "endless": """
+        mkdir "$OUT/bad"; cd "$OUT/bad"
+        path=d; for i in $(seq 9); do path=$path/$path; done
+        for i in 1 2 3; do mkdir -p $path; cd $path; done
+    """,
     "too-large": 'dd if=/dev/zero of="$OUT/bad" bs=1 seek=67108864 count=1 2> /dev/null',
 }
 
@@ -78,6 +83,9 @@ FAILURES = {
     "succeeds-late": Failure("trap 'exit 0' TERM; while :; do sleep 0.05; done", "timeout", 0, _BRIEF),
     "eats-memory": Failure(_EAT, "oom_killed", 137),
     "says-so": Failure("""echo '{"exception": "no lungs"}' > "$OUT/metadata.json" """, "exception", 0),
+    "says-so-in-python": Failure(
+        """echo '{"exception": "no lungs", "dice": NaN}' > "$OUT/metadata.json" """, "exception", 0
+    ),
     "is-rejected": Failure('ln -s /etc/hostname "$OUT/bad"', "output_rejected", 0),
 }
 
@@ -117,9 +125,10 @@ async def check_failure(api: Api, run: Run, name: str) -> None:
     assert last == [str(number) for number in range(151 - len(last), 151)], job["log_tail"]
     assert len(job["log_tail"]) == _LINES
     assert len(last) >= _LINES - 1  # a shell may say what became of its child
-    if name == "says-so":
-        assert (job["reason"]["message"], job["metadata"]) == ("no lungs", {"exception": "no lungs"})
-    await _is_partial(api, job, {"half", *(["metadata.json"] if name == "says-so" else [])})
+    if name.startswith("says-so"):
+        kept = {"exception": "no lungs"} if name == "says-so" else None  # as NaN is no JSON
+        assert (job["reason"]["message"], job["metadata"]) == ("no lungs", kept)
+    await _is_partial(api, job, {"half", *(["metadata.json"] if name.startswith("says-so") else [])})
     assert await work.result(api, job, "half") == b"half\n"
 
 

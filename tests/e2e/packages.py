@@ -26,6 +26,8 @@ env; echo "uid=$(id -u)"; echo "folder=$(pwd)"; echo "input=$(ls "$IN")"
 DICOM = '{ head -c 128 /dev/zero; printf DICM; } > "$OUT/%s.dcm"'
 #: What the SDK of the MONAI generation does before each operator of every application.
 OPERATORS = 'set -e; mkdir -p "$MONAI_WORKDIR/operators/1-2/0/output"; cd "$MONAI_WORKDIR/operators/1-2/0/output"'
+#: What an application may do that believes its environment.
+LOGS = 'set -e; mkdir -p "$HOLOSCAN_LOGS_PATH"; echo began > "$HOLOSCAN_LOGS_PATH/app.log"'
 _HOLOSCAN = {
     "INPUT_PATH": "/var/holoscan/input",
     "OUTPUT_PATH": "/var/holoscan/output",
@@ -95,7 +97,7 @@ PACKAGES = {
     ),
     "holoscan-mednist": Package(
         "/opt/holoscan/app/mednist_classifier_monaideploy.py",
-        f"""echo '"Hand"' > "$OUT/output.json"; {DICOM % "1.2.826.0.1.3680043.10.511.3.2"}""",
+        f"""{LOGS}; echo '"Hand"' > "$OUT/output.json"; {DICOM % "1.2.826.0.1.3680043.10.511.3.2"}""",
         frozenset({"output.json", "1.2.826.0.1.3680043.10.511.3.2.dcm"}),
         ("/opt/holoscan/models/model/model.ts",),
     ),

@@ -56,6 +56,47 @@ async def test_several_at_once(api: Api, tmp_path: Path) -> None:
     assert max(sum(began <= at < ended for began, ended in times) for at, _ in times) == 4
 
 
+async def test_what_would_become_of_a_job(api: Api) -> None:
+    """A dry run names the node where the job would run now; or its place, why it would wait, and until when."""
+    await work.register(api, "shell")  # whose agent is there from then on
+    (node,) = (await api.get("/v1/nodes")).items
+    whole = {"cpu": node["capacity"]["cpu"]}
+    running = await work.begin(api, "sleep 60", resources=whole)
+    asked = {"map": running["map"]["id"], "payload": running["payload"], "resources": whole}
+    waits = (await api.post("/v1/jobs?dry_run=true", asked)).must(200).json
+    assert (waits["id"], waits["node"], waits["waiting"]["position"]) == (None, None, 1)
+    assert [each["code"] for each in waits["waiting"]["reasons"]] == ["cpu_busy"]
+    assert waits["waiting"]["estimated_start"] > running["created_at"]
+    job = (await api.post("/v1/jobs", asked)).must(201).json
+    told = (await api.get(f"/v1/jobs/{job['id']}")).must(200).json["waiting"]
+    assert (told["position"], [each["code"] for each in told["reasons"]]) == (1, ["cpu_busy"])
+    assert told["estimated_start"] > running["created_at"]
+    (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
+    (await api.post(f"/v1/jobs/{running['id']}/cancel")).must(202)
+    await work.ended(api, running["id"])
+    runs = (await api.post("/v1/jobs?dry_run=true", asked)).must(200).json
+    assert (runs["node"], runs["waiting"]) == (node["id"], None)
+
+
+@pytest.mark.embedded
+async def test_a_quota(tmp_path: Path, maps: Path) -> None:
+    """A project gets no more than its quota: what exceeds it waits for that, and is refused where it always would."""
+    server = EmbeddedProcess(tmp_path / "data", maps, {"GURNEY_QUOTAS": '{"default": {"cpu": 0.5}}'})
+    await asyncio.to_thread(server.start)
+    try:
+        async with Api(server.url, server.token) as api:
+            first = await work.begin(api, "sleep 60", resources={"cpu": 0.5})
+            second = await work.submit(api, first["map"]["id"], {"run.sh": "true"}, resources={"cpu": 0.1})
+            told = await work.until(api, second["id"], lambda job: bool(job["waiting"]))
+            assert [each["code"] for each in told["waiting"]["reasons"]] == ["quota"]
+            asked = {"map": first["map"]["id"], "payload": first["payload"], "resources": {"cpu": 0.6}}
+            (await api.post("/v1/jobs", asked, case="over its quota")).must(422, "infeasible")
+            (await api.post(f"/v1/jobs/{first['id']}/cancel")).must(202)
+            assert (await work.ended(api, second["id"]))["state"] == "succeeded"
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
 @pytest.mark.req("MAS-33")
 async def test_reject(api: Api) -> None:
     """Without room a job that does not wait is refused with 503 that names what is short, and leaves nothing."""

@@ -60,9 +60,10 @@ async def runtime(tmp_path: Path, docker_daemon: DockerDaemon) -> AsyncIterator[
 async def inspect(runtime: DockerRuntime, client: Client) -> Inspect:
     """Make an image whose program is a script, inspect it, and look at what is left."""
 
-    async def made(script: str, *changes: str, described: bool = False) -> Inspection:
+    async def made(script: str, *changes: str, described: bool = False, passwords: int = 1) -> Inspection:
         name = f"export-{os.urandom(4).hex()}:1"
-        files = {**HIDDEN, "*opt/tool": script, "etc/passwd": "root:x:0:0::/:/bin/sh\napp:x:1000:1001::/:/bin/sh\n"}
+        passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1001::/:/bin/sh\n"
+        files = {**HIDDEN, "*opt/tool": script, "etc/passwd": passwd * passwords}
         changes = (*changes, 'ENTRYPOINT ["/opt/tool"]')
         await asyncio.to_thread(make_image, client, name, files, changes)
         try:
@@ -110,6 +111,13 @@ async def test_manifests_that_an_image_exports(
     assert found.command == ("/opt/tool",)
     _, description = read({path: raw.decode() for path, raw in found.manifests.items()})
     assert (description.generation, description.command) == (generation, ("sh", "-c", "true"))
+
+
+async def test_an_image_whose_users_are_too_many(inspect: Inspect) -> None:
+    """Files of users that nobody would read tell nothing, and are no fault of ours."""
+    with pytest.raises(MapUnreadable) as told:
+        await inspect(TOOLS, HOLOSCAN, "USER app", passwords=40_000)
+    assert told.value.reason == "manifest_missing"
 
 
 @pytest.mark.parametrize(

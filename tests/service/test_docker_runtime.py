@@ -658,3 +658,49 @@ async def test_who_is_ended_by_somebody_else_has_not_succeeded(harness: DockerHa
     assert (end.cause, end.exit_code) == (Cause.LOST, None)
     assert "somebody else" in end.message
     run.close()
+
+
+#: As an image may have them: those by which containers of ours are told apart, and by which an end is told.
+LABELS = (
+    "exitCode=0",
+    "gurney.pause=1",
+    "gurney.inspect=1",
+    "gurney.run=job_2-1",
+    "gurney.house=x",
+    "gurney.project=x",
+)
+
+
+@pytest.fixture
+async def labelled(harness: DockerHarness, client: Client) -> AsyncIterator[DockerHarness]:
+    """A runtime whose MAP has labels of ours."""
+    await asyncio.to_thread(make_image, client, "labelled:1", FILES, [f"LABEL {each}" for each in LABELS])
+    harness.urn = "urn:oci:labelled:1"
+    yield harness
+    await asyncio.to_thread(client.remove_image, "labelled:1", force=True)
+
+
+async def test_labels_of_an_image_tell_nothing(labelled: DockerHarness) -> None:
+    """A failure is one although the image says otherwise: a daemon lays its labels over what it tells of the end."""
+    run = await waiting(labelled, "exit 5")
+    end = await run.run()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+    run.close()
+
+
+async def test_labels_of_an_image_make_nothing_of_a_run(labelled: DockerHarness, client: Client) -> None:
+    """A run stays a run when stock is taken; its namespace is its own, and what reads its image is gone."""
+    run = await begun(labelled)
+    await labelled.reopen()
+    runs = labelled.runtime._runs  # type: ignore[attr-defined]
+    await asyncio.gather(runs._clear_readings(), *runs.removals.tasks)
+    assert (await asyncio.to_thread(client.inspect_container, name_of("job_1-1")))["State"]["Running"]
+    other = App(labelled, run.spec.digest, "true", "job_2-1")
+    assert (await other.run()).exit_code == 0
+    found = await asyncio.to_thread(client.inspect_container, name_of("job_2-1"))
+    ours = await asyncio.to_thread(client.inspect_container, name_of("job_1-1"))
+    assert found["HostConfig"]["NetworkMode"] != f"container:{ours['Id']}"
+    run.tell("go")
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+    run.close()

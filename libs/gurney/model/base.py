@@ -157,4 +157,4 @@ class Reason(Message):
 def clip(text: str, limit: int) -> str:
     """Cut a text to `limit` bytes of UTF-8."""
     raw = text.encode(errors="replace")
-    return text if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "..."
+    return raw.decode() if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "..."

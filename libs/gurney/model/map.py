@@ -84,7 +84,7 @@ class AskedDescription(Input):
     input_path: str = "/var/holoscan/input"
     output_path: str = "/var/holoscan/output"
     resources: AskedResources = AskedResources()
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     network: bool = False
     content: AskedContent | None = None
 

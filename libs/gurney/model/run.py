@@ -173,6 +173,9 @@ class Admitted(Message):
     """The job may come in; `reserved` tells whether room is held for it."""
 
     reserved: bool
+    #: Of a dry run: the node that the job would go to now; None where it would wait, as `waiting` says.
+    node: str | None = None
+    waiting: Waiting | None = None
 
 
 class Release(Message):

@@ -11,6 +11,7 @@ Everything here blocks: call it in a thread.
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -92,25 +93,30 @@ def clear_temporaries(copies: Path) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a tree whose folders may be closed to us; a missing one is no error."""
+    """Remove a tree whose folders may be closed to us, or nest without end; a missing one is no error."""
     if root.is_symlink() or not root.is_dir():
         root.unlink(missing_ok=True)
         return
     try:
         shutil.rmtree(root)
-    except OSError:
-        _unlock(root)
+    except (OSError, RecursionError):
+        with suppress(OSError):
+            _level(root)
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _unlock(root: Path) -> None:
-    """Open every folder of the tree, each before it is looked into."""
+def _level(root: Path) -> None:
+    """Open every folder of the tree and bring it to the top: some are closed to us, some deeper than a path reaches."""
+    root.chmod(stat.S_IRWXU)
+    top = Path(tempfile.mkdtemp(dir=root))
+    numbers = itertools.count()
     folders = [root]
     while folders:
-        folder = folders.pop()
-        with suppress(OSError):
-            folder.chmod(stat.S_IRWXU)
-            folders += [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        for path in folders.pop().iterdir():
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink() and path != top:
+                    path.chmod(stat.S_IRWXU)
+                    folders.append(path.rename(top / str(next(numbers))))
 
 
 def _entries(root: Path) -> Iterator[tuple[bytes, Path]]:

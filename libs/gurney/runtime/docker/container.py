@@ -8,6 +8,7 @@ from typing import Any
 
 from gurney.errors import Invalid
 from gurney.paths import holds
+from gurney.runtime.docker.house import silenced
 from gurney.runtime.environment import Places, image_defaults, run_variables
 from gurney.runtime.port import RunSpec
 
@@ -22,6 +23,8 @@ _LOG_OPTIONS = {"max-size": "256m", "max-file": "2", "compress": "false"}
 #: What even an application that needs the daemon's default capabilities has no use for.
 COMPATIBLE_DROPS = frozenset({"NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "NET_BIND_SERVICE"})
 _WORK = {"monai": "/var/monai"}
+#: Where the packager of the Holoscan generation says that logs go: its images let their user write there.
+_LOGS = "/var/holoscan/logs"
 _TEMPORARY = "/tmp"  # noqa: S108  the container's own
 _IN_MEMORY = "rw,exec,nosuid,nodev,mode=1777"
 
@@ -38,6 +41,8 @@ class Image:
     working_directory: str
     #: Names of the variables that it sets.
     variables: frozenset[str] = frozenset()
+    #: Names of its labels.
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:
         "Cmd": [],
         "Env": [f"{name}={value}" for name, value in environment(spec, image).items()],
         "Labels": {
+            **silenced(image.labels),
             **means.labels,
             "gurney.run": spec.run_id,
             "gurney.job": spec.job_id,
@@ -125,7 +131,10 @@ def _in_memory(spec: RunSpec, image: Image) -> dict[str, str]:
     folders = [_TEMPORARY]
     if spec.generation == "monai":  # whose SDK gives each operator of an application a folder below this one
         folders.append(posixpath.join(_work(spec, image), "operators"))
-    return dict.fromkeys(folders, _IN_MEMORY)
+    if spec.generation == "holoscan":
+        folders.append(_LOGS)
+    mounted = {posixpath.normpath(each["Target"]) for each in _mounts(spec)}
+    return {folder: _IN_MEMORY for folder in folders if posixpath.normpath(folder) not in mounted}
 
 
 def _host_config(spec: RunSpec, image: Image, means: Means) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gurney.errors import MapUnreadable
 from gurney.runtime.docker import manifests, pause
 from gurney.runtime.docker.container import MIB, NO_GPU, sealed
 from gurney.runtime.docker.daemon import Client, one_line
+from gurney.runtime.docker.house import silenced
 from gurney.runtime.docker.reading import Readers, user_of
 
 #: Seconds that an export may take.
@@ -69,7 +70,7 @@ def export(client: Client, readers: Readers, image: Mapping[str, Any], reader: s
     with readers.made(client, pause.body(Mounts=[_memory(way.mount, uid, gid, readers.labels)])) as holder:
         client.start(holder)
         client.put_archive(holder, way.mount, _folders(way, uid, gid))
-        with readers.made(client, _body(image["Id"], way, reader, holder)) as exporter:
+        with readers.made(client, _body(image, way, reader, holder)) as exporter:
             ended = _run(client, exporter, way)
         found = manifests.read(client, holder, [f"{way.mount}{folder}" for folder in way.folders])
     if not found:
@@ -92,9 +93,10 @@ def _run(client: Client, exporter: str, way: Way) -> str:
     return f"exit code {state['ExitCode']}"
 
 
-def _body(image: str, way: Way, reader: str, holder: str) -> dict[str, Any]:
+def _body(image: Mapping[str, Any], way: Way, reader: str, holder: str) -> dict[str, Any]:
     given: dict[str, Any] = {
-        "Image": image,
+        "Image": image["Id"],
+        "Labels": silenced((image.get("Config") or {}).get("Labels") or ()),
         "Env": ["CUDA_VISIBLE_DEVICES=", f"NVIDIA_VISIBLE_DEVICES={NO_GPU}"],
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": sealed(memory=_MEMORY, cores=1.0)

@@ -1,11 +1,12 @@
 """What tells our containers from those of others: labels. One daemon may serve several data folders."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "gurney-"
+_OURS = "gurney."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class House:
 
     def owns(self, labels: Mapping[str, str] | None) -> bool:
         return (labels or {}).get("gurney.house") == self.id
+
+
+def silenced(labels: Iterable[str]) -> dict[str, str]:
+    """Return labels that say nothing, for a container whose image has such as ours are: it would inherit them."""
+    return {name: "" for name in labels if name.startswith(_OURS)}
 
 
 def name_of(run_id: str) -> str:

@@ -63,7 +63,7 @@ class Images:
 
     def _inspect(self, client: Client, reference: Reference, described: bool, progress: Progress) -> Inspection:  # noqa: FBT001
         found, digest = self._newest(client, reference, progress)
-        with self._readers.of_image(client, found["Id"]) as reader:
+        with self._readers.of_image(client, found) as reader:
             read = manifests.read(client, reader)
             if not read and not described:
                 progress("exporting", 0, None)
@@ -119,12 +119,13 @@ class Images:
         config = found.get("Config") or {}
         user = config.get("User") or ""
         if users.is_named(user):
-            with self._readers.of_image(client, found["Id"]) as reader:
+            with self._readers.of_image(client, found) as reader:
                 uid, gid = user_of(client, reader, user)
         else:
             uid, gid = users.ids(user, lambda _: None)
         variables = frozenset(each.partition("=")[0] for each in config.get("Env") or ())
-        return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "", variables)
+        labels = frozenset(config.get("Labels") or ())
+        return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "", variables, labels)
 
 
 def _command(found: Json) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from requests import RequestException
 from gurney.ids import new_id
 from gurney.runtime.docker import files, users
 from gurney.runtime.docker.daemon import Client
-from gurney.runtime.docker.house import PREFIX, House
+from gurney.runtime.docker.house import PREFIX, House, silenced
 
 INSPECT_LABEL = "gurney.inspect"
 
@@ -24,7 +24,7 @@ class Readers:
 
     def clear(self, client: Client) -> None:
         """Remove what earlier readings left: their containers, and volumes that no container has any more."""
-        for each in client.containers(all=True, filters={"label": [self._house.filter, INSPECT_LABEL]}):
+        for each in client.containers(all=True, filters={"label": [self._house.filter, f"{INSPECT_LABEL}=1"]}):
             if not any(name.lstrip("/") in self._names for name in each["Names"]):
                 _remove(client, each["Id"])
         for volume in client.volumes({"label": self._house.filter, "dangling": True})["Volumes"] or ():
@@ -37,9 +37,15 @@ class Readers:
         return {**self._house.labels, INSPECT_LABEL: "1"}
 
     @contextmanager
-    def of_image(self, client: Client, image: str) -> Iterator[str]:
+    def of_image(self, client: Client, image: Mapping[str, Any]) -> Iterator[str]:
         """Make a container that is never started, for as long as files are read out of it."""
-        body = {"Image": image, "Entrypoint": ["/never-run"], "Cmd": [], "HostConfig": {"NetworkMode": "none"}}
+        body = {
+            "Image": image["Id"],
+            "Entrypoint": ["/never-run"],
+            "Cmd": [],
+            "Labels": silenced((image.get("Config") or {}).get("Labels") or ()),
+            "HostConfig": {"NetworkMode": "none"},
+        }
         with self.made(client, body) as container:
             yield container
 
@@ -49,7 +55,7 @@ class Readers:
         name = f"{PREFIX}{new_id('ins')}"
         self._names.add(name)
         try:
-            container = client.make({**body, "Labels": self.labels}, name)
+            container = client.make({**body, "Labels": {**body.get("Labels", {}), **self.labels}}, name)
             try:
                 yield container
             finally:
@@ -65,5 +71,11 @@ def _remove(client: Client, container: str) -> None:
 
 
 def user_of(client: Client, reader: str, user: str) -> tuple[int, int]:
-    """Return user and group id of an image's user."""
-    return users.ids(user, lambda path: files.read(client, reader, path, users.LIMIT))
+    """Return user and group id of an image's user; files that are too long to be believed know nobody."""
+
+    def read(path: str) -> bytes | None:
+        with suppress(files.TooLargeError):
+            return files.read(client, reader, path, users.LIMIT)
+        return None
+
+    return users.ids(user, read)

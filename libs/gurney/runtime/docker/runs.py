@@ -21,6 +21,7 @@ from gurney.runtime.ends import Ends
 from gurney.runtime.port import End, Observed
 
 RUN_LABEL = "gurney.run"
+_EXIT_CODE = "exitCode"
 #: How long a start may still be on its way to the container when we did not see how it went.
 _ON_ITS_WAY_S = 5.0
 
@@ -113,7 +114,7 @@ class Runs:
     def hear(self, event: Event) -> None:
         """Take in an event of a container of ours; some come twice."""
         container, labels = event["Actor"]["ID"], event["Actor"]["Attributes"]
-        if PAUSE_LABEL in labels:
+        if labels.get(PAUSE_LABEL):
             if event["Action"] == "die":
                 self._pauses.gone(container)
             return
@@ -129,15 +130,18 @@ class Runs:
             self.hear(event)
 
     def _hear_of(self, run: LiveRun, event: Event) -> None:
+        told = event["Actor"]["Attributes"].get(_EXIT_CODE, "")
         match event["Action"]:
             case "start":
-                run.heard_start(event["timeNano"])
+                # With a label of that name, which the daemon lays over what it tells, it has to be asked.
+                if not told:
+                    run.heard_start(event["timeNano"])
             case "oom":
                 run.heard_oom()
             case "kill":
                 run.heard_signal()
             case "die":
-                self._finish(run, int(event["Actor"]["Attributes"].get("exitCode", -1)), event["timeNano"])
+                self._finish(run, int(told) if told.isdecimal() else -1, event["timeNano"])
 
     # --- taking stock ---
 
@@ -147,8 +151,8 @@ class Runs:
             run.was_cut_off()
         filters = {"label": [self._host.house.filter]}
         found = await self._host.daemon.quick(lambda client: client.containers(all=True, filters=filters))
-        runs = {each["Labels"][RUN_LABEL]: each for each in found if RUN_LABEL in each["Labels"]}
-        pauses = [each for each in found if PAUSE_LABEL in each["Labels"]]
+        runs = {each["Labels"][RUN_LABEL]: each for each in found if each["Labels"].get(RUN_LABEL)}
+        pauses = [each for each in found if each["Labels"].get(PAUSE_LABEL)]
         useless = await self._pauses.settle(pauses, {run.mark.network for run in self.live.values()})
         for run in list(self.live.values()):
             await self._look_at(run, runs.get(run.run_id))
@@ -158,7 +162,9 @@ class Runs:
 
     def _orphans(self, found: Sequence[Mapping[str, Any]]) -> list[str]:
         known = {*self.live, *self.ended, *self.starting}
-        return [each["Id"] for each in found if RUN_LABEL in each["Labels"] and each["Labels"][RUN_LABEL] not in known]
+        return [
+            each["Id"] for each in found if each["Labels"].get(RUN_LABEL) and each["Labels"][RUN_LABEL] not in known
+        ]
 
     async def _clear_readings(self) -> None:
         with suppress(GurneyError):  # the daemon is away: stock is taken again when it is back

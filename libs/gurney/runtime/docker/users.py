@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 LIMIT = 1 << 20
+#: The one above it means that nobody is meant (chown(2)).
+_HIGHEST = 2**32 - 2
 
 #: Returns a file of the image, None where there is none.
 Read = Callable[[str], bytes | None]
@@ -30,7 +32,11 @@ def ids(user: str, read: Read) -> tuple[int, int]:
 def _number(text: str) -> int | None:
     if text in {"", "root"}:
         return 0
-    return int(text) if text.isdecimal() else None
+    return int(text) if _is_id(text) else None
+
+
+def _is_id(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(_HIGHEST)) and int(text) <= _HIGHEST
 
 
 def _look_up(content: bytes | None, name: str, count: int) -> tuple[int, ...]:
@@ -38,6 +44,6 @@ def _look_up(content: bytes | None, name: str, count: int) -> tuple[int, ...]:
     for line in (content or b"").decode(errors="replace").splitlines():
         first, _, *fields = (*line.split(":"), "")
         numbers = fields[:count]
-        if first == name and len(numbers) == count and all(number.isdecimal() for number in numbers):
+        if first == name and len(numbers) == count and all(map(_is_id, numbers)):
             return tuple(int(number) for number in numbers)
     return (0,) * count
