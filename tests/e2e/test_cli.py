@@ -300,13 +300,14 @@ async def test_maps(gurney: CommandLine) -> None:
 
 
 async def test_described_map(gurney: CommandLine, tmp_path: Path) -> None:
-    """A MAP without manifests is registered with a description from a file, and with why it needs more rights."""
+    """A MAP without manifests is registered with a description from a file, and with why its containers need more."""
     said = tmp_path / "description.json"
     said.write_text('{"command": ["/bin/true"]}')
-    options = ("--description", said, "--compatible", "writes beside itself")
+    options = ("--description", said, "--compatible", "writes beside itself", "--gpu-sharing")
     made = await gurney.json("map", "register", "urn:gurney:dir:no-manifest", *options)
     assert (made["state"], made["description"]["command"]) == ("ready", ["/bin/true"])
     assert made["hardening"] == {"mode": "compatible", "reason": "writes beside itself"}
+    assert made["gpu_sharing"]
 
 
 async def test_register_without_wait(gurney: CommandLine) -> None:

@@ -196,8 +196,12 @@ async def test_a_pool_whose_gpus_are_shared(paper_server: EmbeddedProcess) -> No
         made = await work.register(api, "shell")
         jobs = [await running(api, await sharer(api, made["id"], 5, "sleep 600", "A100")) for _ in range(6)]
         assert {job["gpu_limit"] for job in jobs} == {"watched"}
-        code, _ = await why(api, await sharer(api, made["id"], 5, SEES, "A100"))
+        more = await sharer(api, made["id"], 5, "sleep 600", "A100")
+        code, _ = await why(api, more)
         assert code == "gpu_share_busy"
+        for job in (more, *jobs):  # or else they would outlive their server
+            await api.post(f"/v1/jobs/{job['id']}/cancel")
+            await work.ended(api, job["id"])
 
 
 @pytest.mark.embedded
