@@ -8,6 +8,7 @@ and when all is well again every job ends.
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -396,6 +397,6 @@ def event(request: PlacementRequest) -> bytes:
     ).encode()
 
 
-TestCluster = Cluster.TestCase
+TestCluster = pytest.mark.timeout(1800)(Cluster.TestCase)
 #: Five times what others have: 5,000 examples in the profile `long`.
 TestCluster.settings = settings(stateful_step_count=60, max_examples=5 * settings().max_examples)
