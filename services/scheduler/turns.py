@@ -1,6 +1,6 @@
 """Whose turn it is: priority, then fair shares of the projects, then short and long waited for. Pure.
 
-1. `immediate` goes before all others. Of the rest a job rises to the next priority with each hour that it has waited.
+1. `immediate` goes before all others. Of the rest a job rises to the next priority with each 8 hours of wait.
 2. Among equals, the project goes first that has had least of the cluster lately (`shares.py`), what it holds now, and
    what this plan gives it, counted in.
 3. Within a project, the job with the highest response ratio: its wait and its run over its run (Brinch Hansen,
@@ -25,7 +25,7 @@ from services.scheduler.shape import MILLI
 from services.scheduler.shares import Using
 
 #: So much wait makes up for the next priority.
-RISES_AFTER = timedelta(hours=1)
+RISES_AFTER = timedelta(hours=8)
 OVERDUE_AFTER = timedelta(days=1)
 #: Shorter runs count as this, or who has waited for a moment would pass everybody.
 SHORTEST_S = 10.0

@@ -4,6 +4,7 @@ from hypothesis import given
 
 from gurney.model.job import PlacementRequest, Priority
 from services.scheduler.order import Queue, entry_of
+from services.scheduler.turns import RISES_AFTER
 from tests.core.scheduler_builders import NOW, a_queue, a_request, job_id, places, some_requests
 
 
@@ -26,9 +27,10 @@ def test_a_higher_priority_goes_first_and_then_the_older() -> None:
 
 
 def test_waiting_makes_up_for_a_lower_priority() -> None:
-    """A job that has waited longer than the head start of a priority goes before newer ones of it."""
-    assert order(a_request(1, priority=Priority.HIGHER), a_request(2, age_s=3601)) == [job_id(2), job_id(1)]
-    assert order(a_request(1, priority=Priority.HIGHER), a_request(2, age_s=3599)) == [job_id(1), job_id(2)]
+    """A job that has waited for long enough goes before newer ones of the next priority."""
+    long = RISES_AFTER.total_seconds()
+    assert order(a_request(1, priority=Priority.HIGHER), a_request(2, age_s=long + 1)) == [job_id(2), job_id(1)]
+    assert order(a_request(1, priority=Priority.HIGHER), a_request(2, age_s=long - 1)) == [job_id(1), job_id(2)]
 
 
 def test_nothing_overtakes_what_is_immediate() -> None:
