@@ -14,16 +14,18 @@ class Durations:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, deque[float]] = OrderedDict()
+        #: Asked for far more often than something is noted.
+        self._medians: dict[str, float] = {}
 
     def note(self, digest: str, seconds: float) -> None:
         """Remember a run that came to its end by itself."""
         known = self._known.setdefault(digest, deque(maxlen=RUNS))
         known.append(seconds)
         self._known.move_to_end(digest)
+        self._medians[digest] = median(known)
         if len(self._known) > MAPS:
-            self._known.popitem(last=False)
+            del self._medians[self._known.popitem(last=False)[0]]
 
     def expected(self, digest: str) -> float:
         """Return the median, or `UNKNOWN_S` where nothing is known."""
-        known = self._known.get(digest)
-        return median(known) if known else UNKNOWN_S
+        return self._medians.get(digest, UNKNOWN_S)

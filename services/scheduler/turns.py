@@ -94,6 +94,7 @@ class Line:
         self._rules = rules
         self._using = dict(using)
         self._whole = whole
+        self._holds = {project: held.share_of(whole) for project, held in using.items()}
         self._lanes = lanes
         self._heads = [(self._rank(lane[0]), number, 0) for number, lane in enumerate(self._lanes)]
         heapq.heapify(self._heads)
@@ -119,14 +120,15 @@ class Line:
 
     def give(self, project: str, more: Using) -> None:
         """Count what a project is given."""
-        self._using[project] = self.using(project).plus(more)
+        held = self._using[project] = self.using(project).plus(more)
+        self._holds[project] = held.share_of(self._whole)
 
     def go_on(self, number: int, place: int) -> None:
         if place < len(self._lanes[number]):
             heapq.heappush(self._heads, (self._rank(self._lanes[number][place]), number, place))
 
     def _rank(self, entry: Entry) -> Rank:
-        return self._rules.rank(entry, self.using(entry.lane.project).share_of(self._whole))
+        return self._rules.rank(entry, self._holds.get(entry.lane.project, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
