@@ -34,9 +34,12 @@ ANY = "*"
 
 _LEVELS = {Priority.HIGHER: 0, Priority.NORMAL: 1, Priority.LOWER: 2}
 _IMMEDIATE, _OVERDUE, _FIRST = 0, 1, 2
+_RISES_S, _OVERDUE_S = RISES_AFTER.total_seconds(), OVERDUE_AFTER.total_seconds()
 
-#: The least goes first: level, share of the project, response ratio, age.
-Rank = tuple[int, float, float, Key]
+#: The least goes first: level, response ratio, age.
+Rank = tuple[int, float, Key]
+#: Beside jobs of other projects: level, share of the project, response ratio, age.
+Place = tuple[int, float, float, Key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +52,26 @@ class Rules:
     durations: Durations = field(default_factory=Durations)
     quotas: Mapping[str, Quota] = field(default_factory=dict)
 
-    def level(self, entry: Entry) -> int:
-        """Return how far from the front a job is by priority and wait."""
-        waited = self.now - entry.request.created_at
+    def rank(self, entry: Entry) -> Rank:
+        """Return what the jobs of a project are sorted by."""
         if entry.lane.priority is Priority.IMMEDIATE:
-            return _IMMEDIATE
-        if waited >= OVERDUE_AFTER:
-            return _OVERDUE
-        return _FIRST + max(0, _LEVELS[entry.lane.priority] - max(0, waited // RISES_AFTER))
-
-    def rank(self, entry: Entry, holds: float) -> Rank:
-        """Return what a job is sorted by; `holds`: what its project holds now of the cluster."""
-        level = self.level(entry)
-        if level < _FIRST:
-            return level, 0.0, 0.0, entry.key
-        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
+            return _IMMEDIATE, 0.0, entry.key
         waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
-        return level, self.had.get(entry.lane.project, 0.0) + holds, -(waited_s + run_s) / run_s, entry.key
+        if waited_s >= _OVERDUE_S:
+            return _OVERDUE, 0.0, entry.key
+        level = _FIRST + max(0, _LEVELS[entry.lane.priority] - int(waited_s / _RISES_S))
+        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
+        return level, -(waited_s + run_s) / run_s, entry.key
 
-    def ranking(self, using: Mapping[str, Using], whole: Using) -> Callable[[Entry], Rank]:
+    def among(self, rank: Rank, project: str, holds: float) -> Place:
+        """Return what jobs of all projects are sorted by; `holds`: what this one's holds now of the cluster."""
+        level, ratio, key = rank
+        return level, self.had.get(project, 0.0) + holds if level >= _FIRST else 0.0, ratio, key
+
+    def ranking(self, using: Mapping[str, Using], whole: Using) -> Callable[[Entry], Place]:
         """Return what jobs are sorted by while their projects hold this much of the whole."""
         holds = {project: held.share_of(whole) for project, held in using.items()}
-        return lambda entry: self.rank(entry, holds.get(entry.lane.project, 0.0))
+        return lambda each: self.among(self.rank(each), each.lane.project, holds.get(each.lane.project, 0.0))
 
     def over_quota(self, project: str, using: Using) -> WaitReason | None:
         """Return what of its quota a project would exceed that holds so much."""
@@ -96,19 +97,24 @@ class Line:
         self._whole = whole
         self._holds = {project: held.share_of(whole) for project, held in using.items()}
         self._lanes = lanes
-        self._heads = [(self._rank(lane[0]), number, 0) for number, lane in enumerate(self._lanes)]
-        heapq.heapify(self._heads)
+        #: Of each project, the first of its lanes.
+        self._heads: dict[str, list[tuple[Rank, int, int]]] = {}
+        for number, lane in enumerate(lanes):
+            self._heads.setdefault(lane[0].lane.project, []).append((rules.rank(lane[0]), number, 0))
+        for heads in self._heads.values():
+            heapq.heapify(heads)
 
     def __iter__(self) -> Iterator["Turn"]:
         """Yield who is next; of a lane the next one comes when `Turn.go_on` is called, else none of it does."""
-        while self._heads:
-            rank, number, place = heapq.heappop(self._heads)
-            entry = self._lanes[number][place]
-            now = self._rank(entry)
-            if now > rank:  # its project has been given something since
-                heapq.heappush(self._heads, (now, number, place))
-            else:
-                yield Turn(self, entry, number, place)
+        fronts = [(self._front(project), project) for project in self._heads]
+        heapq.heapify(fronts)
+        while fronts:
+            _, project = heapq.heappop(fronts)
+            heads = self._heads[project]
+            _, number, place = heapq.heappop(heads)
+            yield Turn(self, self._lanes[number][place], number, place)
+            if heads:  # by now it may have been given something
+                heapq.heappush(fronts, (self._front(project), project))
 
     @property
     def projects(self) -> Mapping[str, Using]:
@@ -124,11 +130,13 @@ class Line:
         self._holds[project] = held.share_of(self._whole)
 
     def go_on(self, number: int, place: int) -> None:
-        if place < len(self._lanes[number]):
-            heapq.heappush(self._heads, (self._rank(self._lanes[number][place]), number, place))
+        lane = self._lanes[number]
+        if place < len(lane):
+            head = (self._rules.rank(lane[place]), number, place)
+            heapq.heappush(self._heads[lane[place].lane.project], head)
 
-    def _rank(self, entry: Entry) -> Rank:
-        return self._rules.rank(entry, self._holds.get(entry.lane.project, 0.0))
+    def _front(self, project: str) -> Place:
+        return self._rules.among(self._heads[project][0][0], project, self._holds.get(project, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +153,7 @@ class Turn:
         self.line.go_on(self.number, self.place + 1)
 
 
-def ahead(entry: Entry, lanes: Iterable[Sequence[Entry]], rank: Callable[[Entry], Rank]) -> list[Sequence[Entry]]:
+def ahead(entry: Entry, lanes: Iterable[Sequence[Entry]], rank: Callable[[Entry], Place]) -> list[Sequence[Entry]]:
     """Return the part of each lane that goes before a job: in a lane the older one always does."""
     mine = rank(entry)
     return [lane[: bisect.bisect_left(lane, mine, key=rank)] for lane in lanes]

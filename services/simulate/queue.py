@@ -44,9 +44,8 @@ Order = Literal["gurney", "skip", "fifo"]
 class ByAge(Rules):
     """The yardstick: the oldest first."""
 
-    def rank(self, entry: Entry, holds: float) -> Rank:
-        del holds
-        return 0, 0.0, 0.0, entry.key
+    def rank(self, entry: Entry) -> Rank:
+        return 0, 0.0, entry.key
 
 
 def replay(
