@@ -8,9 +8,8 @@ from gurney.model.run import Node
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.grid import Room
-from services.scheduler.shape import MILLI
 from services.scheduler.shares import Using
-from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, using_of, view_of
+from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, using_of, view_of, whole_of
 
 
 class Overview:
@@ -68,8 +67,7 @@ class Overview:
 
     def share_of(self, run_id: str) -> float:
         """Return which share of the cluster a live placement holds."""
-        cpu, memory, gpus = self._board.load.capacity
-        return self.takes(run_id).share_of(Using(cpu, memory, gpus * MILLI))
+        return self.takes(run_id).share_of(whole_of(self._board))
 
     def snapshot(self, nodes: Mapping[str, Node], now: datetime, typical: tuple[Typical, ...] = ()) -> Snapshot:
         """Return the cluster as it is, of these nodes and all live placements."""

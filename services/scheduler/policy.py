@@ -28,13 +28,12 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     heads = [lane for shape, lanes in waiting.items() if shape not in full for lane in lanes.values()]
     line = Line(heads, rules, snapshot.using, snapshot.whole)
     try:
-        for turn in line:
-            entry = turn.entry
+        for entry in line:
             project = entry.lane.project
             if entry.shape in full:
                 continue
             if trial.is_live(entry.job_id):
-                turn.go_on()
+                line.go_on()
                 continue
             if (found := trial.find(entry)) is None:
                 full.add(entry.shape)
@@ -43,7 +42,7 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
             else:
                 trial.place(found)
                 line.give(project, found.takes)
-                turn.go_on()
+                line.go_on()
         load = trial.load
     finally:
         trial.take_back()

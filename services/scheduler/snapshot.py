@@ -158,8 +158,7 @@ class Snapshot:
     @property
     def whole(self) -> Using:
         """What the cluster has."""
-        cpu, memory, gpus = self.board().load.capacity
-        return Using(cpu, memory, gpus * MILLI)
+        return whole_of(self.board())
 
     def fragmentation(self, typical: tuple[Typical, ...]) -> float:
         """Return the share of what is free of all GPUs that these tasks cannot use, as the FGD paper counts it."""
@@ -209,6 +208,12 @@ def held_by(placement: Placement) -> Held:
         share=placement.gpu_share,
         project=placement.project,
     )
+
+
+def whole_of(board: Board) -> Using:
+    """Return what all nodes of a board have together."""
+    cpu, memory, gpus = board.load.capacity
+    return Using(cpu, memory, gpus * MILLI)
 
 
 def using_of(held: Held, view: NodeView | None) -> Using:

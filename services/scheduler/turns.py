@@ -97,6 +97,8 @@ class Line:
         self._whole = whole
         self._holds = {project: held.share_of(whole) for project, held in using.items()}
         self._lanes = lanes
+        #: Number of the lane whose turn it is, and the place in it.
+        self._turn = (0, 0)
         #: Of each project, the first of its lanes.
         self._heads: dict[str, list[tuple[Rank, int, int]]] = {}
         for number, lane in enumerate(lanes):
@@ -104,15 +106,16 @@ class Line:
         for heads in self._heads.values():
             heapq.heapify(heads)
 
-    def __iter__(self) -> Iterator["Turn"]:
-        """Yield who is next; of a lane the next one comes when `Turn.go_on` is called, else none of it does."""
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield who is next; more of its lane comes when `go_on` is called before the next one is asked for."""
         fronts = [(self._front(project), project) for project in self._heads]
         heapq.heapify(fronts)
         while fronts:
             _, project = heapq.heappop(fronts)
             heads = self._heads[project]
             _, number, place = heapq.heappop(heads)
-            yield Turn(self, self._lanes[number][place], number, place)
+            self._turn = number, place
+            yield self._lanes[number][place]
             if heads:  # by now it may have been given something
                 heapq.heappush(fronts, (self._front(project), project))
 
@@ -129,7 +132,9 @@ class Line:
         held = self._using[project] = self.using(project).plus(more)
         self._holds[project] = held.share_of(self._whole)
 
-    def go_on(self, number: int, place: int) -> None:
+    def go_on(self) -> None:
+        """Let the next one of the lane whose turn it is come, when it is its turn."""
+        number, place = self._turn[0], self._turn[1] + 1
         lane = self._lanes[number]
         if place < len(lane):
             head = (self._rules.rank(lane[place]), number, place)
@@ -137,20 +142,6 @@ class Line:
 
     def _front(self, project: str) -> Place:
         return self._rules.among(self._heads[project][0][0], project, self._holds.get(project, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A job whose turn it is."""
-
-    line: Line
-    entry: Entry
-    number: int
-    place: int
-
-    def go_on(self) -> None:
-        """Let the next one of its lane come, when it is its turn."""
-        self.line.go_on(self.number, self.place + 1)
 
 
 def ahead(entry: Entry, lanes: Iterable[Sequence[Entry]], rank: Callable[[Entry], Place]) -> list[Sequence[Entry]]:
