@@ -12,7 +12,7 @@ import pytest
 
 from gurney import clock
 from gurney.errors import Conflict, Invalid, MapUnreadable
-from gurney.runtime.port import Cause
+from gurney.runtime.port import Cause, End
 from gurney.testing.docker import DockerDaemon
 from gurney.testing.registry import Registry
 from tests.contract.docker_harness import DockerHarness, make_app
@@ -452,28 +452,27 @@ async def test_timeout_survives_a_crash(harness: Harness, app: Make) -> None:
     assert (await run.end()).cause == Cause.TIMEOUT
 
 
-async def test_success_after_the_timeout_is_none_where_nobody_watched(harness: Harness, app: Make) -> None:
-    """A run that ends with 0 after its time was over, while there was no agent, is over its time all the same."""
-    run = app('echo > "$OUT/ready"; sleep 2; exit 0', "job_1-1", "ready")
-    run.spec = replace(run.spec, timeout_s=1.0)
+async def left_alone(harness: Harness, run: App, timeout_s: float) -> End:
+    """Return the end of a run that began with this timeout, and over which there was no agent until it was over."""
+    run.spec = replace(run.spec, timeout_s=timeout_s)
     await harness.runtime.start(run.spec)
     await run.told("ready")
     await harness.runtime.close()
     await asyncio.sleep(3)
     await harness.reopen()
-    assert (await run.end()).cause == Cause.TIMEOUT
+    return await run.end()
+
+
+async def test_success_after_the_timeout_is_none_where_nobody_watched(harness: Harness, app: Make) -> None:
+    """A run that ends with 0 after its time was over, while there was no agent, is over its time all the same."""
+    run = app('echo > "$OUT/ready"; sleep 2; exit 0', "job_1-1", "ready")
+    assert (await left_alone(harness, run, 1.0)).cause == Cause.TIMEOUT
 
 
 async def test_success_before_the_timeout_is_one_where_nobody_watched(harness: Harness, app: Make) -> None:
     """A run that ended with 0 in its time is a success, also for an agent that comes back when the time is over."""
     run = app('echo > "$OUT/ready"; exit 0', "job_1-1", "ready")
-    run.spec = replace(run.spec, timeout_s=2.0)
-    await harness.runtime.start(run.spec)
-    await run.told("ready")
-    await harness.runtime.close()
-    await asyncio.sleep(3)
-    await harness.reopen()
-    assert (await run.end()).cause == Cause.EXITED
+    assert (await left_alone(harness, run, 2.0)).cause == Cause.EXITED
 
 
 async def test_memory_limit_survives_a_crash(harness: Harness, app: Make) -> None:

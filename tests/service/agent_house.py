@@ -39,7 +39,7 @@ from gurney.objects.layout import path_of
 from gurney.runtime import folder
 from gurney.runtime.process import ProcessRuntime
 from gurney.service import Parts, Service
-from gurney.settings import Settings
+from gurney.settings import MIB, Settings
 from gurney.streams import MAP_INSPECTIONS, SCHEDULER_REPORTS, agent_runs
 from gurney.subjects import (
     HEARTBEAT,
@@ -62,6 +62,12 @@ from services.agent.__main__ import build
 SECONDS = 20.0
 INPUT = "pay_00000000000000000000000000"
 URN = "urn:gurney:dir:app"
+
+
+def a_host(url: str, folder: Path, **more: Any) -> Settings:
+    """Return the settings of one host over a folder."""
+    where = {"nats_url": url, "data": folder / "data", "maps": folder / "maps", "node": "n1"}
+    return Settings(**{**where, "cpu": 8, "memory": 4096 * MIB, **more})
 
 
 class Gate:

@@ -18,7 +18,7 @@ from services.agent import claim, heartbeat, live_log, log
 from services.agent.__main__ import build
 from services.agent.journal import Entry, Journal
 from services.agent.run import Run
-from tests.service.agent_house import SECONDS, House, neighbours
+from tests.service.agent_house import SECONDS, House, a_host, neighbours
 
 pytestmark = pytest.mark.needs("nats")
 
@@ -26,17 +26,7 @@ pytestmark = pytest.mark.needs("nats")
 @pytest.fixture
 def settings(nats_server: NatsServer, tmp_path: Path) -> Settings:
     """Settings of one host with small patience."""
-    return Settings(
-        nats_url=nats_server.url,
-        data=tmp_path / "data",
-        maps=tmp_path / "maps",
-        node="n1",
-        cpu=8,
-        memory=4096 * MIB,
-        stop_grace=0.2,
-        transfer_patience=10,
-        request_timeout=2,
-    )
+    return a_host(nats_server.url, tmp_path, stop_grace=0.2, transfer_patience=10, request_timeout=2)
 
 
 @pytest.fixture

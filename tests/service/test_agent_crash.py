@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gurney.settings import MIB, Settings
+from gurney.settings import Settings
 from gurney.subjects import (
     PAYLOAD_BEGIN,
     PAYLOAD_COMMIT,
@@ -18,7 +18,7 @@ from gurney.subjects import (
     Operation,
 )
 from gurney.testing.nats import NatsServer
-from tests.service.agent_house import AgentProcess, FakePayload, FakeScheduler, House, neighbours
+from tests.service.agent_house import AgentProcess, FakePayload, FakeScheduler, House, a_host, neighbours
 
 Agents = Callable[[], Awaitable[AgentProcess]]
 
@@ -30,16 +30,7 @@ SCRIPT = 'cp "$IN/a" "$OUT/b"; echo "$GURNEY_RUN_ID"'
 @pytest.fixture
 def settings(nats_server: NatsServer, tmp_path: Path) -> Settings:
     """Settings of one host whose questions give up soon."""
-    return Settings(
-        nats_url=nats_server.url,
-        data=tmp_path / "data",
-        maps=tmp_path / "maps",
-        node="n1",
-        cpu=8,
-        memory=4096 * MIB,
-        transfer_patience=10,
-        request_timeout=0.5,
-    )
+    return a_host(nats_server.url, tmp_path, transfer_patience=10, request_timeout=0.5)
 
 
 @pytest.fixture

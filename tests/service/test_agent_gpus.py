@@ -19,7 +19,7 @@ from services.agent import gpu_meter, gpu_use, gpus
 from services.agent.gpu_meter import Meter
 from services.agent.gpus import Gpus
 from tests.contract.runtime_harness import processes_of
-from tests.service.agent_house import SECONDS, House, neighbours
+from tests.service.agent_house import SECONDS, House, a_host, neighbours
 
 pytestmark = [pytest.mark.needs("nats"), pytest.mark.needs("cc")]
 
@@ -42,17 +42,7 @@ class Meters:
 @pytest.fixture
 def settings(nats_server: NatsServer, tmp_path: Path) -> Settings:
     """Settings of one host whose heartbeats come often."""
-    return Settings(
-        nats_url=nats_server.url,
-        data=tmp_path / "data",
-        maps=tmp_path / "maps",
-        node="n1",
-        cpu=8,
-        memory=4096 * MIB,
-        stop_grace=0.2,
-        heartbeat_interval=0.1,
-        request_timeout=2,
-    )
+    return a_host(nats_server.url, tmp_path, stop_grace=0.2, heartbeat_interval=0.1, request_timeout=2)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from gurney.model.map import StaticContent
 from gurney.model.run import StartRun
 from gurney.runtime.folder import copy_path
 from gurney.service import Parts, Service
-from gurney.settings import MIB, Settings
+from gurney.settings import Settings
 from gurney.subjects import MAP_NEEDED
 from gurney.testing.nats import NatsServer
 from services.agent import sweep
-from tests.service.agent_house import INPUT, SECONDS, URN, Fake, House, neighbours
+from tests.service.agent_house import INPUT, SECONDS, URN, Fake, House, a_host, neighbours
 
 pytestmark = pytest.mark.needs("nats")
 
@@ -47,17 +47,7 @@ class FakeMaps(Fake):
 @pytest.fixture
 def settings(nats_server: NatsServer, tmp_path: Path) -> Settings:
     """Settings of a host that looks at its copies often."""
-    return Settings(
-        nats_url=nats_server.url,
-        data=tmp_path / "data",
-        maps=tmp_path / "maps",
-        node="n1",
-        cpu=8,
-        memory=4096 * MIB,
-        stop_grace=0.2,
-        transfer_patience=10,
-        reconcile_interval=0.05,
-    )
+    return a_host(nats_server.url, tmp_path, stop_grace=0.2, transfer_patience=10, reconcile_interval=0.05)
 
 
 @pytest.fixture
