@@ -75,7 +75,7 @@ class AdmissionDesk:
         if held is not None:
             return Admitted(reserved=True)
         decision = self._room_for(entry)
-        placement = machine.reserved(question, decision, self._cluster.epoch, clock.now())
+        placement = machine.reserved(question, decision, self._cluster.epoch)
         if await self._placer.ledger.reserve(placement) is None:
             raise NoRoom(f"{question.job_id} has ended", retry_after_s=RETRY_AFTER_S)
         asyncio.get_running_loop().call_later(RESERVED_FOR_S, self._look_after, placement.id)
@@ -164,7 +164,7 @@ class AdmissionDesk:
     def _waiting(self, entry: Entry) -> Waiting:
         now, cluster = clock.now(), self._cluster
         snapshot, rules = cluster.snapshot(now), cluster.rules(now)
-        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules, cluster.ends(now))
+        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules)
         short = evaluate(snapshot, alone(entry), rules).reasons(entry)
         return Waiting(
             position=place,

@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from gurney.model.resources import Quota
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.demand import Demand
-from services.scheduler.forecast import Live, left_s
 from services.scheduler.order import Entry, Queue
 from services.scheduler.overview import Overview
 from services.scheduler.predict import Durations
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Shares
-from services.scheduler.snapshot import NodeView, Snapshot, held_by
+from services.scheduler.snapshot import Booking, NodeView, Snapshot, held_by
 from services.scheduler.turns import Rules
 
 
@@ -71,6 +70,10 @@ class Cluster:
         """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
         return self._overview.capable(self.nodes, now)
 
+    def book(self, bookings: Mapping[str, Booking]) -> bool:
+        """Keep this for jobs that wait, and no more what was kept; tells whether others may have more than before."""
+        return self._overview.book(bookings)
+
     def want(self, entry: Entry) -> None:
         """Take a job into the queue."""
         if self.queue.add(entry):
@@ -86,16 +89,6 @@ class Cluster:
         newest = known if known.revision > node.revision else node
         self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
         return self.nodes[node.id]
-
-    def ends(self, now: datetime) -> list[Live]:
-        """Return the live runs, with how long they are expected to go on."""
-        found = []
-        for placement in self._placements.values():
-            if placement.node and placement.request:
-                elapsed = (now - placement.placed_at).total_seconds()
-                left = left_s(self.durations.expected(placement.request.digest), elapsed)
-                found.append(Live(placement.node, self._overview.takes(placement.id), left))
-        return found
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""

@@ -40,8 +40,8 @@ class Room(NamedTuple):
     gpus: tuple[tuple[Device, int], ...]
     #: Cpu, memory and GPUs of the whole node.
     size: tuple[int, int, int]
-    #: GPUs of which somebody has something.
-    given: int = 0
+    #: What of it live placements have; GPUs of which they have something. What else is not free is kept for somebody.
+    used: tuple[int, int, int] = (0, 0, 0)
 
 
 class Load(NamedTuple):
@@ -98,7 +98,7 @@ class Grid:
         self.idle = np.zeros(rows)
         #: Cpu, memory, GPUs.
         self.size = np.zeros((rows, 3), dtype=np.int64)
-        self._given = np.zeros(rows, dtype=np.int64)
+        self._used = np.zeros((rows, 3), dtype=np.int64)
         self._use = self.fragments.of_no_use(rows)
         self._usable = np.zeros(rows)
         #: Rows of the same number are equal in all that counts.
@@ -174,9 +174,8 @@ class Grid:
     @property
     def load(self) -> Load:
         """What all nodes have together, and what of it is in use."""
-        cpu, memory, gpus = map(int, self.size.sum(axis=0))
-        used = cpu - int(self.cpu.sum()), memory - int(self.memory.sum()), int(self._given.sum())
-        return Load((cpu, memory, gpus), used)
+        (cpu, memory, gpus), used = self.size.sum(axis=0).tolist(), self._used.sum(axis=0).tolist()
+        return Load((cpu, memory, gpus), tuple(used))
 
     def room(self, name: str) -> Room | None:
         return self._rooms[self._row[name]] if name in self._row else None
@@ -204,7 +203,7 @@ class Grid:
         self._most[row] = max((free for _, free in room.gpus), default=0)
         self._whole[row] = sum(free == device.mib for device, free in room.gpus)
         self.size[row] = room.size
-        self._given[row] = room.given
+        self._used[row] = room.used
         self._state[row] = self._states.setdefault(_state_of(room), len(self._states))
 
     def _weigh(self, rows: Rows) -> None:
@@ -293,4 +292,4 @@ class Grid:
 
 def _state_of(room: Room) -> Room:
     """Return what counts of a room: which of a node's GPUs is which does not."""
-    return room._replace(gpus=tuple(sorted(room.gpus)), size=(0, 0, 0), given=0)
+    return room._replace(gpus=tuple(sorted(room.gpus)), size=(0, 0, 0), used=(0, 0, 0))

@@ -124,13 +124,17 @@ class Line:
         """What each project holds, with what it was given."""
         return self._using
 
-    def using(self, project: str) -> Using:
-        return self._using.get(project, Using())
+    def over_quota(self, project: str, more: Using) -> WaitReason | None:
+        """Return what of its quota a project would exceed that is given this much more."""
+        return self._rules.over_quota(project, self._with(project, more))
 
     def give(self, project: str, more: Using) -> None:
         """Count what a project is given."""
-        held = self._using[project] = self.using(project).plus(more)
+        held = self._using[project] = self._with(project, more)
         self._holds[project] = held.share_of(self._whole)
+
+    def _with(self, project: str, more: Using) -> Using:
+        return self._using.get(project, Using()).plus(more)
 
     def go_on(self) -> None:
         """Let the next one of the lane whose turn it is come, when it is its turn."""

@@ -73,7 +73,7 @@ def a_placement(
     number: int = 1, node: str = "n1", *, gpus: tuple[str, ...] = (), share: int = 0, **more: Any
 ) -> Placement:
     """Return a placement as it is first written; `share` is MiB of its GPU."""
-    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, gpus, share), epoch=1, now=NOW)
+    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, NOW, gpus, share), epoch=1)
 
 
 def a_queue(*requests: PlacementRequest) -> Queue:
