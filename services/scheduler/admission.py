@@ -29,6 +29,7 @@ from services.scheduler.placer import Placer
 from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
+from services.scheduler.shares import asks
 
 #: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
 #: Half of the time for which ended placements are kept, so that clocks may differ; where they differ by more, too.
@@ -95,7 +96,7 @@ class AdmissionDesk:
         if reasons:
             errors = [FieldError(field=FIELDS[each.code], message=each.message) for each in reasons]
             raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
-        least = forecast.asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
+        least = asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
         if over := self._cluster.rules(entry.since).over_quota(entry.lane.project, least):
             raise Infeasible(over.message, [FieldError(field="resources", message=over.message)])
 

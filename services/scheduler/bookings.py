@@ -9,16 +9,17 @@ ended or is late, he books where he is expected to start first as things are the
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 
 from services.scheduler.order import Entry
 from services.scheduler.predict import opening
 from services.scheduler.shape import Shape
+from services.scheduler.shares import asks
 from services.scheduler.snapshot import Booking
 from services.scheduler.trial import Trial
-from services.scheduler.turns import OVERDUE_AFTER, Place, Rules
+from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
 #: One of so many nodes is booked at most; of fewer, one.
 NODES = 10
@@ -32,13 +33,14 @@ def booked(
     lanes: Iterable[Sequence[Entry]],
     before: Collection[Booking],
     cluster: Trial,
+    line: Line,
     rules: Rules,
-    rank: Callable[[Entry], Place],
 ) -> dict[str, Booking]:
     """Return what is kept of which nodes.
 
     `lanes` find no room; `before`: what was kept until now, for those who wait still.
     """
+    rank = line.rank
     most = max(1, len(cluster) // NODES)
     had = {each.job_id for each in before}
     lasting = {each.job_id: each for each in before if _lasts(each, cluster, rules)}
@@ -55,7 +57,7 @@ def booked(
     for entry in heapq.merge(sorted((each.entry for each in before), key=order), others, key=order):
         if len(found) == most:
             break
-        if entry.shape in in_vain:
+        if entry.shape in in_vain or line.over_quota(entry.lane.project, asks(entry.shape, None)):
             continue
         if booking := lasting.get(entry.job_id) or _book(entry, found.keys() | kept, cluster, rules):
             found[booking.node] = booking

@@ -14,8 +14,8 @@ from itertools import islice
 from services.scheduler import feasible
 from services.scheduler.order import Entry, Lanes
 from services.scheduler.predict import Durations, opening
-from services.scheduler.shape import MILLI, NEVER, Device, Shape, takes
-from services.scheduler.shares import Using
+from services.scheduler.shape import Device, Shape
+from services.scheduler.shares import Using, asks
 from services.scheduler.snapshot import NodeView, Snapshot, using_of
 from services.scheduler.turns import Rules, ahead
 
@@ -26,14 +26,6 @@ STEPS = 8
 BETWEEN = 5
 #: Jobs before it that are looked at; more are taken to go on as these do.
 LOOKED_AT = 500
-
-
-def asks(shape: Shape, device: Device | None) -> Using:
-    """Return what a shape takes, of GPUs such as this one."""
-    part = MILLI
-    if device and shape.gpu_share and (mib := takes(device, shape)) < NEVER:
-        part = -(-MILLI * mib // device.mib)
-    return Using(shape.cpu, shape.memory, shape.gpus * part)
 
 
 def outlook(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> tuple[int, float | None]:

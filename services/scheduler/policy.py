@@ -29,9 +29,8 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
             if (found := trial.claim(booking)) and (reason := _place(found, trial, line)):
                 over_quota[booking.entry.lane] = reason
         full |= _fill(trial, line, full, over_quota)
-        lanes = [lane for shape in full for key, lane in waiting[shape].items() if key not in over_quota]
-        before = [each for each in before if each.entry.lane not in over_quota and not trial.is_live(each.job_id)]
-        bookings = booked(lanes, before, trial, rules, rules.ranking(line.projects, snapshot.whole))
+        lanes = [lane for shape in full for lane in waiting[shape].values()]
+        bookings = booked(lanes, [each for each in before if not trial.is_live(each.job_id)], trial, line, rules)
         load = trial.load
     finally:
         trial.take_back()

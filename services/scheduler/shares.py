@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from services.scheduler.shape import MILLI, NEVER, Device, Shape, takes
+
 HALF_LIFE = timedelta(hours=8)
 
 #: Seconds by which a steady use weighs: that of a cluster used whole and for ever comes to 1.
@@ -33,6 +35,14 @@ class Using(NamedTuple):
     def share_of(self, whole: "Using") -> float:
         """Return the dominant share."""
         return max((mine / of for mine, of in zip(self, whole, strict=True) if of), default=0.0)
+
+
+def asks(shape: Shape, device: Device | None) -> Using:
+    """Return what a shape takes, of GPUs such as this one."""
+    part = MILLI
+    if device and shape.gpu_share and (mib := takes(device, shape)) < NEVER:
+        part = -(-MILLI * mib // device.mib)
+    return Using(shape.cpu, shape.memory, shape.gpus * part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,7 @@ class Trial:
         self._chance = chance
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
-        #: By node; those of which nobody has made use yet.
-        self._bookings = dict(snapshot.bookings)
+        self._bookings = snapshot.bookings
         self.decisions: list[Decision] = []
 
     def __len__(self) -> int:
@@ -94,10 +93,7 @@ class Trial:
         self.decisions.append(decision)
         self._live[decision.entry.job_id] = (decision.run_id,)
         self._changed[decision.node] = view = found.view.holding(decision.held)
-        booking = self._bookings.get(decision.node)
-        if booking and booking.entry is decision.entry:
-            del self._bookings[decision.node]
-        self._put({decision.node: view}, self._bookings)
+        self._put({decision.node: view})
 
     def able(self, shape: Shape) -> Iterator[NodeView]:
         """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
@@ -114,7 +110,7 @@ class Trial:
         """Return why a shape waits: once the plan is carried out, or as things are if they have changed since."""
         if self._boards.open.edition != self._edition:
             return self._reasons(shape)
-        self._put(self._changed, self._bookings)
+        self._put(self._changed)
         try:
             return self._reasons(shape)
         finally:
@@ -125,15 +121,12 @@ class Trial:
         return feasible.counted(self._boards.open, shape, kept)
 
     def take_back(self) -> None:
-        before = {name: self._snapshot.nodes[name] for name in self._changed}
-        self._put(before, self._snapshot.bookings)
+        self._put({name: self._snapshot.nodes[name] for name in self._changed})
 
-    def _put(self, views: Mapping[str, NodeView], bookings: Mapping[str, Booking]) -> None:
+    def _put(self, views: Mapping[str, NodeView]) -> None:
         """Have the boards show nodes as they are then."""
-        self._boards.open.put_all({name: room_of(view, bookings.get(name)) for name, view in views.items()})
-        self._boards.booked.put_all(
-            {name: view.room for name, view in views.items() if name in self._snapshot.bookings}
-        )
+        self._boards.open.put_all({name: room_of(view, self._bookings.get(name)) for name, view in views.items()})
+        self._boards.booked.put_all({name: view.room for name, view in views.items() if name in self._bookings})
 
     def after(self, using: Mapping[str, Using], bookings: Mapping[str, Booking]) -> Snapshot:
         """Return the cluster as it will be."""

@@ -120,6 +120,11 @@ class Line:
                 heapq.heappush(fronts, (self._front(project), project))
 
     @property
+    def rank(self) -> Callable[[Entry], Place]:
+        """What jobs are sorted by, with what their projects hold now."""
+        return self._rules.ranking(self._using, self._whole)
+
+    @property
     def projects(self) -> Mapping[str, Using]:
         """What each project holds, with what it was given."""
         return self._using

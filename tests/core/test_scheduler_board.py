@@ -144,7 +144,13 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         assert dict(kept.nodes) == dict(fresh.nodes)
         assert dict(kept.live) == dict(fresh.live)
         assert kept.bookings == fresh.bookings
-        assert kept.boards().open.load == fresh.boards().open.load
+        used = [(each.used_cpu, each.used_memory, len(each.given)) for each in fresh.nodes.values()]
+        assert (
+            kept.boards().open.load.used
+            == fresh.boards().open.load.used
+            == tuple(map(sum, zip((0, 0, 0), *used, strict=True)))
+        )
+        assert kept.boards().open.load.capacity == fresh.boards().open.load.capacity
         assert kept.boards().open.fragmentation() == pytest.approx(fresh.boards().open.fragmentation())
         for board, anew, names in zip(kept.boards(), fresh.boards(), (kept.nodes, kept.bookings), strict=True):
             assert rows(board, names) == rows(anew, names)
@@ -191,6 +197,8 @@ def test_there_is_a_price_where_there_is_room(nodes: list[Node], shape: Shape, t
     passing = {node.id for node in feasible.passing(snapshot.nodes.values(), shape, feasible.NOW)}
     found = prices(snapshot.boards().open, shape, snapshot.nodes)
     assert {name for name, price in found.items() if price < np.inf} == passing
+    able = feasible.passing([node for node in snapshot.nodes.values() if node.ready], shape, feasible.EVER)
+    assert set(snapshot.boards().open.able(shape)) == {node.id for node in able}
 
 
 def worth(node: NodeView, typical: tuple[Typical, ...]) -> float:

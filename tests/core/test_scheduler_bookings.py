@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gurney.model.job import PlacementRequest, Priority
 from gurney.model.resources import Quota
 from gurney.model.run import Node, NodeState, Placement
-from services.scheduler import machine
+from services.scheduler import bookings, machine
 from services.scheduler.bookings import NODES
 from services.scheduler.forecast import outlook
 from services.scheduler.order import Queue, entry_of
@@ -66,6 +66,8 @@ class Site:
                 self.queue.drop(placement.job_id)
                 self.placements[placement.job_id] = placement
                 self._overview.place(held_by(placement))
+            assert all(self.queue.get(each.job_id) for each in plan.bookings.values())
+            assert len({each.job_id for each in plan.bookings.values()}) == len(plan.bookings)
             if not self._overview.book(plan.bookings):
                 return plan
 
@@ -105,6 +107,16 @@ def test_a_wide_job_gets_its_turn_however_many_narrow_ones_come() -> None:
     assert site.want().bookings == {}
 
 
+def test_what_is_free_already_is_kept_at_once() -> None:
+    """Nothing has to change on a node for what is booked there to be kept."""
+    site = Site(a_server())
+    site.want(a_request(1, gpus=1))
+    site.want(a_request(2, gpus=2))
+    site.now += timedelta(seconds=1)
+    site.want(a_request(3, gpus=1))
+    assert site.on(3) is None
+
+
 def test_what_is_kept_is_lent_to_those_who_are_gone_by_then() -> None:
     """A run that is expected to end before the booked GPUs are needed may have them, a longer one may not."""
     site = Site(a_server())
@@ -141,11 +153,13 @@ def test_what_is_not_kept_is_for_everybody() -> None:
     site.want(a_request(7, gpus=1, cpu=4))
     assert (site.on(5), site.on(6), site.on(7)) == ("n1", "n1", None)
     site = Site(a_server(gpus=4))
-    site.want(*(a_request(number, gpus=1, cpu=1) for number in range(1, 5)), a_request(9, cpu=1))
-    site.want(a_request(5, gpus=3, cpu=8))
+    site.want(*(a_request(number, gpus=1, cpu=1, memory=GIB) for number in range(1, 5)))
+    site.want(a_request(9, cpu=1, memory=GIB), a_request(5, gpus=3, cpu=8, memory=32 * GIB))
     site.end(9)
-    site.want(a_request(6, cpu=7, memory=0), a_request(7, cpu=3, memory=0, age_s=-1))
-    assert (site.on(6), site.on(7)) == ("n1", None)
+    site.want(a_request(6, cpu=8, memory=0), a_request(7, cpu=3, memory=0), a_request(8, cpu=0.1, memory=32 * GIB))
+    assert (site.on(6), site.on(7), site.on(8)) == (None, "n1", None)
+    site.want(a_request(10, cpu=4, memory=31 * GIB))
+    assert site.on(10) == "n1"
 
 
 def test_a_booking_goes_with_its_job() -> None:
@@ -186,6 +200,38 @@ def test_a_run_that_is_late_is_not_waited_for_where_another_node_is_sooner() -> 
     assert list(site.want().bookings) == [site.on(2)]
 
 
+def test_when_one_of_the_runs_has_ended_the_soonest_node_is_booked_anew() -> None:
+    """What is known by then counts: the last run of the booked node may take longer than was thought."""
+    site = Site(a_server("n1"), a_server("n2"))
+    site.want(*(of_map(f"sha256:{number}", a_request(number, gpus=1)) for number in range(1, 5)))
+    first = next(iter(site.want(a_request(5, gpus=2)).bookings))
+    here = [number for number in range(1, 5) if site.on(number) == first]
+    site.durations.note(f"sha256:{here[1]}", 9 * UNKNOWN_S)
+    assert set(site.want().bookings) == {first}
+    assert set(site.end(here[0]).bookings) == {"n1", "n2"} - {first}
+
+
+def test_of_nodes_that_are_as_soon_that_is_booked_where_fewer_runs_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is partly free already goes before others, also where few are looked at."""
+    for looked_at in (bookings.LOOKED_AT, 1):
+        monkeypatch.setattr(bookings, "LOOKED_AT", looked_at)
+        site = Site(a_server("n1"), a_server("n2"))
+        site.want(*(a_request(number, gpus=1) for number in range(1, 5)))
+        site.end(next(number for number in range(1, 5) if site.on(number) == "n2"), after_s=0)
+        assert set(site.want(a_request(5, gpus=2)).bookings) == {"n2"}
+
+
+def test_who_has_booked_keeps_his_place_among_equals() -> None:
+    """A job that comes later and is shorter passes him in the line, and books when there is another node."""
+    site = Site(a_server())
+    site.durations.note("sha256:short", 10)
+    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2))
+    plan = site.want(of_map("sha256:short", a_request(4, gpus=2, age_s=600)))
+    assert plan.bookings["n1"].job_id == job_id(3)
+    site.end(1)
+    assert site.want().bookings["n1"].job_id == job_id(3)
+
+
 def test_few_nodes_are_booked_and_the_first_in_line_book_them() -> None:
     """One node of ten; what could never book keeps nobody from it."""
     nodes = [a_server(f"n{number}") for number in range(2 * NODES)]
@@ -216,11 +262,12 @@ def test_who_may_hold_no_more_books_nothing() -> None:
     """A job that its project's quota keeps back keeps no room from others."""
     site = Site(a_server(), quotas={"*": Quota(gpus=2)})
     site.want(a_request(1, gpus=1).but(project="p"), a_request(2, gpus=1).but(project="q"))
-    site.want(a_request(3, gpus=2).but(project="p"), a_request(4, gpus=1).but(project="q"))
+    assert site.want(a_request(3, gpus=2).but(project="p"), a_request(4, gpus=1).but(project="q")).bookings == {}
     site.end(2)
-    assert site.on(4) is None
-    site.want(a_request(5, gpus=1).but(project="p"))
+    assert site.on(4) == "n1"
     site.end(1)
+    assert {each.job_id for each in site.want().bookings.values()} == {job_id(3)}
+    site.end(4)
     assert site.on(3) == "n1"
 
 
