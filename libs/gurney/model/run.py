@@ -94,6 +94,25 @@ class Leadership(Document):
     released: bool = False
 
 
+class ProjectPast(Document):
+    """What a project has had of the cluster, for whoever leads next. Its id is the project."""
+
+    #: The leadership under which it was written.
+    epoch: int
+    #: What was left of it at `at`, in units of the whole cluster in steady use.
+    value: float
+    at: Timestamp
+
+
+class RunTimes(Document):
+    """How long runs of a MAP held their room, for whoever leads next. Its id is the MAP's digest."""
+
+    #: The leadership under which it was written.
+    epoch: int
+    #: Seconds of each of the last ones, the oldest first.
+    seconds: tuple[float, ...]
+
+
 class NodeState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
