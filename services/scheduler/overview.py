@@ -129,6 +129,8 @@ class Overview:
             view = self._views[name] = bare.holding(*self._on.get(name, {}).values())
             if self._board.room(name) != view.room:
                 rooms[name] = view.room
-        self._changed.clear()
         self._board.put_all(rooms)
+        for name in self._changed & self._views.keys():
+            self._board.hold(name, self._views[name].images)
+        self._changed.clear()
         self._board.edition += 1

@@ -12,6 +12,7 @@ import numpy as np
 from gurney.model.job import WaitReason
 from services.scheduler import feasible, rank
 from services.scheduler.grid import Load
+from services.scheduler.holders import needs
 from services.scheduler.order import Entry, Lane, Shapes
 from services.scheduler.plan import Blocked, Decision, Plan
 from services.scheduler.shape import Shape
@@ -82,7 +83,7 @@ class _Trial:
 
     def find(self, entry: Entry) -> _Found | None:
         """Return where a job fits best; None where it fits nowhere."""
-        name = rank.best(self._board, entry.shape, self._snapshot.nodes, self._chance)
+        name = rank.best(self._board, entry.shape, needs(entry.request.request), self._chance)
         if name is None:
             return None
         view = self._changed.get(name) or self._snapshot.nodes[name]

@@ -49,6 +49,8 @@ class NodeView:
     cpu: int
     memory: int
     gpus: tuple[Gpu, ...]
+    #: Short digests of what it holds of MAPs.
+    images: tuple[str, ...] = ()
     #: Its pool allows that jobs which ask a share of a GPU share one; else each has its GPU for itself.
     shares: bool = False
     used_cpu: int = 0
@@ -167,6 +169,8 @@ class Snapshot:
     def _fresh(self, typical: tuple[Typical, ...], together: float = TOGETHER) -> Board:
         board = Board(typical, together)
         board.put_all({name: view.room for name, view in self.nodes.items()})
+        for name, view in self.nodes.items():
+            board.hold(name, view.images)
         return board
 
 
@@ -242,5 +246,6 @@ def view_of(node: Node, unseen: timedelta, silent_after: timedelta) -> NodeView:
         cpu=int(round(node.capacity.cpu * MILLI, 6)),  # downwards: a node never promises more than it has
         memory=node.capacity.memory,
         gpus=node.gpus,
+        images=node.images,
         shares=node.gpu_sharing,
     )

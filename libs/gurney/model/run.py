@@ -119,6 +119,11 @@ class NodeState(StrEnum):
     LOST = "lost"
 
 
+def short(digest: str) -> str:
+    """Return a digest as heartbeats name it: its first 12 digits, as people know them from Docker."""
+    return digest.rpartition(":")[2][:12]
+
+
 class Heartbeat(Message):
     """agent -> scheduler, through KV `heartbeats`, key: node id."""
 
@@ -142,6 +147,7 @@ class Heartbeat(Message):
     kinds: tuple[str, ...]
     #: What the node lacks now, for people: such as the Docker daemon that should answer.
     faults: tuple[str, ...] = ()
+    #: Short digests of what it holds of MAPs: images, copies of folders, what MAPs bring along.
     images: tuple[str, ...] = ()
     #: Runs that the agent has in its journal.
     runs: tuple[str, ...] = ()
