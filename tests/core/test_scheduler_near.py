@@ -87,6 +87,7 @@ def test_it_is_followed_as_it_changes() -> None:
     assert node(a_node("n1")) == "n1"
     assert node(a_node("n1"), a_node("n3")) == "n1"
     assert node(*[a_node(f"n{number}") for number in range(1, 9)], a_node("n9", images=HAS_IMAGE)) == "n9"
+    assert len(overview.snapshot({}, NOW).board().holders) == 0
 
 
 def test_what_nodes_hold_is_no_change_of_their_rows() -> None:

@@ -35,12 +35,21 @@ async def test_copies_of_before_are_told(house: House) -> None:
     await tells(house, house.digest)
 
 
-async def test_what_a_run_brings_is_told(house: House) -> None:
-    """The copy of its MAP and what the MAP brings along; its input goes with it, and is never told."""
+async def test_the_copy_that_a_run_brings_is_told(house: House) -> None:
+    """Its input goes with it, and is never told."""
     await asyncio.to_thread(remove_tree, copy_path(house.settings.data / "maps", house.digest))
     await house.payload.add("weights", b"w" * 1000)
     await house.agent_starts()
     await tells(house)
+    await house.finish("true")
+    await tells(house, house.digest)
+
+
+async def test_what_a_map_brings_along_is_told(house: House) -> None:
+    """Once a run has it, as the copy of the MAP is."""
+    await house.payload.add("weights", b"w" * 1000)
+    await house.agent_starts()
+    await tells(house, house.digest)
     digest = digest_of(view for _, view in house.payload.files.values())
     start = house.run("true", content=StaticContent(payload=INPUT, path="/opt/models", digest=digest))
     await house.start(start.but(content_token="token"))
