@@ -94,5 +94,6 @@ class Heart:
             gpu_sharing=self._settings.gpu_sharing,
             kinds=self._supervisor.kinds,
             faults=(*self._supervisor.faults, *self._host.gpus.faults, *self._host.meter.faults),
+            images=self._host.holdings.told,
             runs=self._supervisor.run_ids,
         )

@@ -50,7 +50,7 @@ class Cluster:
         self.queue = Queue()
         self.demand = Demand()
         self.durations = Durations()
-        self._shares = Shares()
+        self.shares = Shares()
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
@@ -81,7 +81,7 @@ class Cluster:
 
     def rules(self, now: datetime) -> Rules:
         """Return what decides whose turn it is."""
-        return Rules(now, self._shares.had(now), self.durations, self._quotas)
+        return Rules(now, self.shares.had(now), self.durations, self._quotas)
 
     def see(self, node: Node) -> Node:
         """Follow a node's document and return the node as it is known. Of an older revision only the time counts."""
@@ -121,7 +121,7 @@ class Cluster:
         if placement.node is None or placement.ended_at is None:
             return
         begin, end = placement.placed_at, placement.ended_at
-        self._shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
+        self.shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
         if placement.request and placement.outcome and placement.outcome.ending == "succeeded":
             self.durations.note(placement.request.digest, (end - begin).total_seconds())
 

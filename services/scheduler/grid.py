@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER, Floats, Fragments, Use
+from services.scheduler.holders import Holders
 from services.scheduler.shape import Device, Shape
 
 #: Runtimes and labels: what a shape may ask of a node besides room.
@@ -67,6 +68,7 @@ class Grid:
         self._together = together
         self.fragments = Fragments(typical, together)
         self.names: list[str] = []
+        self.holders = Holders()
         self._row: dict[str, int] = {}
         self._unused: list[int] = []
         self._rooms: list[Room] = []
@@ -139,9 +141,14 @@ class Grid:
         self._weigh(np.arange(len(self.names)))
         self._all_changed()
 
+    def hold(self, name: str, things: tuple[str, ...]) -> None:
+        """Note what a node holds of MAPs. It says nothing about room: no row changes."""
+        self.holders.put(self._row[name], things)
+
     def drop(self, name: str) -> None:
         """Forget a node."""
         self.put(name, NO_ROOM)
+        self.hold(name, ())
         row = self._row.pop(name)
         self.names[row] = ""
         self._unused.append(row)

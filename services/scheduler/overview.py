@@ -160,7 +160,9 @@ class Overview:
                 booked[name] = view.room
             if board.room(name) != room:
                 rooms[name] = room
-        self._changed.clear()
         board.put_all(rooms)
         self._boards.booked.put_all(booked)
+        for name in self._changed & self._views.keys():
+            board.hold(name, self._views[name].images)
+        self._changed.clear()
         board.edition += 1

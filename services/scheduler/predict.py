@@ -1,6 +1,7 @@
 """How long a run will hold its room, from earlier runs of the same MAP, and when a node has room for another. Pure."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Mapping
 from datetime import datetime
 from statistics import median
 from typing import NamedTuple
@@ -18,14 +19,18 @@ class Durations:
     """Seconds, by the digest of the MAP; the least recently noted goes first."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, deque[float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, ...]] = OrderedDict()
         #: Asked for far more often than something is noted.
         self._medians: dict[str, float] = {}
 
-    def note(self, digest: str, seconds: float) -> None:
-        """Remember a run that came to its end by itself."""
-        known = self._known.setdefault(digest, deque(maxlen=RUNS))
-        known.append(seconds)
+    @property
+    def known(self) -> Mapping[str, tuple[float, ...]]:
+        """What is remembered: of each MAP the oldest run first."""
+        return self._known
+
+    def note(self, digest: str, *seconds: float) -> None:
+        """Remember runs that came to their end by themselves: one at least."""
+        known = self._known[digest] = (*self._known.get(digest, ()), *seconds)[-RUNS:]
         self._known.move_to_end(digest)
         self._medians[digest] = median(known)
         if len(self._known) > MAPS:

@@ -53,6 +53,8 @@ class NodeView:
     cpu: int
     memory: int
     gpus: tuple[Gpu, ...]
+    #: Short digests of what it holds of MAPs.
+    images: tuple[str, ...] = ()
     #: Its pool allows that jobs which ask a share of a GPU share one; else each has its GPU for itself.
     shares: bool = False
     #: By the live placements there.
@@ -212,6 +214,8 @@ class Snapshot:
     def _fresh(self) -> Boards:
         boards = Boards(Board(self.typical), Board(self.typical))
         boards.open.put_all({name: room_of(view, self.bookings.get(name)) for name, view in self.nodes.items()})
+        for name, view in self.nodes.items():
+            boards.open.hold(name, view.images)
         boards.booked.put_all({name: self.nodes[name].room for name in self.bookings if name in self.nodes})
         return boards
 
@@ -310,5 +314,6 @@ def view_of(node: Node, unseen: timedelta, silent_after: timedelta) -> NodeView:
         cpu=int(round(node.capacity.cpu * MILLI, 6)),  # downwards: a node never promises more than it has
         memory=node.capacity.memory,
         gpus=node.gpus,
+        images=node.images,
         shares=node.gpu_sharing,
     )

@@ -10,6 +10,7 @@ from gurney.model.job import WaitReason
 from services.scheduler import feasible, rank
 from services.scheduler.board import Board
 from services.scheduler.grid import Load
+from services.scheduler.holders import needs
 from services.scheduler.order import Entry
 from services.scheduler.plan import Decision
 from services.scheduler.shape import Shape
@@ -63,7 +64,7 @@ class Trial:
 
     def find(self, entry: Entry) -> Found | None:
         """Return where a job fits best; None where it fits nowhere."""
-        name = rank.best(self._boards.open, entry.shape, self._snapshot.nodes, self._chance)
+        name = rank.best(self._boards.open, entry.shape, needs(entry.request.request), self._chance)
         if name is not None:
             return self._found(entry, name, self._boards.open)
         name = self._lent(entry)

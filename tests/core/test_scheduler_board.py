@@ -63,6 +63,7 @@ def rows(board: Board, names: Any) -> dict[str, Any]:
             board.free[row][board.kind[row] >= 0].tolist(),
             pytest.approx(board.idle[row]),
             pytest.approx(board._usable[row]),
+            [bool(board.holders.of(thing, len(board.cpu))[row]) for thing in ("0", "1", "2")],
         )
     return found
 

@@ -489,6 +489,27 @@ async def test_a_node_joins_with_its_consumer_and_shows_its_room(world: World) -
         await world.bus.request(SCHEDULER_NODE, Ref(ref="n2"))
 
 
+async def test_a_job_goes_where_its_map_is(world: World) -> None:
+    """Of nodes that are alike the one is taken whose heartbeats name the MAP's digest, from the next one on."""
+    await world.join("n1")
+    await world.join("n2", images=("0",))
+    first = await world.started()
+    assert first.node == "n2"
+    await world.end(first)
+    await world.beat("n1", images=("0",))
+    await world.until(lambda: has_images(world, "n1"))
+    second = await world.started()
+    assert second.node == "n1"
+    await world.end(second)
+    await world.beat("n1")
+    await world.until(lambda: has_images(world, "n1", ()))
+    assert (await world.started()).node == "n2"
+
+
+async def has_images(world: World, name: str, images: tuple[str, ...] = ("0",)) -> bool:
+    return (await world.node(name)).images == images
+
+
 async def test_nodes_come_in_pages(world: World) -> None:
     """A page names the next until none is left."""
     for name in ("n2", "n3", "n1"):
