@@ -14,8 +14,8 @@ from services.scheduler.turns import Rules
 from services.simulate import generator
 from services.simulate.fill import typical
 from services.simulate.measure import percentile
-from services.simulate.trace import EPOCH, WHOLE
-from services.simulate.world import World, entry_of
+from services.simulate.trace import WHOLE
+from services.simulate.world import World, entry_of, moment
 
 
 def rounds(size: int, waiting: int, count: int) -> list[float]:
@@ -34,7 +34,9 @@ def rounds(size: int, waiting: int, count: int) -> list[float]:
             queue.add(entry_of(made, chance.choice(tasks), made))
 
     def decide() -> None:
-        for decision in world.decide(queue.shapes, Rules(EPOCH)).decisions:
+        plan = world.decide(queue.shapes, Rules(moment(made)))
+        world.book(plan.bookings)
+        for decision in plan.decisions:
             queue.drop(decision.entry.job_id)
 
     more(len(tasks))

@@ -24,7 +24,9 @@ from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 #: One of so many nodes is booked at most; of fewer, one.
 NODES = 10
 #: So many nodes are looked at for a booking: those that have most of it free.
-LOOKED_AT = 64
+LOOKED_AT = 32
+#: So many jobs of a plan look for a node; those behind them do so in the next ones.
+LOOK = 2
 #: A booking lasts at least so long.
 SHORTEST_S = 1.0
 
@@ -47,10 +49,10 @@ def booked(
     kept = {each.node for each in lasting.values()}
     found: dict[str, Booking] = {}
     in_vain: set[Shape] = set()
+    looked = 0
 
     def order(entry: Entry) -> tuple[int, bool, Place]:
-        place = rank(entry)
-        return place[0], entry.job_id not in had, place
+        return rules.level(entry), entry.job_id not in had, rank(entry)
 
     fresh = heapq.merge(*_who_book(lanes, rules), key=rank)
     others = (each for each in fresh if each.job_id not in had and not cluster.is_live(each.job_id))
@@ -59,10 +61,14 @@ def booked(
             break
         if entry.shape in in_vain or line.over_quota(entry.lane.project, asks(entry.shape, None)):
             continue
-        if booking := lasting.get(entry.job_id) or _book(entry, found.keys() | kept, cluster, rules):
+        booking = lasting.get(entry.job_id)
+        if booking is None and looked < LOOK:
+            looked += 1
+            booking = _book(entry, found.keys() | kept, cluster, rules)
+            if booking is None:
+                in_vain.add(entry.shape)
+        if booking:
             found[booking.node] = booking
-        else:
-            in_vain.add(entry.shape)
     return found
 
 

@@ -21,6 +21,14 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     trial = Trial(snapshot, rules, chance)
     full = {shape for shape in waiting if not trial.has_room(shape)}
     heads = [lane for shape, lanes in waiting.items() if shape not in full for lane in lanes.values()]
+    if snapshot.bookings:
+        heads += [
+            lane
+            for shape in full
+            for lends in (trial.lends(shape),)
+            for lane in waiting[shape].values()
+            if lends(lane[0])
+        ]
     line = Line(heads, rules, snapshot.using, snapshot.whole)
     over_quota: dict[Lane, WaitReason] = {}
     try:
@@ -28,7 +36,7 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
         for booking in before:
             if (found := trial.claim(booking)) and (reason := _place(found, trial, line)):
                 over_quota[booking.entry.lane] = reason
-        full |= _fill(trial, line, full, over_quota)
+        _fill(trial, line, full, over_quota)
         lanes = [lane for shape in full for lane in waiting[shape].values()]
         bookings = booked(lanes, [each for each in before if not trial.is_live(each.job_id)], trial, line, rules)
         load = trial.load
@@ -45,23 +53,22 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     )
 
 
-def _fill(trial: Trial, line: Line, full: set[Shape], over_quota: dict[Lane, WaitReason]) -> set[Shape]:
-    """Place what fits; returns the shapes that find no room any more, or only some that is kept for others."""
-    found_none: set[Shape] = set()
-    kept_out: set[Shape] = set()
+def _fill(trial: Trial, line: Line, full: set[Shape], over_quota: dict[Lane, WaitReason]) -> None:
+    """Place what fits; add to `full` what does not fit any more, and to `over_quota`, too."""
     for entry in line:
-        if entry.shape in full or entry.shape in found_none or entry.lane in over_quota:
+        if entry.lane in over_quota:
             continue
         if trial.is_live(entry.job_id):
             line.go_on()
-        elif found := trial.find(entry):
-            if reason := _place(found, trial, line):
-                over_quota[entry.lane] = reason
-            else:
-                line.go_on()
-        else:
-            (kept_out if trial.has_room(entry.shape) else found_none).add(entry.shape)
-    return found_none | kept_out
+            continue
+        found = None if entry.shape in full else trial.find(entry)
+        if found is None:
+            full.add(entry.shape)
+            found = trial.borrow(entry)
+        if found and (reason := _place(found, trial, line)):
+            over_quota[entry.lane] = reason
+        elif found:
+            line.go_on()
 
 
 def _place(found: Found, trial: Trial, line: Line) -> WaitReason | None:

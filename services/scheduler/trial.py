@@ -1,7 +1,6 @@
 """The cluster as it becomes while a plan is made. Pure."""
 
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +38,7 @@ class Trial:
         self._boards = snapshot.boards()
         self._edition = self._boards.open.edition
         self._chance = chance
+        self._lent = _Lent(snapshot.bookings, self._boards.booked, rules)
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
         self._bookings = snapshot.bookings
@@ -52,8 +52,12 @@ class Trial:
         return job_id in self._live or job_id in self._snapshot.live
 
     def has_room(self, shape: Shape) -> bool:
-        """Tell whether a job of this shape finds room, what is booked included."""
-        return self._boards.open.has_room(shape) or self._boards.booked.has_room(shape)
+        """Tell whether a job of this shape finds room beside what is kept for others."""
+        return self._boards.open.has_room(shape)
+
+    def lends(self, shape: Shape) -> Callable[[Entry], bool]:
+        """Return what tells which jobs of a shape may find room in what is kept for others."""
+        return self._lent.may(shape)
 
     def claim(self, booking: Booking) -> Found | None:
         """Let the job that has booked have its room; None while there is not enough."""
@@ -63,24 +67,14 @@ class Trial:
         return self._found(entry, node, self._boards.booked)
 
     def find(self, entry: Entry) -> Found | None:
-        """Return where a job fits best; None where it fits nowhere."""
+        """Return where a job fits best beside what is kept for others; None where it fits nowhere."""
         name = rank.best(self._boards.open, entry.shape, needs(entry.request.request), self._chance)
-        if name is not None:
-            return self._found(entry, name, self._boards.open)
-        name = self._lent(entry)
-        return self._found(entry, name, self._boards.booked) if name else None
+        return None if name is None else self._found(entry, name, self._boards.open)
 
-    def _lent(self, entry: Entry) -> str | None:
-        """Return the booked node that a job may use which ends before it is needed, or is of a higher priority."""
-        end = self._rules.now + timedelta(seconds=self._rules.durations.expected(entry.lane.digest))
-        level = self._rules.rank(entry)[0]
-        found = [
-            (price, name)
-            for name, booking in self._bookings.items()
-            if (price := self._boards.booked.price(entry.shape, name)) < np.inf
-            and (end <= booking.until or level < self._rules.rank(booking.entry)[0])
-        ]
-        return min(found)[1] if found else None
+    def borrow(self, entry: Entry) -> Found | None:
+        """Return where a job fits in what is kept for others and lent to it."""
+        name = self._lent.best(entry)
+        return None if name is None else self._found(entry, name, self._boards.booked)
 
     def _found(self, entry: Entry, name: str, board: Board) -> Found:
         view = self._changed.get(name) or self._snapshot.nodes[name]
@@ -134,6 +128,39 @@ class Trial:
         nodes = {**self._snapshot.nodes, **self._changed}
         live = _Both(self._live, self._snapshot.live)
         return Snapshot(nodes, live, self._snapshot.typical, using, bookings)
+
+
+class _Lent:
+    """What is kept, as it is lent to those who are gone before it is needed, or are of a higher priority."""
+
+    def __init__(self, bookings: Mapping[str, Booking], board: Board, rules: Rules) -> None:
+        self._board = board
+        self._rules = rules
+        for_s = {name: (each.until - rules.now).total_seconds() for name, each in bookings.items()}
+        levels = {name: rules.level(each.entry) for name, each in bookings.items()}
+        #: Of each row, the seconds for which it is lent, and the level above which for ever.
+        self._for_s, self._level = board.rows(for_s, -1.0), board.rows(levels, -1)
+        self._longest, self._lowest = max(for_s.values(), default=-1.0), max(levels.values(), default=-1)
+
+    def __bool__(self) -> bool:
+        return bool(len(self._board))
+
+    def may(self, shape: Shape) -> Callable[[Entry], bool]:
+        room = self._board.scores(shape) < np.inf
+        longest, lowest = self._for_s[room].max(initial=-1.0), self._level[room].max(initial=-1)
+        return lambda entry: self._runs_s(entry) <= longest or self._rules.level(entry) < lowest
+
+    def best(self, entry: Entry) -> str | None:
+        runs_s, level = self._runs_s(entry), self._rules.level(entry)
+        if runs_s > self._longest and level >= self._lowest:
+            return None
+        price = self._board.scores(entry.shape)
+        rows = np.flatnonzero((price < np.inf) & ((runs_s <= self._for_s) | (level < self._level)))
+        found = [(price[row], self._board.names[row]) for row in rows]
+        return min(found)[1] if found else None
+
+    def _runs_s(self, entry: Entry) -> float:
+        return self._rules.durations.expected(entry.lane.digest)
 
 
 class _Both(Mapping[str, tuple[str, ...]]):

@@ -54,14 +54,24 @@ class Rules:
 
     def rank(self, entry: Entry) -> Rank:
         """Return what the jobs of a project are sorted by."""
-        if entry.lane.priority is Priority.IMMEDIATE:
-            return _IMMEDIATE, 0.0, entry.key
-        waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
-        if waited_s >= _OVERDUE_S:
-            return _OVERDUE, 0.0, entry.key
-        level = _FIRST + max(0, _LEVELS[entry.lane.priority] - int(waited_s / _RISES_S))
+        level = self.level(entry)
+        if level < _FIRST:
+            return level, 0.0, entry.key
+        waited_s = self._waited_s(entry)
         run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
         return level, -(waited_s + run_s) / run_s, entry.key
+
+    def level(self, entry: Entry) -> int:
+        """Return what counts before all else, the least first: the priority, and what long waits make of it."""
+        if entry.lane.priority is Priority.IMMEDIATE:
+            return _IMMEDIATE
+        waited_s = self._waited_s(entry)
+        if waited_s >= _OVERDUE_S:
+            return _OVERDUE
+        return _FIRST + max(0, _LEVELS[entry.lane.priority] - int(waited_s / _RISES_S))
+
+    def _waited_s(self, entry: Entry) -> float:
+        return max(0.0, (self.now - entry.request.created_at).total_seconds())
 
     def among(self, rank: Rank, project: str, holds: float) -> Place:
         """Return what jobs of all projects are sorted by; `holds`: what this one's holds now of the cluster."""
