@@ -4,7 +4,7 @@ A placement is here from the moment of its decision, before it is written: so no
 is written is the truth; a write that fails is undone here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from services.scheduler.overview import Overview
 from services.scheduler.predict import Durations
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Shares
-from services.scheduler.snapshot import NodeView, Snapshot, held_by
+from services.scheduler.snapshot import Held, NodeView, Snapshot, held_by
 from services.scheduler.turns import Rules
 
 
@@ -86,6 +86,11 @@ class Cluster:
         newest = known if known.revision > node.revision else node
         self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
         return self.nodes[node.id]
+
+    @property
+    def held(self) -> Collection[Held]:
+        """What live placements hold."""
+        return self._overview.held
 
     def ends(self, now: datetime) -> list[Live]:
         """Return the live runs, with how long they are expected to go on."""

@@ -1,6 +1,6 @@
 """Keeps the view of the cluster between decisions: what has changed since the last one is derived anew. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -60,6 +60,11 @@ class Overview:
                 del self._using[held.project]
             del self._on[held.node][run_id]
             self._changed.add(held.node)
+
+    @property
+    def held(self) -> Collection[Held]:
+        """What live placements hold."""
+        return self._held.values()
 
     def takes(self, run_id: str) -> Using:
         """Return what a live placement takes of its project's share."""

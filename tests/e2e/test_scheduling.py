@@ -71,6 +71,9 @@ async def test_what_would_become_of_a_job(api: Api) -> None:
     told = (await api.get(f"/v1/jobs/{job['id']}")).must(200).json["waiting"]
     assert (told["position"], [each["code"] for each in told["reasons"]]) == (1, ["cpu_busy"])
     assert told["estimated_start"] > running["created_at"]
+    named = told["blocker"]
+    assert (named["node"], named["runs"], named["jobs"], named["run_ids"]) == (node["id"], 1, 0, [f"{running['id']}-1"])
+    assert (waits["waiting"]["blocker"]["runs"], waits["waiting"]["blocker"]["run_ids"]) == (1, [])
     (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
     (await api.post(f"/v1/jobs/{running['id']}/cancel")).must(202)
     await work.ended(api, running["id"])
