@@ -4,7 +4,6 @@ Reasons count which filter refuses each node first, and behind that one may be o
 its state, the runs that would have to end, and the jobs that go first and would take what becomes free.
 """
 
-import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from gurney.model.run import NodeState
 from services.scheduler import feasible
 from services.scheduler.board import Board
 from services.scheduler.forecast import asks
+from services.scheduler.grid import DRAINING, LOST, NOWHERE, SILENT
 from services.scheduler.order import Entry, Lanes
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Using
@@ -80,9 +80,8 @@ def blocker(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules, live: 
     for held in runs:
         on.setdefault(held.node or "", []).append(held)
     own = [held for held in runs if held.job_id == entry.job_id]
-    able = feasible.passing(snapshot.nodes.values(), entry.shape, feasible.EVER)
-    close = heapq.nsmallest(CLOSE, able, key=lambda view: (*_standing(view), _lack(view, entry), view.id))
-    ways = [way for view in close if (way := _way(view, entry, on.get(view.id, ()), own))]
+    close = _closest(snapshot.board(), entry.shape)
+    ways = [way for name in close if (way := _way(snapshot.nodes[name], entry, on.get(name, ()), own))]
     if not ways:
         return None
     way = min(ways)
@@ -106,10 +105,20 @@ def _standing(view: NodeView) -> tuple[bool, bool, bool]:
     return view.state is NodeState.LOST, view.silent, view.state is NodeState.DRAINING
 
 
-def _lack(view: NodeView, entry: Entry) -> float:
-    """Return how much of what the job needs the node has not free, each thing as a part of what is needed."""
-    wanted = [(each.needs(entry.shape), each.has(view, entry.shape)) for each in _BUSY]
-    return sum(max(0, needs - has) / needs for needs, has in wanted if needs)
+def _closest(board: Board, shape: Shape) -> list[str]:
+    """Return the nodes that could hold a shape and lack least of it, each thing as a part of what is needed."""
+    able = board.standing != NOWHERE
+    for each in feasible.EVER:
+        able &= each.rows_have(board, shape) >= each.needs(shape)
+    rows = np.flatnonzero(able)
+    lack = np.zeros(len(rows))
+    for each in _BUSY:
+        if needs := each.needs(shape):
+            lack += np.maximum(0, needs - each.rows_have(board, shape)[rows]) / needs
+    names = np.array([board.names[row] for row in rows], dtype=np.str_)
+    standing = [board.standing[rows] == each for each in (DRAINING, SILENT, LOST)]
+    closest: list[str] = names[np.lexsort((names, lack, *standing))[:CLOSE]].tolist()
+    return closest
 
 
 def _fits(view: NodeView, entry: Entry, filters: Sequence[feasible.Filter] = _BUSY) -> bool:
