@@ -21,6 +21,7 @@ from services.agent.gpu_probe import Probes
 from services.agent.gpus import Gpus
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
+from services.agent.holdings import Holdings
 from services.agent.host import Host
 from services.agent.identity import Identity
 from services.agent.inspection import Inspector
@@ -42,6 +43,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
     effects = Effects(service.bus, settings.node, Crew())
     live_log = LiveLog(settings.node, service.bus.publish)
     gpus = Gpus(settings)
+    contents = Contents(folder / "content", folder / "work", settings.content_cache)
     host = Host(
         settings=settings,
         bus=service.bus,
@@ -52,7 +54,8 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         lanes=asyncio.Semaphore(TRANSFERS),
         work=folder / "work",
         disk=Disk(folder / "work"),
-        contents=Contents(folder / "content", folder / "work", settings.content_cache),
+        contents=contents,
+        holdings=Holdings([contents.digests, *(runtime.held for runtime in runtimes)], settings.heartbeat_interval),
         gpus=gpus,
         meter=Meter(gpus),
         probes=Probes(0.0 if gpus.simulated else settings.gpu_probe_interval),
@@ -61,12 +64,20 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
     identity = Identity(folder)
     claim = Claim(Heartbeats(service.bus), settings.node, identity)
     heart = Heart(host, supervisor, identity, claim)
-    handlers = Handlers(settings.node, supervisor, Inspector(settings.node, effects, supervisor.runtime_for))
+    inspector = Inspector(settings.node, effects, supervisor.runtime_for, host.holdings)
+    handlers = Handlers(settings.node, supervisor, inspector)
     return service.does(
         Parts(
             consumers={agent_runs(settings.node): handlers.command},
             reconcile=heart.soon,
-            tasks=(heart.beat, live_log.run, host.disk.run, host.meter.run, Sweep(host, supervisor, runtimes).sweep),
+            tasks=(
+                heart.beat,
+                live_log.run,
+                host.disk.run,
+                host.holdings.run,
+                host.meter.run,
+                Sweep(host, supervisor, runtimes).sweep,
+            ),
             resources=(identity, claim, pooled(), effects, gpus, supervisor, heart),
             checks={runtime.name: partial(_can_begin, runtime) for runtime in runtimes},
         )

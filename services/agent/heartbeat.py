@@ -99,5 +99,6 @@ class Heart:
                 *self._host.meter.faults,
                 *self._host.probes.faults,
             ),
+            images=self._host.holdings.told,
             runs=self._supervisor.run_ids,
         )

@@ -12,6 +12,7 @@ from services.agent.effects import Effects
 from services.agent.gpu_meter import Meter
 from services.agent.gpu_probe import Probes
 from services.agent.gpus import Gpus
+from services.agent.holdings import Holdings
 from services.agent.journal import Journal
 from services.agent.leases import Leases
 from services.agent.live_log import LiveLog
@@ -32,6 +33,7 @@ class Host:
     #: Below it each run has its folders.
     work: Path
     contents: Contents
+    holdings: Holdings
     disk: Disk
     gpus: Gpus
     meter: Meter

@@ -13,6 +13,7 @@ from gurney.model.base import Reason
 from gurney.model.map import InspectMap, InspectReport, Progress
 from gurney.runtime.port import Inspection, Runtime
 from services.agent.effects import Effects
+from services.agent.holdings import Holdings
 
 MANIFEST_LIMIT = 128 * 1024
 #: Of an image's own command, in bytes of JSON: as a registrant may give one.
@@ -30,10 +31,13 @@ _log = telemetry.log("agent")
 class Inspector:
     """Answers `inspect` commands by reports."""
 
-    def __init__(self, node: str, effects: Effects, runtime_for: Callable[[str], Runtime | None]) -> None:
+    def __init__(
+        self, node: str, effects: Effects, runtime_for: Callable[[str], Runtime | None], holdings: Holdings
+    ) -> None:
         self._node = node
         self._effects = effects
         self._runtime_for = runtime_for
+        self._holdings = holdings
         self._lanes = asyncio.Semaphore(_AT_ONCE)
         self._answered: OrderedDict[str, None] = OrderedDict()
 
@@ -59,6 +63,7 @@ class Inspector:
             if error.retryable:
                 raise  # the question comes again
             return report.but(reason=Reason.of(error.code, str(error)))
+        self._holdings.brought(found.digest)
         command = found.command if asked.described else ()  # else the manifest says what runs
         if len(to_json(command)) > COMMAND_LIMIT:
             text = f"The image's own command has over {COMMAND_LIMIT} bytes"

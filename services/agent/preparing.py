@@ -34,6 +34,7 @@ class Preparation:
     async def bring_image(self) -> None:
         """Have the image here; raises `GaveUp`."""
         await persist(self._image, self._patience_s)
+        self._host.holdings.brought(self._start.request.digest)
 
     async def bring_input(self, counts: Counts, *, anew: bool) -> None:
         """Have the input here; raises `GaveUp`. Not `anew`: the folders may hold what an agent before us left."""
@@ -54,6 +55,7 @@ class Preparation:
                 raise IntegrityError(f"{content.payload} is not what it was when the MAP was registered")
 
         await self._host.contents.bring(content.digest, self._work, fill)
+        self._host.holdings.brought(content.digest)
 
     def _staging(self, source: Source, folder: Path) -> Staging:
         return Staging(self._host.bus, source, folder, lanes=self._host.lanes, patience_s=self._patience_s)

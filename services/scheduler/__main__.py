@@ -12,13 +12,14 @@ from services.scheduler.campaign import Campaign
 from services.scheduler.cluster import Cluster
 from services.scheduler.effects import Effects
 from services.scheduler.handlers import Handlers
+from services.scheduler.history import History
 from services.scheduler.leading import able, leading, leading_alone
 from services.scheduler.nodes import Nodes
 from services.scheduler.office import Office
 from services.scheduler.placer import Placer
 from services.scheduler.presence import Presence
 from services.scheduler.reconcile import Reconcile
-from services.scheduler.repository import LEASE, NODES, PLACEMENTS
+from services.scheduler.repository import LEASE, NODES, PLACEMENTS, PROJECT_PASTS, RUN_TIMES
 from services.scheduler.runs import Runs
 from services.scheduler.tenure import Tenure
 from services.scheduler.waiting import Waiting
@@ -30,7 +31,7 @@ MISSED_BEATS = 3
 
 def build(settings: Settings, *, documents: Documents, alone: bool = False) -> Service:
     """Return the service, ready to be entered. `alone`: no other scheduler is there, so it leads at once, for ever."""
-    service = Service("scheduler", settings, documents, [PLACEMENTS, NODES, LEASE])
+    service = Service("scheduler", settings, documents, [PLACEMENTS, NODES, LEASE, PROJECT_PASTS, RUN_TIMES])
     effects = Effects(service.bus, settings)
     if not alone:
         campaign = Campaign(service, lambda tenure: lead(service, tenure, effects))
@@ -59,12 +60,14 @@ def lead(service: Service, tenure: Tenure, effects: Effects) -> Parts:
     beats = Beats(office, placer, runs)
     desk = AdmissionDesk(office, placer)
     handlers = Handlers(tenure, desk, runs, Nodes(office, placer), beats)
+    history = History(office)
     return Parts(
         answers=handlers.answers,
         consumers=handlers.consumers,
         reconcile=Reconcile(office, handlers, placer.ledger),
-        tasks=(Watch(office, beats, runs).run,),
+        tasks=(Watch(office, beats, runs).run, history.keep),
         resources=[
+            history,
             leading(office, placer, waiting),
             service.bus.hearing(HEARTBEAT.of(node_id="*"), beats.on_beat),
         ],

@@ -30,6 +30,7 @@ from services.scheduler.placer import Placer
 from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
 from services.scheduler.repository import PLACEMENTS
+from services.scheduler.shares import asks
 
 #: A request older than this may be of a job that ended long ago, whose placement is removed by now: the job is asked.
 #: Half of the time for which ended placements are kept, so that clocks may differ; where they differ by more, too.
@@ -76,7 +77,7 @@ class AdmissionDesk:
         if held is not None:
             return Admitted(reserved=True)
         decision = self._room_for(entry)
-        placement = machine.reserved(question, decision, self._cluster.epoch, clock.now())
+        placement = machine.reserved(question, decision, self._cluster.epoch)
         if await self._placer.ledger.reserve(placement) is None:
             raise NoRoom(f"{question.job_id} has ended", retry_after_s=RETRY_AFTER_S)
         asyncio.get_running_loop().call_later(RESERVED_FOR_S, self._look_after, placement.id)
@@ -96,7 +97,7 @@ class AdmissionDesk:
         if reasons:
             errors = [FieldError(field=FIELDS[each.code], message=each.message) for each in reasons]
             raise Infeasible("no node could ever run this: " + "; ".join(each.message for each in reasons), errors)
-        least = forecast.asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
+        least = asks(replace(entry.shape, gpus=0) if entry.shape.gpu_share else entry.shape, None)
         if over := self._cluster.rules(entry.since).over_quota(entry.lane.project, least):
             raise Infeasible(over.message, [FieldError(field="resources", message=over.message)])
 
@@ -165,11 +166,11 @@ class AdmissionDesk:
     def _waiting(self, entry: Entry, *, names: bool = False) -> Waiting:
         now, cluster = clock.now(), self._cluster
         snapshot, rules = cluster.snapshot(now), cluster.rules(now)
-        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules, cluster.ends(now))
+        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules)
         short = evaluate(snapshot, alone(entry), rules).reasons(entry)
         shapes = cluster.queue.shapes if cluster.queue.get(entry.job_id) else cluster.queue.with_one_more(entry)
         lanes = {lane: entries for each in shapes.values() for lane, entries in each.items()}
-        found = blocker(entry, lanes, snapshot, rules, cluster.held)
+        found = blocker(entry, lanes, snapshot, rules)
         return Waiting(
             position=place,
             blocker=found and found.told(names=names),

@@ -14,12 +14,11 @@ from gurney.model import job as model
 from gurney.model.run import NodeState
 from services.scheduler import feasible
 from services.scheduler.board import Board
-from services.scheduler.forecast import asks
 from services.scheduler.grid import DRAINING, LOST, NOWHERE, SILENT
 from services.scheduler.order import Entry, Lanes
 from services.scheduler.shape import Shape
-from services.scheduler.shares import Using
-from services.scheduler.snapshot import Held, NodeView, Snapshot, using_of
+from services.scheduler.shares import Using, asks
+from services.scheduler.snapshot import Booking, Held, NodeView, Snapshot, using_of
 from services.scheduler.turns import Line, Rules
 
 #: Nodes at which is looked closely: those that lack least.
@@ -68,37 +67,38 @@ class _Way(NamedTuple):
     is_lost: bool
     is_silent: bool
     is_draining: bool
+    is_booked: bool
     runs: int
     node: str
     ended: tuple[Held, ...]
 
 
-def blocker(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules, live: Iterable[Held]) -> Blocker | None:
+def blocker(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> Blocker | None:
     """Return what keeps a job from starting; None where no node that is known, or not its quota, could hold it."""
-    runs = list(live)
-    on: dict[str, list[Held]] = {}
-    for held in runs:
-        on.setdefault(held.node or "", []).append(held)
+    nodes, bookings = snapshot.nodes, snapshot.bookings
+    runs = [held for view in nodes.values() for held in view.held]
     own = [held for held in runs if held.job_id == entry.job_id]
-    close = _closest(snapshot.board(), entry.shape)
-    ways = [way for name in close if (way := _way(snapshot.nodes[name], entry, on.get(name, ()), own))]
+    close = _closest(snapshot.boards().open, entry.shape)
+    ways = [way for name in close if (way := _way(nodes[name], entry, own, bookings.get(name)))]
     if not ways:
         return None
     way = min(ways)
-    if rules.over_quota(entry.lane.project, _asks(entry, snapshot.nodes[way.node])):
+    if rules.over_quota(entry.lane.project, _asks(entry, nodes[way.node])):
         return None
     ended = [*own, *way.ended]
     left = [held for held in runs if held not in ended]
-    ended += _beyond_quota(entry, snapshot.nodes[way.node], left, _without(ended, snapshot), rules)
+    ended += _beyond_quota(entry, nodes[way.node], left, _without(ended, snapshot), rules)
     emptier = {
-        name: _emptied(snapshot.nodes[name]).holding(*(held for held in on[name] if held not in ended))
-        for name in {held.node or "" for held in ended} & snapshot.nodes.keys()
+        name: replace(nodes[name], held=tuple(held for held in nodes[name].held if held not in ended))
+        for name in {held.node or "" for held in ended} & nodes.keys()
     }
-    race = _Race(emptier.pop(way.node, snapshot.nodes[way.node]), emptier.values(), snapshot)
-    jobs = race.winners(entry, lanes, rules, _without(ended, snapshot).using)
+    race = _Race(emptier.pop(way.node, nodes[way.node]), emptier.values(), snapshot)
+    jobs = [bookings[way.node].job_id] if way.is_booked else []
+    winners = race.winners(entry, lanes, rules, _without(ended, snapshot).using)
+    jobs += [each.job_id for each in winners if each.job_id not in jobs]
     standing = [name.removeprefix("is_") for name, is_so in zip(way._fields, way[:3], strict=False) if is_so]
     runs_to_end = tuple(held.run_id for held in ended)
-    return Blocker(way.node, tuple(standing), runs_to_end, tuple(each.job_id for each in jobs))
+    return Blocker(way.node, tuple(standing), runs_to_end, tuple(jobs))
 
 
 def _standing(view: NodeView) -> tuple[bool, bool, bool]:
@@ -125,18 +125,13 @@ def _fits(view: NodeView, entry: Entry, filters: Sequence[feasible.Filter] = _BU
     return bool(feasible.passing((view,), entry.shape, filters))
 
 
-def _emptied(view: NodeView) -> NodeView:
-    bare = replace(view, used_cpu=0, used_memory=0, used_gpus=(), used_shares=())
-    vars(bare)["devices"] = view.devices  # the same, and dear to find out
-    return bare
-
-
-def _way(view: NodeView, entry: Entry, there: Iterable[Held], own: Collection[Held]) -> _Way | None:
+def _way(view: NodeView, entry: Entry, own: Collection[Held], booking: Booking | None) -> _Way | None:
     """Return which runs would have to end for the job to find room on a node; None: not even all would do.
 
     Those are kept that can be, once the small ones first and once the large ones; who keeps more of them has it.
     """
-    bare, others = _emptied(view), [held for held in there if held not in own]
+    bare, others = replace(view, held=()), [held for held in view.held if held not in own]
+    is_booked = booking is not None and booking.job_id != entry.job_id
     if not _fits(bare, entry):
         return None
     found = []
@@ -147,7 +142,7 @@ def _way(view: NodeView, entry: Entry, there: Iterable[Held], own: Collection[He
                 kept = with_it
             else:
                 ended.append(held)
-        found.append(_Way(*_standing(view), len(ended), view.id, tuple(ended)))
+        found.append(_Way(*_standing(view), is_booked, len(ended), view.id, tuple(ended)))
     return min(found)
 
 
@@ -186,8 +181,8 @@ class _Race:
     def __init__(self, room: NodeView, emptier: Iterable[NodeView], snapshot: Snapshot) -> None:
         """`emptier`: other nodes with more room than the snapshot has."""
         self._room = replace(room, state=NodeState.READY, silent=False)
-        self._board = Snapshot({room.id: self._room}, {}, snapshot.typical).board()
-        self._others = (Snapshot({view.id: view for view in emptier}, {}).board(), snapshot.board())
+        self._board = Snapshot({room.id: self._room}, {}, snapshot.typical).boards().open
+        self._others = (Snapshot({view.id: view for view in emptier}, {}).boards().open, snapshot.boards().open)
         self._whole, self._live = snapshot.whole, snapshot.live
 
     def winners(self, entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using]) -> list[Entry]:
@@ -202,10 +197,9 @@ class _Race:
                 line.go_on()
                 continue
             project, takes = each.lane.project, _asks(each, self._room)
-            with_it = line.using(project).plus(takes)
-            room = None if rules.over_quota(project, with_it) else self._with(each)
+            room = None if line.over_quota(project, takes) else self._with(each)
             if room is not None:
-                if _fits(room, entry) and not (project == mine and rules.over_quota(mine, with_it.plus(asked))):
+                if _fits(room, entry) and not (project == mine and line.over_quota(mine, takes.plus(asked))):
                     self._room = room
                     self._board.put(room.id, room.room)
                     line.give(project, takes)
@@ -218,13 +212,9 @@ class _Race:
     def _with(self, entry: Entry) -> NodeView | None:
         """Return the node as it is when a job has started, there or elsewhere; None: it finds no room."""
         shape, name = entry.shape, self._room.id
-        if not _finds_room(self._board, shape):
-            return self._room if any(_finds_room(board, shape) for board in self._others) else None
+        if not self._board.has_room(shape):
+            return self._room if any(board.has_room(shape) for board in self._others) else None
         places, share = self._board.gpus_for(shape, name)
         uuids = list(self._room.devices)
         gpus = tuple(uuids[each] for each in places)
         return self._room.holding(Held("", entry.job_id, name, shape.cpu, shape.memory, gpus, share))
-
-
-def _finds_room(board: Board, shape: Shape) -> bool:
-    return bool(board.scores(shape).min(initial=np.inf) < np.inf)

@@ -46,13 +46,36 @@ class Board(Grid):
 
     def scores(self, shape: Shape) -> Floats:
         """Return the price of a shape on each row, infinite where there is no room; lent until the next change."""
+        column = self._column(shape)
+        self._refresh(column)
+        return column.score
+
+    def price(self, shape: Shape, name: str) -> float:
+        """Return the price of a shape on one node; infinite where it has no room, or is not here."""
+        return float(self.scores(shape)[self._row[name]]) if name in self._row else np.inf
+
+    def has_room(self, shape: Shape) -> bool:
+        """Tell whether any row has room for a shape."""
+        return bool(self.scores(shape).min(initial=np.inf) < np.inf)
+
+    def able(self, shape: Shape) -> list[str]:
+        """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
+        column = self._column(shape)
+        self._learn(column)
+        wanted = column.takes[self.kind]
+        able = (self.standing == READY) & column.runs[self.home] & ((wanted < NEVER).sum(axis=1) >= shape.gpus)
+        able &= (self.size[:, 0] >= shape.cpu) & (self.size[:, 1] >= shape.memory)
+        rows = np.flatnonzero(able)
+        free = (self.free[rows] >= wanted[rows]).sum(axis=1)
+        return [self.names[row] for row in rows[np.argsort(-free, kind="stable")].tolist()]
+
+    def _column(self, shape: Shape) -> Column:
         key = replace(shape, avoid=()) if shape.avoid else shape
         column = self._columns.pop(key, None) or Column(key)
         self._columns[key] = column  # the last one now
         if len(self._columns) > COLUMNS:
             del self._columns[next(iter(self._columns))]
-        self._refresh(column)
-        return column.score
+        return column
 
     def _refresh(self, column: Column) -> None:
         if column.seen == self.changes:

@@ -28,7 +28,7 @@ _log = telemetry.log("scheduler")
 
 
 class Campaign:
-    """`parts` returns what a leader does, made anew for each tenure: nothing is remembered from one to the next."""
+    """`parts` returns what a leader does, made anew for each tenure: only documents remember from one to the next."""
 
     def __init__(self, service: Service, parts: Callable[[Tenure], Parts]) -> None:
         self._service = service

@@ -4,20 +4,19 @@ A placement is here from the moment of its decision, before it is written: so no
 is written is the truth; a write that fails is undone here.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gurney.model.resources import Quota
 from gurney.model.run import Heartbeat, Node, Placement
 from services.scheduler.demand import Demand
-from services.scheduler.forecast import Live, left_s
 from services.scheduler.order import Entry, Queue
 from services.scheduler.overview import Overview
 from services.scheduler.predict import Durations
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Shares
-from services.scheduler.snapshot import Held, NodeView, Snapshot, held_by
+from services.scheduler.snapshot import Booking, NodeView, Snapshot, held_by
 from services.scheduler.turns import Rules
 
 
@@ -51,7 +50,7 @@ class Cluster:
         self.queue = Queue()
         self.demand = Demand()
         self.durations = Durations()
-        self._shares = Shares()
+        self.shares = Shares()
         #: With the time of their last heartbeat, which documents lag behind.
         self.nodes: dict[str, Node] = {}
         self.beats: dict[str, Heartbeat] = {}
@@ -71,6 +70,10 @@ class Cluster:
         """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
         return self._overview.capable(self.nodes, now)
 
+    def book(self, bookings: Mapping[str, Booking]) -> bool:
+        """Keep this for jobs that wait, and no more what was kept; tells whether others may have more than before."""
+        return self._overview.book(bookings)
+
     def want(self, entry: Entry) -> None:
         """Take a job into the queue."""
         if self.queue.add(entry):
@@ -78,7 +81,7 @@ class Cluster:
 
     def rules(self, now: datetime) -> Rules:
         """Return what decides whose turn it is."""
-        return Rules(now, self._shares.had(now), self.durations, self._quotas)
+        return Rules(now, self.shares.had(now), self.durations, self._quotas)
 
     def see(self, node: Node) -> Node:
         """Follow a node's document and return the node as it is known. Of an older revision only the time counts."""
@@ -86,21 +89,6 @@ class Cluster:
         newest = known if known.revision > node.revision else node
         self.nodes[node.id] = newest.but(last_seen_at=max(known.last_seen_at, node.last_seen_at))
         return self.nodes[node.id]
-
-    @property
-    def held(self) -> Collection[Held]:
-        """What live placements hold."""
-        return self._overview.held
-
-    def ends(self, now: datetime) -> list[Live]:
-        """Return the live runs, with how long they are expected to go on."""
-        found = []
-        for placement in self._placements.values():
-            if placement.node and placement.request:
-                elapsed = (now - placement.placed_at).total_seconds()
-                left = left_s(self.durations.expected(placement.request.digest), elapsed)
-                found.append(Live(placement.node, self._overview.takes(placement.id), left))
-        return found
 
     def on(self, node: str) -> list[Placement]:
         """Return the live placements of a node."""
@@ -133,7 +121,7 @@ class Cluster:
         if placement.node is None or placement.ended_at is None:
             return
         begin, end = placement.placed_at, placement.ended_at
-        self._shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
+        self.shares.ended(placement.project, self._overview.share_of(placement.id), begin, end)
         if placement.request and placement.outcome and placement.outcome.ending == "succeeded":
             self.durations.note(placement.request.digest, (end - begin).total_seconds())
 

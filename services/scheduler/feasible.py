@@ -190,6 +190,7 @@ NOW: tuple[Filter, ...] = (
     ),
 )
 
+BOOKED = "room is kept for a job that waits until there is enough for it"
 NO_NODES = WaitReason(code="no_nodes", count=0, message="no node is known")
 
 
@@ -211,10 +212,13 @@ def reasons(nodes: Iterable[NodeView], shape: Shape, filters: Sequence[Filter]) 
     return _in_order([_reason(each, shape, len(have), max(have)) for each, have in refused.items()])
 
 
-def counted(board: Board, shape: Shape) -> tuple[WaitReason, ...]:
-    """Return what `reasons` says of the nodes of a board and of `NOW`, at once for all rows."""
-    left = board.standing != NOWHERE
-    found = []
+def counted(board: Board, shape: Shape, booked: Sequence[str] = ()) -> tuple[WaitReason, ...]:
+    """Return what `reasons` says of the nodes of a board and of `NOW`, at once for all rows.
+
+    `booked`: those that would have room, were it not kept for others.
+    """
+    left = (board.standing != NOWHERE) & ~board.are(booked)
+    found = [WaitReason(code="booked", count=len(booked), message=BOOKED)] if booked else []
     for each in NOW:
         have = each.rows_have(board, shape)
         refused = left & (have < each.needs(shape))

@@ -1,23 +1,22 @@
 """When a job that waits will start, as well as can be told: from how long runs of their MAPs have taken so far. Pure.
 
 Two bounds, of which the later counts: until when the jobs before it have had theirs, all nodes taken as one pool; and
-until when one node has room for it, if nobody came. What is free now is of no use to it, or it would not wait.
+until when one node has room for it, if nobody came. What is free now is of no use to it, or it would not wait. Who has
+booked room is told when that is expected.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
-from typing import NamedTuple
 
-from gurney.model.run import NodeState
 from services.scheduler import feasible
 from services.scheduler.order import Entry, Lanes
-from services.scheduler.predict import Durations
-from services.scheduler.shape import MILLI, NEVER, Device, Shape, takes
-from services.scheduler.shares import Using
-from services.scheduler.snapshot import NodeView, Snapshot
+from services.scheduler.predict import Durations, opening
+from services.scheduler.shape import Device, Shape
+from services.scheduler.shares import Using, asks
+from services.scheduler.snapshot import NodeView, Snapshot, using_of
 from services.scheduler.turns import Rules, ahead
 
 #: Who goes before it when it starts is not who goes before it now: it rises. So often the time is halved in which the
@@ -29,45 +28,27 @@ BETWEEN = 5
 LOOKED_AT = 500
 
 
-class Live(NamedTuple):
-    """A live run: what it holds where, and the seconds that it has left."""
-
-    node: str
-    using: Using
-    left_s: float
-
-
-def left_s(expected: float, elapsed: float) -> float:
-    """Return the seconds that a run has left; one that is over what was expected is taken to be halfway."""
-    return expected - elapsed if elapsed < expected else max(elapsed, 0.0)
-
-
-def asks(shape: Shape, device: Device | None) -> Using:
-    """Return what a shape takes, of GPUs such as this one."""
-    part = MILLI
-    if device and shape.gpu_share and (mib := takes(device, shape)) < NEVER:
-        part = -(-MILLI * mib // device.mib)
-    return Using(shape.cpu, shape.memory, shape.gpus * part)
-
-
-def outlook(
-    entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules, live: Iterable[Live]
-) -> tuple[int, float | None]:
+def outlook(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> tuple[int, float | None]:
     """Return the place of a job among those that wait, itself counted, and the seconds until it starts."""
     rank = rules.ranking(snapshot.using, snapshot.whole)
     before = ahead(entry, lanes.values(), rank)
     count = sum(map(len, before))
+    if booking := next((each for each in snapshot.bookings.values() if each.entry is entry), None):
+        return 1 + count, max(0.0, (booking.start - rules.now).total_seconds())
     first = list(islice(heapq.merge(*before, key=rank), LOOKED_AT))
-    ready = [view for view in snapshot.nodes.values() if view.state is NodeState.READY and not view.silent]
-    able = {view.id: view for view in feasible.passing(ready, entry.shape, feasible.EVER)}
-    live, least, most = list(live), 0.0, None
+    ready = [view for view in snapshot.nodes.values() if view.ready]
+    able = feasible.passing(ready, entry.shape, feasible.EVER)
+    alone, least, most = _alone(entry.shape, able, rules), 0.0, None
+    ends = [(rules.durations.left_s(held, rules.now), using_of(held, view)) for view in able for held in view.held]
+    device = max((each for view in able for each in view.devices.values()), default=None)
     for _ in range(STEPS):
         tried = 0.0 if most is None else (least + most) / 2
         then = replace(rules, now=rules.now + timedelta(seconds=tried)).ranking(snapshot.using, snapshot.whole)
         mine = then(entry)
-        found = wait_s(entry, [each for each in first if then(each) < mine], live, able, rules.durations)
-        if found is None:
+        pooled = _pooled(entry, [each for each in first if then(each) < mine], ends, rules.durations, device)
+        if pooled is None or alone is None:
             return 1 + count, None
+        found = max(pooled, alone)
         if most is None or found <= tried:
             most = found if most is None else tried
         else:
@@ -75,22 +56,12 @@ def outlook(
     return 1 + count, None if most is None else most * max(1.0, count / LOOKED_AT)
 
 
-def wait_s(
-    entry: Entry, before: Sequence[Entry], live: Iterable[Live], nodes: Mapping[str, NodeView], durations: Durations
-) -> float | None:
-    """Return the seconds until a job starts on one of these nodes, which could all hold it; None where none can tell.
-
-    `before`: the jobs that go before it, in order.
-    """
-    there = [each for each in live if each.node in nodes]
-    device = max((each for view in nodes.values() for each in view.devices.values()), default=None)
-    pooled = _pooled(entry, before, there, durations, device)
-    alone = _alone(asks(entry.shape, device), there, nodes)
-    return None if pooled is None or alone is None else max(pooled, alone)
-
-
 def _pooled(
-    entry: Entry, before: Sequence[Entry], live: Iterable[Live], durations: Durations, device: Device | None
+    entry: Entry,
+    before: Sequence[Entry],
+    ends: Iterable[tuple[float, Using]],
+    durations: Durations,
+    device: Device | None,
 ) -> float | None:
     """Return when those before it have had theirs. Of those that ask more most find no room before it does."""
     mine = asks(entry.shape, device)
@@ -98,7 +69,7 @@ def _pooled(
     larger = [each.job_id for each in before if each.job_id not in alike and each.shape.gpus <= entry.shape.gpus]
     alike.update(larger[::BETWEEN])
     some = [each for each in before if each.job_id in alike]
-    ends = [(each.left_s, each.using) for each in live]
+    ends = list(ends)
     heapq.heapify(ends)
     now, pool = 0.0, Using()
     for each in (*some, entry):
@@ -113,22 +84,10 @@ def _pooled(
     return now
 
 
-def _alone(wanted: Using, live: Iterable[Live], nodes: Mapping[str, NodeView]) -> float | None:
+def _alone(shape: Shape, nodes: Iterable[NodeView], rules: Rules) -> float | None:
     """Return when the first of the nodes has room, if nobody else takes it."""
-    ends: dict[str, list[Live]] = {}
-    for each in live:
-        ends.setdefault(each.node, []).append(each)
-    found: list[float] = []
-    for name, view in nodes.items():
-        free = Using(view.free_cpu, view.free_memory, MILLI * (len(view.gpus) - len(view.given)))
-        now = 0.0
-        for each in sorted(ends.get(name, ()), key=lambda each: each.left_s):
-            if _within(wanted, free):
-                break
-            now, free = each.left_s, free.plus(each.using)
-        if _within(wanted, free):
-            found.append(now)
-    return min(found, default=None)
+    found = [opening(view, shape, rules.durations, rules.now) for view in nodes]
+    return min((each.in_s for each in found if each), default=None)
 
 
 def _within(wanted: Using, room: Using) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from services.scheduler.demand import Typical
 from services.scheduler.fragments import TOGETHER, Floats, Fragments, Use
+from services.scheduler.holders import Holders
 from services.scheduler.shape import Device, Shape
 
 #: Runtimes and labels: what a shape may ask of a node besides room.
@@ -40,8 +41,8 @@ class Room(NamedTuple):
     gpus: tuple[tuple[Device, int], ...]
     #: Cpu, memory and GPUs of the whole node.
     size: tuple[int, int, int]
-    #: GPUs of which somebody has something.
-    given: int = 0
+    #: What of it live placements have; GPUs of which they have something. What else is not free is kept for somebody.
+    used: tuple[int, int, int] = (0, 0, 0)
 
 
 class Load(NamedTuple):
@@ -67,6 +68,7 @@ class Grid:
         self._together = together
         self.fragments = Fragments(typical, together)
         self.names: list[str] = []
+        self.holders = Holders()
         self._row: dict[str, int] = {}
         self._unused: list[int] = []
         self._rooms: list[Room] = []
@@ -98,7 +100,7 @@ class Grid:
         self.idle = np.zeros(rows)
         #: Cpu, memory, GPUs.
         self.size = np.zeros((rows, 3), dtype=np.int64)
-        self._given = np.zeros(rows, dtype=np.int64)
+        self._used = np.zeros((rows, 3), dtype=np.int64)
         self._use = self.fragments.of_no_use(rows)
         self._usable = np.zeros(rows)
         #: Rows of the same number are equal in all that counts.
@@ -139,9 +141,14 @@ class Grid:
         self._weigh(np.arange(len(self.names)))
         self._all_changed()
 
+    def hold(self, name: str, things: tuple[str, ...]) -> None:
+        """Note what a node holds of MAPs. It says nothing about room: no row changes."""
+        self.holders.put(self._row[name], things)
+
     def drop(self, name: str) -> None:
         """Forget a node."""
         self.put(name, NO_ROOM)
+        self.hold(name, ())
         row = self._row.pop(name)
         self.names[row] = ""
         self._unused.append(row)
@@ -174,9 +181,8 @@ class Grid:
     @property
     def load(self) -> Load:
         """What all nodes have together, and what of it is in use."""
-        cpu, memory, gpus = map(int, self.size.sum(axis=0))
-        used = cpu - int(self.cpu.sum()), memory - int(self.memory.sum()), int(self._given.sum())
-        return Load((cpu, memory, gpus), used)
+        (cpu, memory, gpus), used = self.size.sum(axis=0).tolist(), self._used.sum(axis=0).tolist()
+        return Load((cpu, memory, gpus), tuple(used))
 
     def room(self, name: str) -> Room | None:
         return self._rooms[self._row[name]] if name in self._row else None
@@ -204,7 +210,7 @@ class Grid:
         self._most[row] = max((free for _, free in room.gpus), default=0)
         self._whole[row] = sum(free == device.mib for device, free in room.gpus)
         self.size[row] = room.size
-        self._given[row] = room.given
+        self._used[row] = room.used
         self._state[row] = self._states.setdefault(_state_of(room), len(self._states))
 
     def _weigh(self, rows: Rows) -> None:
@@ -293,4 +299,4 @@ class Grid:
 
 def _state_of(room: Room) -> Room:
     """Return what counts of a room: which of a node's GPUs is which does not."""
-    return room._replace(gpus=tuple(sorted(room.gpus)), size=(0, 0, 0), given=0)
+    return room._replace(gpus=tuple(sorted(room.gpus)), size=(0, 0, 0), used=(0, 0, 0))

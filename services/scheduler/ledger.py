@@ -20,7 +20,7 @@ def no_commands(_: Placement) -> Sequence[Event]:
 
 
 class Ledger:
-    """`on_room` is called whenever room has become free."""
+    """`on_room` is called whenever room has become free; who waits no more may have kept some."""
 
     def __init__(self, office: Office, on_room: Callable[[], None]) -> None:
         self._store = office.store
@@ -28,7 +28,7 @@ class Ledger:
         self._cluster = office.cluster
         self._presence = office.presence
         self._effects = office.effects
-        self._on_room = on_room
+        self.on_room = on_room
 
     async def change(self, run_id: str, decide: Decide, commands: Commands = no_commands) -> Placement:
         """Change a placement, with the events that tell of it and the commands that follow; raises `NotFound`.
@@ -104,9 +104,9 @@ class Ledger:
         if known is None or known.revision < placement.revision:
             self._presence.written(placement.id, clock.monotonic())
         if self._cluster.put(placement):
-            self._on_room()
+            self.on_room()
 
     def _give_up(self, run_id: str) -> None:
         if run_id in self._cluster.placements:
             self._cluster.forget(run_id)
-            self._on_room()
+            self.on_room()

@@ -25,17 +25,17 @@ TRANSITIONS: dict[PlacementState, frozenset[PlacementState]] = {
 }
 
 
-def reserved(question: Admit, decision: Decision, epoch: int, now: datetime) -> Placement:
+def reserved(question: Admit, decision: Decision, epoch: int) -> Placement:
     """Return the placement that holds room for a job which is being accepted."""
-    return _new(decision, epoch, now).but(state=RESERVED, project=question.project, told={})
+    return _new(decision, epoch).but(state=RESERVED, project=question.project, told={})
 
 
-def placed(decision: Decision, epoch: int, now: datetime) -> Placement:
+def placed(decision: Decision, epoch: int) -> Placement:
     """Return the placement of a job."""
-    return _new(decision, epoch, now)
+    return _new(decision, epoch)
 
 
-def _new(decision: Decision, epoch: int, now: datetime) -> Placement:
+def _new(decision: Decision, epoch: int) -> Placement:
     request = decision.entry.request
     return Placement(
         id=decision.run_id,
@@ -51,7 +51,7 @@ def _new(decision: Decision, epoch: int, now: datetime) -> Placement:
         epoch=epoch,
         request=request.request,
         requested_at=request.requested_at,
-        placed_at=max(now, request.requested_at),
+        placed_at=max(decision.at, request.requested_at),
         told={"scheduled": 1},
     )
 

@@ -7,7 +7,7 @@ from gurney.errors import NoNodes, NoRuntime, NotFound
 from gurney.model.common import Page, Ref
 from gurney.model.event import Event
 from gurney.model.map import InspectAccepted, InspectMap
-from gurney.model.run import Node, NodeList, NodeState
+from gurney.model.run import Node, NodeList
 from gurney.paging import cut, decode_cursor, encode_cursor
 from services.scheduler import census
 from services.scheduler.effects import NodeEvents
@@ -72,7 +72,7 @@ class Nodes:
 
     def _inspector(self, question: InspectMap) -> str:
         nodes = list(self._cluster.snapshot(clock.now()).nodes.values())
-        there = [node for node in nodes if node.state is NodeState.READY and not node.silent]
+        there = [node for node in nodes if node.ready]
         able = [node for node in nodes if question.urn.startswith(node.kinds)]
         if there and not able:
             raise NoRuntime(f"no node has a runtime for {question.urn}")

@@ -1,4 +1,4 @@
-"""What all parts of one tenure share. Made anew for each: nothing is remembered from one to the next."""
+"""What all parts of one tenure share. Made anew for each: only documents remember from one to the next."""
 
 from dataclasses import dataclass
 

@@ -64,6 +64,13 @@ def alone(entry: Entry) -> Shapes:
     return {entry.shape: {entry.lane: [entry]}}
 
 
+def waits(waiting: Shapes, entry: Entry) -> bool:
+    """Tell whether a job waits, and at this attempt."""
+    lane = waiting.get(entry.shape, {}).get(entry.lane, ())
+    place = bisect.bisect_left(lane, entry.key, key=_key)
+    return place < len(lane) and lane[place] is entry
+
+
 class Queue:
     """The jobs that wait."""
 

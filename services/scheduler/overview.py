@@ -1,6 +1,6 @@
 """Keeps the view of the cluster between decisions: what has changed since the last one is derived anew. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -9,7 +9,18 @@ from services.scheduler.board import Board
 from services.scheduler.demand import Typical
 from services.scheduler.grid import Room
 from services.scheduler.shares import Using
-from services.scheduler.snapshot import Held, NodeView, Snapshot, counts, using_of, view_of, whole_of
+from services.scheduler.snapshot import (
+    Boards,
+    Booking,
+    Held,
+    NodeView,
+    Snapshot,
+    counts,
+    room_of,
+    using_of,
+    view_of,
+    whole_of,
+)
 
 
 class Overview:
@@ -33,7 +44,8 @@ class Overview:
         #: From the one to the other time no node falls silent.
         self._calm = (datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
         self._typical: tuple[Typical, ...] = ()
-        self._board = Board()
+        self._boards = Boards(Board(), Board())
+        self._bookings: dict[str, Booking] = {}
 
     def place(self, held: Held) -> None:
         """Take a live placement in."""
@@ -61,10 +73,14 @@ class Overview:
             del self._on[held.node][run_id]
             self._changed.add(held.node)
 
-    @property
-    def held(self) -> Collection[Held]:
-        """What live placements hold."""
-        return self._held.values()
+    def book(self, bookings: Mapping[str, Booking]) -> bool:
+        """Keep this for jobs that wait, and no more what was kept; tells whether others may have more than before."""
+        dropped = [name for name, booking in self._bookings.items() if bookings.get(name) is not booking]
+        self._changed.update(dropped, (name for name in bookings if name not in self._bookings))
+        for name in self._bookings.keys() - bookings.keys():
+            self._boards.booked.drop(name)
+        self._bookings = dict(bookings)
+        return bool(dropped)
 
     def takes(self, run_id: str) -> Using:
         """Return what a live placement takes of its project's share."""
@@ -72,19 +88,21 @@ class Overview:
 
     def share_of(self, run_id: str) -> float:
         """Return which share of the cluster a live placement holds."""
-        return self.takes(run_id).share_of(whole_of(self._board))
+        return self.takes(run_id).share_of(whole_of(self._boards.open))
 
     def snapshot(self, nodes: Mapping[str, Node], now: datetime, typical: tuple[Typical, ...] = ()) -> Snapshot:
         """Return the cluster as it is, of these nodes and all live placements."""
         self._follow(nodes, now)
         if typical != self._typical:
             self._typical = typical
-            self._board.expect(typical)
-            self._board.edition += 1
+            for board in self._boards:
+                board.expect(typical)
+            self._boards.open.edition += 1
         if self._changed:
             self._derive()
         live, using = MappingProxyType(self._live), MappingProxyType(self._using)
-        return Snapshot(dict(self._views), live, typical, using, self._board, self._board.edition)
+        bookings = dict(self._bookings)
+        return Snapshot(dict(self._views), live, typical, using, bookings, self._boards, self._boards.open.edition)
 
     def capable(self, nodes: Mapping[str, Node], now: datetime) -> list[NodeView]:
         """Return the nodes that count when it is asked what could ever run; what is in use there is left out."""
@@ -125,15 +143,26 @@ class Overview:
     def _derive(self) -> None:
         """Derive the views and rows of the nodes that have changed."""
         rooms: dict[str, Room] = {}
+        booked: dict[str, Room] = {}
+        board = self._boards.open
         for name in self._changed:
             bare = self._bare.get(name)
             if bare is None:
                 if self._views.pop(name, None):
-                    self._board.drop(name)
+                    board.drop(name)
+                if self._bookings.pop(name, None):
+                    self._boards.booked.drop(name)
                 continue
             view = self._views[name] = bare.holding(*self._on.get(name, {}).values())
-            if self._board.room(name) != view.room:
-                rooms[name] = view.room
+            booking = self._bookings.get(name)
+            room = room_of(view, booking)
+            if booking:
+                booked[name] = view.room
+            if board.room(name) != room:
+                rooms[name] = room
+        board.put_all(rooms)
+        self._boards.booked.put_all(booked)
+        for name in self._changed & self._views.keys():
+            board.hold(name, self._views[name].images)
         self._changed.clear()
-        self._board.put_all(rooms)
-        self._board.edition += 1
+        board.edition += 1

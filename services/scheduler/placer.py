@@ -66,12 +66,14 @@ class Placer:
         now = clock.now()
         cluster = self._cluster
         plan = evaluate(cluster.snapshot(now), cluster.queue.shapes, cluster.rules(now))
-        taken = [(each.entry, _traced(each.entry, machine.placed(each, cluster.epoch, now))) for each in plan.decisions]
+        taken = [(each.entry, _traced(each.entry, machine.placed(each, cluster.epoch))) for each in plan.decisions]
         for entry, placement in taken:
             cluster.queue.drop(entry.job_id)
             self.ledger.decided(placement)
         if taken:
             self._spawn(taken)
+        if cluster.book(plan.bookings):
+            self.wake()
         if len(cluster.queue):
             self.on_blocked(plan)
         _measure(plan.load, len(cluster.queue))

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from gurney.ids import run_id
 from gurney.model.job import WaitReason
 from services.scheduler.grid import Load
 from services.scheduler.order import Entry, Lane
 from services.scheduler.shape import Shape, mib
-from services.scheduler.snapshot import Held, NodeView, Snapshot
+from services.scheduler.snapshot import Booking, Held, NodeView, Snapshot
 
 #: The job has a live placement, of an attempt that has not ended.
 ATTEMPT_LIVE = WaitReason(code="attempt_live", count=1, message="an earlier attempt has not ended")
@@ -21,6 +22,7 @@ class Decision:
 
     entry: Entry
     node: str
+    at: datetime
     #: UUIDs.
     gpus: tuple[str, ...] = ()
     #: MiB of the one GPU; 0: its GPUs are its own.
@@ -33,9 +35,19 @@ class Decision:
     @property
     def held(self) -> Held:
         """What the job will hold."""
-        shape = self.entry.shape
-        project = self.entry.lane.project
-        return Held(self.run_id, self.entry.job_id, self.node, shape.cpu, shape.memory, self.gpus, self.share, project)
+        lane = self.entry.lane
+        return Held(
+            run_id=self.run_id,
+            job_id=self.entry.job_id,
+            node=self.node,
+            cpu=lane.shape.cpu,
+            memory=lane.shape.memory,
+            gpus=self.gpus,
+            share=self.share,
+            project=lane.project,
+            digest=lane.digest,
+            since=self.at,
+        )
 
 
 class Blocked(Mapping[Shape, tuple[WaitReason, ...]]):
@@ -66,6 +78,8 @@ class Plan:
     blocked: Mapping[Shape, tuple[WaitReason, ...]]
     #: Why lanes wait although there may be room: their projects hold all that they may.
     over_quota: Mapping[Lane, WaitReason]
+    #: Node -> what is kept of it from now on.
+    bookings: Mapping[str, Booking]
     #: Jobs with a live placement before the plan: an earlier attempt of theirs has not ended.
     live: Container[str]
     #: The cluster as it will be, and what is in use then.

@@ -1,7 +1,13 @@
-"""How long a run will hold its room, from earlier runs of the same MAP. Pure."""
+"""How long a run will hold its room, from earlier runs of the same MAP, and when a node has room for another. Pure."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
 from statistics import median
+from typing import NamedTuple
+
+from services.scheduler.shape import Shape, takes
+from services.scheduler.snapshot import Held, NodeView
 
 #: Seconds that a run is taken to hold its room of whose MAP nothing is known.
 UNKNOWN_S = 600.0
@@ -13,14 +19,18 @@ class Durations:
     """Seconds, by the digest of the MAP; the least recently noted goes first."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, deque[float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, ...]] = OrderedDict()
         #: Asked for far more often than something is noted.
         self._medians: dict[str, float] = {}
 
-    def note(self, digest: str, seconds: float) -> None:
-        """Remember a run that came to its end by itself."""
-        known = self._known.setdefault(digest, deque(maxlen=RUNS))
-        known.append(seconds)
+    @property
+    def known(self) -> Mapping[str, tuple[float, ...]]:
+        """What is remembered: of each MAP the oldest run first."""
+        return self._known
+
+    def note(self, digest: str, *seconds: float) -> None:
+        """Remember runs that came to their end by themselves: one at least."""
+        known = self._known[digest] = (*self._known.get(digest, ()), *seconds)[-RUNS:]
         self._known.move_to_end(digest)
         self._medians[digest] = median(known)
         if len(self._known) > MAPS:
@@ -29,3 +39,53 @@ class Durations:
     def expected(self, digest: str) -> float:
         """Return the median, or `UNKNOWN_S` where nothing is known."""
         return self._medians.get(digest, UNKNOWN_S)
+
+    def left_s(self, held: Held, now: datetime) -> float:
+        """Return the seconds that a run has left; one that is over what was expected is taken to be halfway."""
+        expected, elapsed = self.expected(held.digest), _elapsed(held, now)
+        return expected - elapsed if elapsed < expected else elapsed
+
+    def due_s(self, held: Held, now: datetime) -> float:
+        """Return the seconds until a run is over if it takes no longer than expected; 0 where it does already."""
+        return max(0.0, self.expected(held.digest) - _elapsed(held, now))
+
+
+def _elapsed(held: Held, now: datetime) -> float:
+    return max(0.0, (now - held.since).total_seconds()) if held.since else 0.0
+
+
+class Opening(NamedTuple):
+    """When a node has room for a shape, if nothing more is placed there."""
+
+    in_s: float
+    #: When it has if nobody takes longer than expected: who is late may end at any moment.
+    due_s: float
+    #: UUIDs of the GPUs that have room then, those that have it first; as many as are asked.
+    gpus: tuple[str, ...]
+    #: Run ids of those that end before.
+    after: tuple[str, ...]
+
+
+def opening(view: NodeView, shape: Shape, durations: Durations, now: datetime) -> Opening | None:
+    """Return when a node has room for a shape; None where that cannot be told, or never."""
+    ends = sorted((durations.left_s(held, now), held.run_id, held) for held in view.held)
+    parts = {uuid: takes(view.devices[uuid], shape) for uuid in view.suited(shape)}
+    free, gpus = dict(view.free_mib), view.free_suited(shape)
+    cpu, memory, over = view.free_cpu, view.free_memory, 0
+    while cpu < shape.cpu or memory < shape.memory or len(gpus) < shape.gpus:
+        if over == len(ends):
+            return None
+        held = ends[over][2]
+        over += 1
+        cpu, memory = cpu + held.cpu, memory + held.memory
+        for uuid in parts.keys() & set(held.gpus):
+            free[uuid] += held.share or view.devices[uuid].mib
+            if free[uuid] >= parts[uuid] and uuid not in gpus:
+                gpus.append(uuid)
+    before = [held for _, _, held in ends[:over]]
+    return Opening(
+        in_s=max((durations.left_s(held, now) for held in before), default=0.0),
+        due_s=max((durations.due_s(held, now) for held in before), default=0.0),
+        gpus=tuple(gpus[: shape.gpus]),
+        after=tuple(held.run_id for held in before),
+    )

@@ -1,18 +1,16 @@
 """Which of the nodes that could take a job takes it: what is preferred, then the price, then what is near. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from services.scheduler.board import Board
+from services.scheduler.grid import Rows
 from services.scheduler.shape import Shape
-from services.scheduler.snapshot import NodeView
 
 #: Tells the rows that are taken only where no other has room.
 Last = Callable[[Board, Shape], npt.NDArray[np.bool_]]
-#: Tells nodes of the same price apart; the least goes first.
-Scorer = Callable[[NodeView, Shape], float]
 #: Chooses one of several names.
 Chance = Callable[[Sequence[str]], str]
 
@@ -28,14 +26,19 @@ def needless_gpus(board: Board, shape: Shape) -> npt.NDArray[np.bool_]:
 
 
 LAST: tuple[Last, ...] = (avoided, needless_gpus)
-#: Below the price: where the image is, and the input. Agents do not report them yet.
-NEARER: tuple[Scorer, ...] = ()
 
 
-def best(board: Board, shape: Shape, nodes: Mapping[str, NodeView], chance: Chance | None = None) -> str | None:
+def nearest(board: Board, rows: Rows, things: Sequence[str]) -> Rows:
+    """Return the rows that hold most of the things."""
+    held = np.array([board.holders.of(thing, len(board.cpu))[rows] for thing in things]).sum(axis=0)
+    return np.compress(held == held.max(), rows)
+
+
+def best(board: Board, shape: Shape, things: Sequence[str] = (), chance: Chance | None = None) -> str | None:
     """Return the node to take, None where none has room.
 
-    Between equals ids decide, so that a plan can be told again; or chance, to see that it does not matter.
+    Of nodes at the same price those are taken that hold most of the `things` which the run needs of its MAP. Between
+    equals ids decide, so that a plan can be told again; or chance, to see that it does not matter.
     """
     price = board.scores(shape)
     least = price.min(initial=np.inf)
@@ -45,8 +48,8 @@ def best(board: Board, shape: Shape, nodes: Mapping[str, NodeView], chance: Chan
         others = np.where(last(board, shape), np.inf, price)
         if (fewest := others.min()) < np.inf:
             price, least = others, fewest
-    equal = [board.names[row] for row in np.flatnonzero(price == least)]
-    if NEARER and len(equal) > 1:
-        near = {name: tuple(score(nodes[name], shape) for score in NEARER) for name in equal}
-        equal = [name for name in equal if near[name] == min(near.values())]
+    rows = np.flatnonzero(price == least)
+    if things and len(rows) > 1 and board.holders:
+        rows = nearest(board, rows, things)
+    equal = [board.names[row] for row in rows]
     return chance(sorted(equal)) if chance else min(equal)

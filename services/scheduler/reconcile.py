@@ -137,6 +137,7 @@ class Reconcile:
                 await self._desk.want(request)
         for job_id in waiting:
             self._cluster.queue.drop(job_id)
+            self._ledger.on_room()
 
     async def _owed(self, kind: Literal["requested", "canceling"]) -> AsyncIterator[PlacementRequest]:
         after: str | None = None
@@ -188,6 +189,7 @@ class Reconcile:
             self._cluster.queue.drop(request.job_id, request.attempt)
             never = machine.never_placed(request.job_id, request.attempt, outcome, self._cluster.epoch, now)
             await self._ledger.insert(never)
+        self._ledger.on_room()
 
     async def _prune(self) -> None:
         """Remove old placements, but for those whose job has not folded its end yet.

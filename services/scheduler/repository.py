@@ -1,4 +1,4 @@
-"""The collections `placements`, `nodes` and `lease`, and their queries."""
+"""The collections `placements`, `nodes`, `lease`, `project_pasts` and `run_times`, and their queries."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from gurney.documents.port import Collection, Query, Where
 from gurney.model.base import Document
-from gurney.model.run import LIVE_PLACEMENTS, Leadership, Node, Placement
+from gurney.model.run import LIVE_PLACEMENTS, Leadership, Node, Placement, ProjectPast, RunTimes
 from gurney.store import Store
 
 D = TypeVar("D", bound=Document)
@@ -14,6 +14,8 @@ D = TypeVar("D", bound=Document)
 PLACEMENTS = Collection("placements", Placement, (("state",), ("ended_at",)), fields=("epoch",))
 NODES = Collection("nodes", Node)
 LEASE = Collection("lease", Leadership)
+PROJECT_PASTS = Collection("project_pasts", ProjectPast)
+RUN_TIMES = Collection("run_times", RunTimes)
 
 BATCH = 256
 
@@ -29,6 +31,16 @@ async def live(store: Store, *, before: int | None = None) -> list[Placement]:
 async def nodes(store: Store) -> list[Node]:
     """Return every known node."""
     return [each async for batch in _batches(store, NODES, (), ("id",)) for each in batch]
+
+
+async def project_pasts(store: Store) -> list[ProjectPast]:
+    """Return what projects have had, as it was last written."""
+    return [each async for batch in _batches(store, PROJECT_PASTS, (), ("id",)) for each in batch]
+
+
+async def run_times(store: Store) -> list[RunTimes]:
+    """Return how long runs of MAPs took, as it was last written."""
+    return [each async for batch in _batches(store, RUN_TIMES, (), ("id",)) for each in batch]
 
 
 async def ended_before(store: Store, at: datetime) -> AsyncIterator[list[Placement]]:

@@ -101,6 +101,7 @@ class Runs:
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Cancel an attempt: before its placement, before its start, or by a stop."""
         self._cluster.queue.drop(job_id, attempt)
+        self._ledger.on_room()
         run_id, outcome = ids.run_id(job_id, attempt), machine.cancel_outcome()
         while True:
             try:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from services.scheduler.shape import MILLI, NEVER, Device, Shape, takes
+
 HALF_LIFE = timedelta(hours=8)
+
+#: What is left of a project's use when it is forgotten: after ten days, if it had the whole cluster.
+LEAST = 1e-9
 
 #: Seconds by which a steady use weighs: that of a cluster used whole and for ever comes to 1.
 _MEAN_LIFE_S = HALF_LIFE.total_seconds() / math.log(2)
@@ -33,6 +38,14 @@ class Using(NamedTuple):
     def share_of(self, whole: "Using") -> float:
         """Return the dominant share."""
         return max((mine / of for mine, of in zip(self, whole, strict=True) if of), default=0.0)
+
+
+def asks(shape: Shape, device: Device | None) -> Using:
+    """Return what a shape takes, of GPUs such as this one."""
+    part = MILLI
+    if device and shape.gpu_share and (mib := takes(device, shape)) < NEVER:
+        part = -(-MILLI * mib // device.mib)
+    return Using(shape.cpu, shape.memory, shape.gpus * part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,15 @@ class Shares:
     def ended(self, project: str, share: float, begin: datetime, end: datetime) -> None:
         """Note a use that is over."""
         self._past[project] = self._past.get(project, Past(0.0, begin)).with_use(share, begin, end)
+
+    def recall(self, project: str, past: Past) -> None:
+        """Begin with what a project had before."""
+        self._past[project] = past
+
+    def pasts(self, now: datetime) -> Mapping[str, Past]:
+        """Return what is to be handed on; what has faded away is forgotten."""
+        self._past = {project: past for project, past in self._past.items() if past.now(now) >= LEAST}
+        return self._past
 
     def had(self, now: datetime) -> Mapping[str, float]:
         """Return what projects have had: 0 for nothing, 1 for the whole cluster all the time."""

@@ -10,8 +10,8 @@ from gurney.model.resources import Amount, Gpu
 from gurney.model.run import Node, NodeState, Placement
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
-from services.scheduler.fragments import TOGETHER
 from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
+from services.scheduler.order import Entry
 from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, mib, milli, takes
 from services.scheduler.shares import Using
 
@@ -34,6 +34,10 @@ class Held(NamedTuple):
     #: MiB of its one GPU; 0: it has its GPUs for itself.
     share: int = 0
     project: str = ""
+    #: Of its MAP.
+    digest: str = ""
+    #: When it was placed; None: nobody knows, as if at this moment.
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,35 @@ class NodeView:
     cpu: int
     memory: int
     gpus: tuple[Gpu, ...]
+    #: Short digests of what it holds of MAPs.
+    images: tuple[str, ...] = ()
     #: Its pool allows that jobs which ask a share of a GPU share one; else each has its GPU for itself.
     shares: bool = False
-    used_cpu: int = 0
-    used_memory: int = 0
-    #: UUIDs, one for each use of a whole GPU.
-    used_gpus: tuple[str, ...] = ()
-    #: UUID and MiB of each use of a part of one.
-    used_shares: tuple[tuple[str, int], ...] = ()
+    #: By the live placements there.
+    held: tuple[Held, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether anything may be placed there now."""
+        return self.state is NodeState.READY and not self.silent
+
+    @cached_property
+    def used_cpu(self) -> int:
+        return sum(each.cpu for each in self.held)
+
+    @cached_property
+    def used_memory(self) -> int:
+        return sum(each.memory for each in self.held)
+
+    @cached_property
+    def used_gpus(self) -> tuple[str, ...]:
+        """UUIDs, one for each use of a whole GPU."""
+        return tuple(uuid for each in self.held if not each.share for uuid in each.gpus)
+
+    @cached_property
+    def used_shares(self) -> tuple[tuple[str, int], ...]:
+        """UUID and MiB of each use of a part of one."""
+        return tuple((uuid, each.share) for each in self.held if each.share for uuid in each.gpus)
 
     @property
     def free_cpu(self) -> int:
@@ -103,18 +128,12 @@ class NodeView:
             memory=self.free_memory,
             gpus=tuple((self.devices[uuid], free) for uuid, free in self.free_mib.items()),
             size=(self.cpu, self.memory, len(self.gpus)),
-            given=len(self.given),
+            used=(self.used_cpu, self.used_memory, len(self.given)),
         )
 
     def holding(self, *held: Held) -> "NodeView":
         """Return the node with this much more in use."""
-        view = replace(
-            self,
-            used_cpu=self.used_cpu + sum(each.cpu for each in held),
-            used_memory=self.used_memory + sum(each.memory for each in held),
-            used_gpus=(*self.used_gpus, *(uuid for each in held if not each.share for uuid in each.gpus)),
-            used_shares=(*self.used_shares, *((uuid, each.share) for each in held if each.share for uuid in each.gpus)),
-        )
+        view = replace(self, held=(*self.held, *held))
         vars(view)["devices"] = self.devices  # the same, and dear to find out
         return view
 
@@ -134,6 +153,46 @@ class NodeView:
 
 
 @dataclass(frozen=True)
+class Booking:
+    """Room of a node that is kept for a job which waits until there is enough of it (`bookings.py`)."""
+
+    entry: Entry
+    node: str
+    #: UUIDs: nobody else is given any of these, unless he is expected to be gone by `until`.
+    gpus: frozenset[str]
+    #: Run ids: when these have ended there is enough.
+    after: frozenset[str]
+    #: When that is if nobody is late; past where somebody is.
+    until: datetime
+    #: When that is expected, late or not.
+    start: datetime
+
+    @property
+    def job_id(self) -> str:
+        return self.entry.job_id
+
+    def beside(self, view: NodeView) -> Room:
+        """Return what others may have of the node: what is free, and is so yet beside the job and all who stay."""
+        shape, ending = self.entry.shape, [each for each in view.held if each.run_id in self.after]
+        staying_cpu = view.used_cpu - sum(each.cpu for each in ending)
+        staying_memory = view.used_memory - sum(each.memory for each in ending)
+        return view.room._replace(
+            cpu=max(0, min(view.free_cpu, view.cpu - shape.cpu - staying_cpu)),
+            memory=max(0, min(view.free_memory, view.memory - shape.memory - staying_memory)),
+            gpus=tuple((view.devices[uuid], 0 if uuid in self.gpus else free) for uuid, free in view.free_mib.items()),
+        )
+
+
+class Boards(NamedTuple):
+    """The nodes as arrays."""
+
+    #: With what everybody may have of them.
+    open: Board
+    #: Those of which something is booked, with all that is free there.
+    booked: Board
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The cluster at one moment."""
 
@@ -144,30 +203,36 @@ class Snapshot:
     typical: tuple[Typical, ...] = ()
     #: Project -> what its live placements hold. May be lent, too.
     using: Mapping[str, Using] = field(default_factory=dict)
+    #: Node -> what is kept of it.
+    bookings: Mapping[str, Booking] = field(default_factory=dict)
     #: The same nodes as arrays, lent as well; None: not kept.
-    kept: Board | None = field(default=None, compare=False, repr=False)
-    #: The board is lent as of this edition: at a later one it shows another moment.
+    kept: Boards | None = field(default=None, compare=False, repr=False)
+    #: The boards are lent as of this edition: at a later one they show another moment.
     edition: int = field(default=0, compare=False, repr=False)
 
-    def board(self) -> Board:
+    @cached_property
+    def _fresh(self) -> Boards:
+        boards = Boards(Board(self.typical), Board(self.typical))
+        boards.open.put_all({name: room_of(view, self.bookings.get(name)) for name, view in self.nodes.items()})
+        for name, view in self.nodes.items():
+            boards.open.hold(name, view.images)
+        boards.booked.put_all({name: self.nodes[name].room for name in self.bookings if name in self.nodes})
+        return boards
+
+    def boards(self) -> Boards:
         """Return the nodes as arrays: those that are kept, else new ones."""
-        if self.kept is not None and self.kept.edition == self.edition:
-            return self.kept
-        return self._fresh(self.typical)
+        return self.kept if self.kept is not None and self.kept.open.edition == self.edition else self._fresh
 
     @property
     def whole(self) -> Using:
         """What the cluster has."""
-        return whole_of(self.board())
+        return whole_of(self.boards().open)
 
     def fragmentation(self, typical: tuple[Typical, ...]) -> float:
         """Return the share of what is free of all GPUs that these tasks cannot use, as the FGD paper counts it."""
-        return self._fresh(typical, together=0.0).fragmentation()
-
-    def _fresh(self, typical: tuple[Typical, ...], together: float = TOGETHER) -> Board:
-        board = Board(typical, together)
+        board = Board(typical, together=0.0)
         board.put_all({name: view.room for name, view in self.nodes.items()})
-        return board
+        return board.fragmentation()
 
 
 def snapshot_of(
@@ -195,6 +260,11 @@ def snapshot_of(
     return Snapshot(views, live, typical, using)
 
 
+def room_of(view: NodeView, booking: Booking | None) -> Room:
+    """Return what everybody may have of a node."""
+    return booking.beside(view) if booking else view.room
+
+
 def held_by(placement: Placement) -> Held:
     """Return what a live placement holds."""
     asked = placement.resources
@@ -207,6 +277,8 @@ def held_by(placement: Placement) -> Held:
         gpus=placement.gpus,
         share=placement.gpu_share,
         project=placement.project,
+        digest=placement.request.digest if placement.request else "",
+        since=placement.placed_at,
     )
 
 
@@ -242,5 +314,6 @@ def view_of(node: Node, unseen: timedelta, silent_after: timedelta) -> NodeView:
         cpu=int(round(node.capacity.cpu * MILLI, 6)),  # downwards: a node never promises more than it has
         memory=node.capacity.memory,
         gpus=node.gpus,
+        images=node.images,
         shares=node.gpu_sharing,
     )

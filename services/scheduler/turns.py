@@ -120,17 +120,26 @@ class Line:
                 heapq.heappush(fronts, (self._front(project), project))
 
     @property
+    def rank(self) -> Callable[[Entry], Place]:
+        """What jobs are sorted by, with what their projects hold now."""
+        return self._rules.ranking(self._using, self._whole)
+
+    @property
     def projects(self) -> Mapping[str, Using]:
         """What each project holds, with what it was given."""
         return self._using
 
-    def using(self, project: str) -> Using:
-        return self._using.get(project, Using())
+    def over_quota(self, project: str, more: Using) -> WaitReason | None:
+        """Return what of its quota a project would exceed that is given this much more."""
+        return self._rules.over_quota(project, self._with(project, more))
 
     def give(self, project: str, more: Using) -> None:
         """Count what a project is given."""
-        held = self._using[project] = self.using(project).plus(more)
+        held = self._using[project] = self._with(project, more)
         self._holds[project] = held.share_of(self._whole)
+
+    def _with(self, project: str, more: Using) -> Using:
+        return self._using.get(project, Using()).plus(more)
 
     def go_on(self) -> None:
         """Let the next one of the lane whose turn it is come, when it is its turn."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from gurney.model.run import Node
 from services.scheduler.demand import Typical
-from services.scheduler.forecast import Live, left_s, outlook
+from services.scheduler.forecast import outlook
 from services.scheduler.order import Entry, Queue, alone
 from services.scheduler.plan import Decision
 from services.scheduler.predict import Durations
@@ -53,7 +53,8 @@ def replay(
 ) -> Replayed:
     """Run the tasks.
 
-    The yardsticks go by age: with `skip` what does not fit is passed, with `fifo` nobody passes one that waits.
+    The yardsticks go by age, and keep nothing free: with `skip` what does not fit is passed, with `fifo` nobody passes
+    one that waits.
     """
     return _Replay(nodes, tasks, against, order).run()
 
@@ -87,8 +88,7 @@ class _Replay:
         #: Tasks that had to wait, with the wait that was told.
         self.told: list[tuple[Task, float]] = []
         self._arrived: list[Entry] = []
-        #: Run -> its task, its node and its beginning.
-        self._begun: dict[str, tuple[Task, str, float]] = {}
+        self._begun: dict[str, Task] = {}
         self._durations = Durations()
         self._shares = Shares()
         self._found = Replayed(decision_ms=self._world.decision_ms)
@@ -128,17 +128,12 @@ class _Replay:
         waiting = [each for each in self._arrived if self._queue.get(each.job_id)]
         self._arrived = []
         for entry in waiting[:: self._tell_every]:
-            live = [
-                Live(node, self._world.takes(run), left_s(self._durations.expected(task.map), now - began))
-                for run, (task, node, began) in self._begun.items()
-            ]
-            snapshot, rules = self._world.snapshot(moment(now)), self._rules(now)
-            _, wait_s = outlook(entry, self._queue.lanes, snapshot, rules, live)
+            _, wait_s = outlook(entry, self._queue.lanes, self._world.snapshot(moment(now)), self._rules(now))
             if wait_s is not None:
                 self.told.append((self._tasks[entry.job_id], wait_s))
 
     def _end(self, at: float, run_id: str) -> None:
-        task, _, _ = self._begun.pop(run_id)
+        task = self._begun.pop(run_id)
         share = self._world.share_of(run_id)
         self._world.end(run_id)
         self._durations.note(task.map, task.runs)
@@ -150,8 +145,11 @@ class _Replay:
 
     def _place(self, now: float) -> None:
         if self._order != "fifo":
-            if len(self._queue):
-                self._start(self._world.decide(self._queue.shapes, self._rules(now)).decisions, now)
+            again = len(self._queue) > 0
+            while again:
+                plan = self._world.decide(self._queue.shapes, self._rules(now))
+                self._start(plan.decisions, now)
+                again = self._order == "gurney" and self._world.book(plan.bookings)
             return
         place = 0
         for entry in self._in_order:
@@ -168,6 +166,6 @@ class _Replay:
             entry, run_id = decision.entry, decision.run_id
             task = self._tasks[entry.job_id]
             self._queue.drop(entry.job_id)
-            self._begun[run_id] = task, decision.node, now
+            self._begun[run_id] = task
             self._found.waits.append((task, max(0.0, now - task.at)))
             heapq.heappush(self._ends, (now + task.runs, run_id))

@@ -1,7 +1,8 @@
 """A cluster on a virtual clock, under the very core of the scheduler."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from gurney import clock
@@ -13,8 +14,7 @@ from services.scheduler.order import Entry, Lane, Shapes, alone
 from services.scheduler.overview import Overview
 from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
-from services.scheduler.shares import Using
-from services.scheduler.snapshot import Snapshot
+from services.scheduler.snapshot import Booking, Snapshot
 from services.scheduler.turns import Rules
 from services.simulate.trace import EPOCH, URN, WHOLE, Task
 
@@ -78,14 +78,14 @@ class World:
             self.used += self._units[decision.run_id]
         return plan
 
+    def book(self, bookings: Mapping[str, Booking]) -> bool:
+        """Keep room for jobs that wait; tells whether others may have more than before."""
+        return self._overview.book(bookings)
+
     def end(self, run_id: str) -> None:
         """Let a run end."""
         self._overview.free(run_id)
         self.used -= self._units.pop(run_id)
-
-    def takes(self, run_id: str) -> Using:
-        """Return what a run holds."""
-        return self._overview.takes(run_id)
 
     def snapshot(self, at: datetime) -> Snapshot:
         return self._overview.snapshot(self._nodes, at, self._typical)
@@ -106,7 +106,7 @@ class World:
     def record(self) -> Snapshot:
         """Return the cluster as it is, for later: with nothing lent."""
         snapshot = self._overview.snapshot(self._nodes, EPOCH, self._typical)
-        return Snapshot(dict(snapshot.nodes), dict(snapshot.live), snapshot.typical)
+        return replace(snapshot, live=dict(snapshot.live), using=dict(snapshot.using), kept=None)
 
     def fragmentation(self, against: tuple[Typical, ...]) -> float:
         """Return the per cent of the free GPUs that typical tasks cannot use, as the FGD paper counts."""

@@ -139,6 +139,14 @@ async def test_what_is_kept_of_a_map_goes_when_nobody_came_for_it(harness: Harne
     assert list(await harness.runtime.copies()) == kept
 
 
+async def test_maps_that_are_here_are_told(harness: Harness) -> None:
+    """What a runtime tells of includes the MAP that it has just pinned, also once it is opened again."""
+    digest = (await harness.runtime.inspect(harness.urn)).digest
+    assert digest in await harness.runtime.held()
+    await harness.reopen()
+    assert digest in await harness.runtime.held()
+
+
 async def test_timeout_ends_the_stubborn(app: Make) -> None:
     """An application that ignores SIGTERM is killed after the grace when its time is over."""
     run = app("trap '' TERM; while :; do sleep 1; done")

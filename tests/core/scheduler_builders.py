@@ -73,7 +73,7 @@ def a_placement(
     number: int = 1, node: str = "n1", *, gpus: tuple[str, ...] = (), share: int = 0, **more: Any
 ) -> Placement:
     """Return a placement as it is first written; `share` is MiB of its GPU."""
-    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, gpus, share), epoch=1, now=NOW)
+    return machine.placed(Decision(entry_of(a_request(number, **more), NOW), node, NOW, gpus, share), epoch=1)
 
 
 def a_queue(*requests: PlacementRequest) -> Queue:
@@ -129,6 +129,10 @@ GPUS = st.fixed_dictionaries(
 )
 
 
+#: What nodes may hold of MAPs: of the one that requests are of, and of another.
+IMAGES = st.sampled_from(((), (), ("0",), ("1",), ("0", "1")))
+
+
 @st.composite
 def some_nodes(draw: st.DrawFn) -> list[Node]:
     """Draw up to four nodes of all sorts."""
@@ -139,6 +143,7 @@ def some_nodes(draw: st.DrawFn) -> list[Node]:
             f"n{number}",
             gpus=gpus,
             gpu_sharing=draw(st.booleans()),
+            images=draw(IMAGES),
             cpu=draw(st.sampled_from(CORES)),
             memory=draw(st.sampled_from((GIB, 4 * GIB))),
             kinds=draw(st.sampled_from(((), (DIR,), (DIR, OCI)))),
@@ -158,6 +163,7 @@ def roomy_nodes(draw: st.DrawFn) -> list[Node]:
             f"n{number}",
             gpus=[a_gpu(f"{number}-{each}", **draw(GPUS)) for each in range(draw(st.integers(0, 4)))],
             gpu_sharing=draw(st.booleans()),
+            images=draw(IMAGES),
             cpu=draw(st.sampled_from((4, 8, 12.5))),
             memory=draw(st.sampled_from((8 * GIB, 64 * GIB))),
             labels={"site": "a"},

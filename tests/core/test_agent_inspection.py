@@ -6,6 +6,7 @@ import pytest
 
 from gurney.model.map import InspectMap, InspectReport
 from gurney.runtime.port import Inspection
+from services.agent.holdings import Holdings
 from services.agent.inspection import COMMAND_LIMIT, Inspector
 
 
@@ -28,7 +29,7 @@ class _Runtime:
 
 async def reported(command: tuple[str, ...], *, described: bool) -> InspectReport:
     effects, runtime = _Effects(), _Runtime(command)
-    inspector = Inspector("n1", effects, lambda _: runtime)  # type: ignore[arg-type, return-value]
+    inspector = Inspector("n1", effects, lambda _: runtime, Holdings([], 0))  # type: ignore[arg-type, return-value]
     await inspector.inspect(InspectMap(id="ins_1", map_id="map_1", urn="urn:oci:a", described=described))
     return effects.told[-1]
 

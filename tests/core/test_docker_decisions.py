@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gurney.errors import Invalid
-from gurney.runtime.docker import ending, groups, users
+from gurney.runtime.docker import ending, groups, images, users
 from gurney.runtime.docker.container import Image, Means, config, environment
 from gurney.runtime.docker.export import HOLOSCAN, MONAI, Way, way_of
 from gurney.runtime.docker.house import House
@@ -76,6 +76,22 @@ def test_references(text: str, name: str, tag: str | None, digest: str | None, r
 def test_how_the_daemon_lists_images(text: str, listed: str) -> None:
     """Docker's own registry has no name in the lists of the daemon, and its official images no folder."""
     assert parse(f"urn:oci:{text}").at(DIGEST).listed == f"{listed}@{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("names", "pinned", "pins"),
+    [
+        (["r/app:1", "r/app:2"], ["r/app@sha256:a"], ["sha256:a"]),
+        (["r/app:1"], ["r/app@sha256:a", "r/app@sha256:b"], ["sha256:a", "sha256:b"]),
+        ([], ["r/app@sha256:a"], ["sha256:a"]),
+        (["r/app:1", "mine:1"], ["r/app@sha256:a"], ["sha256:a", "sha256:id"]),
+        (["127.0.0.1:5000/mine:1"], None, ["sha256:id"]),
+        (None, None, ["sha256:id"]),
+    ],
+)
+def test_by_what_an_image_may_be_pinned(names: list[str] | None, pinned: list[str] | None, pins: list[str]) -> None:
+    """By what registries call it, and by its id where a name of it was in none."""
+    assert images.pins({"Id": "sha256:id", "RepoTags": names, "RepoDigests": pinned}) == pins
 
 
 @pytest.mark.parametrize(

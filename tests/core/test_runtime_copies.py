@@ -40,6 +40,16 @@ def test_an_idle_copy_goes_with_all_that_is_in_it(app: Path, copies: Copies, tmp
     assert not copies.let_go(digest, clock.monotonic())
 
 
+def test_copies_are_told_by_when_they_were_asked_for(copies: Copies, tmp_path: Path) -> None:
+    """What was asked for last comes first; what nobody has asked for, last."""
+    names = [f"{number:064x}" for number in range(4)]
+    for name in names:
+        (tmp_path / "copies" / name).mkdir()
+    for number in (2, 0, 3):
+        assert copies.has(f"sha256:{names[number]}")
+    assert copies.digests() == [f"sha256:{names[number]}" for number in (3, 0, 2, 1)]
+
+
 def by_run(copies: Copies, app: Path, digest: str) -> None:
     del app
     assert copies.has(digest)

@@ -2,8 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count, islice
 
@@ -19,7 +19,7 @@ from services.scheduler.order import Entry, Queue, entry_of
 from services.scheduler.plan import Plan
 from services.scheduler.policy import evaluate
 from services.scheduler.predict import Durations
-from services.scheduler.snapshot import Snapshot, held_by
+from services.scheduler.snapshot import Booking, Snapshot
 from services.scheduler.turns import Rules
 from tests.core.scheduler_builders import (
     DIR,
@@ -47,22 +47,25 @@ class World:
     placements: list[Placement]
     queue: Queue
     rules: Rules
+    bookings: Mapping[str, Booking] = field(default_factory=dict)
 
     @property
     def snapshot(self) -> Snapshot:
-        return a_snapshot(self.nodes, self.placements)
+        return replace(a_snapshot(self.nodes, self.placements), bookings=self.bookings)
 
     def plan(self) -> Plan:
         return evaluate(self.snapshot, self.queue.shapes, self.rules)
 
     def settle(self) -> None:
         """Carry the plan out, as the scheduler does whenever something changes."""
-        for decision in self.plan().decisions:
-            self.placements.append(machine.placed(decision, epoch=1, now=NOW))
-            self.queue.drop(decision.entry.job_id)
+        while (plan := self.plan()).decisions or plan.bookings.keys() != self.bookings.keys():
+            for decision in plan.decisions:
+                self.placements.append(machine.placed(decision, epoch=1))
+                self.queue.drop(decision.entry.job_id)
+            self.bookings = plan.bookings
 
     def blocker(self, entry: Entry) -> Blocker | None:
-        return blocker(entry, self.queue.lanes, self.snapshot, self.rules, map(held_by, self.placements))
+        return blocker(entry, self.queue.lanes, self.snapshot, self.rules)
 
     def remove(self, found: Blocker) -> None:
         """Remove what was named, and nothing else."""
@@ -71,6 +74,7 @@ class World:
         self.placements = [each for each in self.placements if each.id not in found.runs]
         for job in found.jobs:
             self.queue.drop(job)
+        self.bookings = {name: each for name, each in self.bookings.items() if each.job_id not in found.jobs}
 
 
 def some_nodes(chance: random.Random) -> list[Node]:

@@ -1,5 +1,7 @@
 """What is kept between decisions is what would be found out anew, and prices are what they are said to be."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,11 +17,13 @@ from services.scheduler.board import FIT, Board
 from services.scheduler.demand import Typical, task_of
 from services.scheduler.fragments import TOGETHER
 from services.scheduler.grid import runs
+from services.scheduler.order import Queue, entry_of
 from services.scheduler.overview import Overview
 from services.scheduler.plan import check
 from services.scheduler.policy import evaluate
 from services.scheduler.shape import NEVER, Shape, shape_of, takes
-from services.scheduler.snapshot import NodeView, Snapshot, held_by, snapshot_of, using_of
+from services.scheduler.snapshot import Booking, NodeView, Snapshot, held_by, snapshot_of, using_of
+from services.scheduler.turns import Rules
 from tests.core.scheduler_builders import (
     ASKS,
     GIB,
@@ -34,6 +38,7 @@ from tests.core.scheduler_builders import (
     a_request,
     a_run,
     a_snapshot,
+    job_id,
     modest_requests,
     roomy_nodes,
     some_nodes,
@@ -58,6 +63,7 @@ def rows(board: Board, names: Any) -> dict[str, Any]:
             board.free[row][board.kind[row] >= 0].tolist(),
             pytest.approx(board.idle[row]),
             pytest.approx(board._usable[row]),
+            [bool(board.holders.of(thing, len(board.cpu))[row]) for thing in ("0", "1", "2")],
         )
     return found
 
@@ -76,26 +82,42 @@ class House:
         self.placements: dict[str, Placement] = {}
         self.typical: tuple[Typical, ...] = ()
         self.now = NOW
-        self.jobs = 0
+        self.queue = Queue()
+        self.rounds = 0
+        self.bookings: Mapping[str, Booking] = {}
 
     def snapshot(self) -> Snapshot:
         return self.overview.snapshot(self.nodes, self.now, self.typical)
 
     def run(self, requests: list[PlacementRequest]) -> None:
-        """Place what fits of some new jobs."""
-        named = [each.but(job_id=f"job_{self.jobs + number:026d}") for number, each in enumerate(requests)]
-        self.jobs += len(requests)
-        for decision in evaluate(self.snapshot(), a_queue(*named).shapes, RULES).decisions:
-            placement = machine.placed(decision, 1, self.now)
+        """Place what fits of these and of those that wait, as the scheduler does; recorded, it is the same plan."""
+        self.rounds += 1
+        for number, each in enumerate(requests, start=1000 * self.rounds):
+            self.queue.add(entry_of(each.but(job_id=job_id(number)), self.now))
+        snapshot, rules = self.snapshot(), Rules(self.now)
+        plan = evaluate(snapshot, self.queue.shapes, rules)
+        recorded = evaluate(replace(snapshot, kept=None), self.queue.shapes, rules)
+        assert (recorded.decisions, recorded.bookings) == (plan.decisions, plan.bookings)
+        assert check(plan.after) == []
+        for decision in plan.decisions:
+            placement = machine.placed(decision, 1)
+            self.queue.drop(placement.job_id)
             self.placements[placement.id] = placement
             self.overview.place(held_by(placement))
+        self.bookings = plan.bookings
+        self.overview.book(plan.bookings)
+
+    def leaves(self, name: str) -> None:
+        del self.nodes[name]
+        self.bookings = {node: each for node, each in self.bookings.items() if node != name}
 
     def end(self, run: str) -> None:
         del self.placements[run]
         self.overview.free(run)
 
     def afresh(self) -> Snapshot:
-        return snapshot_of(self.nodes.values(), self.placements.values(), self.now, SILENT_AFTER, self.typical)
+        found = snapshot_of(self.nodes.values(), self.placements.values(), self.now, SILENT_AFTER, self.typical)
+        return replace(found, bookings=self.bookings)
 
 
 @given(st.data())
@@ -108,7 +130,7 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         if happens == "nodes":
             house.nodes |= {node.id: node.but(last_seen_at=house.now) for node in data.draw(NODES)}
         elif happens == "left" and house.nodes:
-            del house.nodes[data.draw(st.sampled_from(sorted(house.nodes)))]
+            house.leaves(data.draw(st.sampled_from(sorted(house.nodes))))
         elif happens == "jobs":
             house.run(data.draw(REQUESTS))
         elif happens == "ends" and house.placements:
@@ -122,12 +144,20 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         kept, fresh = house.snapshot(), house.afresh()
         assert dict(kept.nodes) == dict(fresh.nodes)
         assert dict(kept.live) == dict(fresh.live)
-        assert rows(kept.board(), kept.nodes) == rows(fresh.board(), fresh.nodes)
-        assert kept.board().load == fresh.board().load
-        assert kept.board().fragmentation() == pytest.approx(fresh.board().fragmentation())
-        for shape in shapes:
-            assert feasible.counted(kept.board(), shape) == feasible.reasons(fresh.nodes.values(), shape, feasible.NOW)
-            assert prices(kept.board(), shape, kept.nodes) == pytest.approx(prices(fresh.board(), shape, fresh.nodes))
+        assert kept.bookings == fresh.bookings
+        used = [(each.used_cpu, each.used_memory, len(each.given)) for each in fresh.nodes.values()]
+        assert (
+            kept.boards().open.load.used
+            == fresh.boards().open.load.used
+            == tuple(map(sum, zip((0, 0, 0), *used, strict=True)))
+        )
+        assert kept.boards().open.load.capacity == fresh.boards().open.load.capacity
+        assert kept.boards().open.fragmentation() == pytest.approx(fresh.boards().open.fragmentation())
+        for board, anew, names in zip(kept.boards(), fresh.boards(), (kept.nodes, kept.bookings), strict=True):
+            assert rows(board, names) == rows(anew, names)
+            for shape in shapes:
+                assert prices(board, shape, names) == pytest.approx(prices(anew, shape, names))
+                assert feasible.counted(board, shape) == feasible.counted(anew, shape)
 
 
 @given(NODES, REQUESTS, something_typical())
@@ -138,14 +168,14 @@ def test_a_plan_leaves_what_is_kept_as_it_was(
     overview = Overview(SILENT_AFTER)
     by_name = {node.id: node for node in nodes}
     snapshot = overview.snapshot(by_name, NOW, typical)
-    before = rows(snapshot.board(), snapshot.nodes)
+    before = rows(snapshot.boards().open, snapshot.nodes)
     first = evaluate(snapshot, a_queue(*requests).shapes, RULES)
-    assert rows(snapshot.board(), snapshot.nodes) == before
+    assert rows(snapshot.boards().open, snapshot.nodes) == before
     again = evaluate(overview.snapshot(by_name, NOW, typical), a_queue(*requests).shapes, RULES)
-    recorded = evaluate(Snapshot(dict(snapshot.nodes), {}, typical), a_queue(*requests).shapes, RULES)
+    recorded = evaluate(Snapshot(snapshot.nodes, {}, typical), a_queue(*requests).shapes, RULES)
     assert first.decisions == again.decisions == recorded.decisions
     assert check(first.after) == []
-    assert first.load == first.after.board().load
+    assert first.load == first.after.boards().open.load
 
 
 @given(NODES, REQUESTS, SHAPES)
@@ -156,7 +186,7 @@ def test_rows_give_the_reasons_that_their_nodes_give(
     plan = evaluate(a_snapshot(nodes), a_queue(*requests).shapes, RULES)
     for each in (shape, *plan.blocked):
         expected = feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
-        assert feasible.counted(plan.after.board(), each) == expected
+        assert feasible.counted(replace(plan.after, bookings={}).boards().open, each) == expected
     for each, found in plan.blocked.items():
         assert found == feasible.reasons(plan.after.nodes.values(), each, feasible.NOW)
 
@@ -166,8 +196,10 @@ def test_there_is_a_price_where_there_is_room(nodes: list[Node], shape: Shape, t
     """The filters that explain and the arrays that decide say the same."""
     snapshot = a_snapshot(nodes, typical=typical)
     passing = {node.id for node in feasible.passing(snapshot.nodes.values(), shape, feasible.NOW)}
-    found = prices(snapshot.board(), shape, snapshot.nodes)
+    found = prices(snapshot.boards().open, shape, snapshot.nodes)
     assert {name for name, price in found.items() if price < np.inf} == passing
+    able = feasible.passing([node for node in snapshot.nodes.values() if node.ready], shape, feasible.EVER)
+    assert set(snapshot.boards().open.able(shape)) == {node.id for node in able}
 
 
 def worth(node: NodeView, typical: tuple[Typical, ...]) -> float:
@@ -203,7 +235,7 @@ def test_the_price_is_what_typical_tasks_lose(
             before, after = snapshot.nodes[decision.node], plan.after.nodes[decision.node]
             idle = sum(free / after.devices[uuid].mib for uuid, free in after.free_mib.items())
             left = (after.free_cpu / most[0] + after.free_memory / most[1] + idle / most[2]) / 3
-            price = prices(snapshot.board(), decision.entry.shape, snapshot.nodes)[decision.node]
+            price = prices(snapshot.boards().open, decision.entry.shape, snapshot.nodes)[decision.node]
             assert price == pytest.approx(worth(before, typical) - worth(after, typical) + FIT * left, abs=1e-6)
 
 
@@ -327,7 +359,7 @@ def test_rows_that_are_kept_in_reserve_count_for_nothing() -> None:
     nodes = {f"n{number}": a_node(f"n{number}", gpus=[a_gpu(str(number))]) for number in range(4)}
     overview, typical = Overview(SILENT_AFTER), typically(gpus=2)
     overview.snapshot(dict(list(nodes.items())[:3]), NOW, typical)
-    board = overview.snapshot(nodes, NOW, typical).board()
+    board = overview.snapshot(nodes, NOW, typical).boards().open
     assert len(board.cpu) > len(nodes)
     assert board.fragmentation() == 1
     overview.snapshot(nodes, NOW, typically(gpus=1))

@@ -27,7 +27,7 @@ def a_reservation() -> Placement:
         admission=Admission.REJECT,
         request=a_run(),
     )
-    return machine.reserved(question, Decision(entry_of(a_request(), NOW), "n1"), 1, NOW)
+    return machine.reserved(question, Decision(entry_of(a_request(), NOW), "n1", NOW), 1)
 
 
 def need(placement: Placement | None) -> Placement:

@@ -141,7 +141,7 @@ def test_gpus_are_given_by_uuid_and_once() -> None:
 
 
 def test_a_thousand_jobs_of_one_shape_are_given_up_at_once() -> None:
-    """Where no room is, a long queue costs no more than a short one: nobody looks at it."""
+    """Where no room is, a long queue costs no more than a short one: nobody looks at more than its first."""
     looks: list[int] = []
 
     class Counting(list[Entry]):
@@ -151,7 +151,7 @@ def test_a_thousand_jobs_of_one_shape_are_given_up_at_once() -> None:
 
     ((lane, entries),) = a_queue(*(a_request(number, cpu=64) for number in range(1000))).lanes.items()
     plan = evaluate(a_snapshot([a_node()]), {lane.shape: {lane: Counting(entries)}}, RULES)
-    assert looks == []
+    assert set(looks) == {0}
     assert len(plan.blocked) == 1
 
 

@@ -18,7 +18,7 @@ from services.scheduler.turns import Rules
 from services.simulate import generator, measure, trace
 from services.simulate.__main__ import simulate
 from services.simulate.fill import fill, inflated, typical
-from services.simulate.queue import replay
+from services.simulate.queue import Order, replay
 from services.simulate.trace import WHOLE, Task
 from services.simulate.world import World, entry_of
 
@@ -126,14 +126,15 @@ def test_what_is_simulated_is_the_core_and_its_snapshots_can_be_replayed() -> No
 
 
 def test_tasks_that_come_and_go_wait_their_time() -> None:
-    """With one GPU the second of two tasks waits for the first; a narrow one passes a wide one, but not with `fifo`."""
+    """A wide task waits for a narrow one; another narrow one, of unknown length, passes it with `skip` alone."""
     nodes = [trace.node("a", 8000, 8192, 2, "T4")]
     one, two = trace.shape(1000, 1024, 1), trace.shape(1000, 1024, 2)
     tasks = [Task(one, 0, 100), Task(two, 10, 100), Task(one, 20, 10), Task(trace.shape(1000, 1024, 3), 0, 1)]
-    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks, ()).waits}
-    assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 0.0}
-    waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), "fifo").waits}
-    assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): 180.0}
+    orders: tuple[tuple[Order, float], ...] = (("gurney", 180.0), ("skip", 0.0), ("fifo", 180.0))
+    for order, last in orders:
+        waits = {(task.at, task.shape.gpus): wait for task, wait in replay(nodes, tasks[:3], (), order).waits}
+        assert waits == {(0, 1): 0.0, (10, 2): 90.0, (20, 1): last}
+    assert replay(nodes, tasks, ()).never == 1
 
 
 def test_figures_are_what_they_are_called() -> None:

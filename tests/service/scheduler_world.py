@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from gurney import clock, ids
 from gurney.bus import Bus
-from gurney.documents.sqlite import SqliteDocuments
+from gurney.documents.port import Documents
 from gurney.errors import NotFound
 from gurney.model.common import Page
 from gurney.model.event import event_of
@@ -153,7 +153,7 @@ class JobService:
 class World:
     """The scheduler and what it tells: starts, stops, inspections, lifecycle events and events of nodes."""
 
-    def __init__(self, settings: Settings, documents: SqliteDocuments, *, alone: bool = True) -> None:
+    def __init__(self, settings: Settings, documents: Documents, *, alone: bool = True) -> None:
         """Not `alone`: the test starts the schedulers itself."""
         self.settings = settings
         self.documents = documents

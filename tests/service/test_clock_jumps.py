@@ -51,7 +51,7 @@ class Jumping(World):
     def __init__(self, settings: Settings, documents: SqliteDocuments, clocks: Clocks) -> None:
         super().__init__(settings, documents)
         self.clocks = clocks
-        (run,) = self.scheduler._parts.tasks
+        run, *_ = self.scheduler._parts.tasks
         self.watch: Watch = run.__self__  # type: ignore[attr-defined]
 
     async def passes(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from gurney.model.job import LIVE, TERMINAL, Job, JobList, JobOwed, JobState, Ma
 from gurney.model.map import Map, MapList, MapState
 from gurney.model.payload import Claim, Content, File, FileList, Mark, Payload, PayloadList, PayloadState
 from gurney.model.resources import Amount
-from gurney.model.run import LIVE_PLACEMENTS, Node, NodeState, Placement, PlacementState
+from gurney.model.run import LIVE_PLACEMENTS, Node, NodeState, Placement, PlacementState, ProjectPast, RunTimes
 from gurney.outbox import Outbox
 from gurney.settings import Settings
 from gurney.store import Store
@@ -132,6 +132,16 @@ def some_nodes() -> Iterator[Node]:
         yield Node(id=f"n{n}", state=NodeState.READY, capacity=Amount(), kinds=(), last_seen_at=at(n))
 
 
+def some_pasts() -> Iterator[ProjectPast]:
+    for n in range(COUNT):
+        yield ProjectPast(id=f"p{n}", epoch=1, value=1.0, at=at(n))
+
+
+def some_times() -> Iterator[RunTimes]:
+    for n in range(COUNT):
+        yield RunTimes(id=f"sha256:{n}", epoch=1, seconds=(1.0,))
+
+
 WORLD: dict[Collection[Any], Callable[[], Iterable[Document]]] = {
     jobs.JOBS: some_jobs,
     maps.MAPS: some_maps,
@@ -142,6 +152,8 @@ WORLD: dict[Collection[Any], Callable[[], Iterable[Document]]] = {
     payloads.CLAIMS: some_claims,
     scheduler.PLACEMENTS: some_placements,
     scheduler.NODES: some_nodes,
+    scheduler.PROJECT_PASTS: some_pasts,
+    scheduler.RUN_TIMES: some_times,
     edge.TOKENS: some_tokens,
 }
 
@@ -251,6 +263,8 @@ def of_scheduler(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "live", scheduler.live(store)
     yield "live", scheduler.live(store, before=2)
     yield "nodes", scheduler.nodes(store)
+    yield "project_pasts", scheduler.project_pasts(store)
+    yield "run_times", scheduler.run_times(store)
     yield "ended_before", all_of(scheduler.ended_before(store, at(300)))
 
 

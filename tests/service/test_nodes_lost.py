@@ -38,7 +38,7 @@ class Silence(World):
     def __init__(self, settings: Settings, documents: SqliteDocuments, offset: list[float]) -> None:
         super().__init__(settings, documents)
         self._offset = offset
-        (run,) = self.scheduler._parts.tasks
+        run, *_ = self.scheduler._parts.tasks
         self.watch: Watch = run.__self__  # type: ignore[attr-defined]
 
     async def passes(self, seconds: float) -> None:

@@ -195,6 +195,30 @@ async def test_gpus_are_placed_by_uuid(world: World) -> None:
     assert (await world.next(world.starts)).gpus == ("GPU-0",)
 
 
+@pytest.mark.parametrize("how", ["canceled", "forgotten"])
+async def test_what_was_kept_for_a_job_that_does_not_come_any_more_is_given_to_others(world: World, how: str) -> None:
+    """A GPU that stays free for a wide job is placed as soon as that one waits no more; until then others are told."""
+    await world.joined_with_gpus(2)
+    starts = [await world.started(gpus=1) for _ in range(2)]
+    wide, narrow = a_request(gpus=2), a_request(gpus=1)
+    await world.tell(wide)
+    await world.tell(narrow)
+    await world.until(lambda: explained(world, narrow.job_id))
+    await world.end(starts[0], "failed")  # of a success it would be known how short they are
+    await world.until(lambda: reason(world, narrow.job_id, "booked"))
+    if how == "canceled":
+        await world.cancel(wide)
+    else:
+        world.job.requested = {narrow.job_id: narrow}
+        await world.reconciled()
+    assert (await world.next(world.starts)).job_id == narrow.job_id
+
+
+async def reason(world: World, job_id: str, code: str) -> bool:
+    waiting = await explained(world, job_id)
+    return waiting is not None and any(each.code == code for each in waiting.reasons)
+
+
 async def test_a_job_hears_why_it_waits(world: World) -> None:
     """After a moment without room a `waiting` event names the first reason."""
     await world.join()
@@ -469,6 +493,27 @@ async def test_a_node_joins_with_its_consumer_and_shows_its_room(world: World) -
     assert await world.bus.request(SCHEDULER_NODE, Ref(ref="n1")) == await world.node()
     with pytest.raises(NotFound):
         await world.bus.request(SCHEDULER_NODE, Ref(ref="n2"))
+
+
+async def test_a_job_goes_where_its_map_is(world: World) -> None:
+    """Of nodes that are alike the one is taken whose heartbeats name the MAP's digest, from the next one on."""
+    await world.join("n1")
+    await world.join("n2", images=("0",))
+    first = await world.started()
+    assert first.node == "n2"
+    await world.end(first)
+    await world.beat("n1", images=("0",))
+    await world.until(lambda: has_images(world, "n1"))
+    second = await world.started()
+    assert second.node == "n1"
+    await world.end(second)
+    await world.beat("n1")
+    await world.until(lambda: has_images(world, "n1", ()))
+    assert (await world.started()).node == "n2"
+
+
+async def has_images(world: World, name: str, images: tuple[str, ...] = ("0",)) -> bool:
+    return (await world.node(name)).images == images
 
 
 async def test_nodes_come_in_pages(world: World) -> None:

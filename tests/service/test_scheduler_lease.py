@@ -1,14 +1,8 @@
-"""Several schedulers over one nats-server and one store: one leads, the others stand by and take over.
-
-A former leader that was frozen, or whose clock stands still, is played by one whose term is so long that it does not
-renew, and whose lease the test gives up in its stead: it goes on to believe that it leads, and does what a leader does.
-"""
+"""Several schedulers over one nats-server and one store: one leads, the others stand by and take over."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 from pydantic import SecretStr
@@ -20,23 +14,18 @@ from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import GurneyError, NatsUnavailable, StoreUnavailable, Unavailable
 from gurney.model.resources import Amount
 from gurney.model.run import Confirm, Leadership, NodeList, Outcome, Placement, PlacementState, StartRun
-from gurney.service import Service
 from gurney.settings import Settings
-from gurney.subjects import SCHEDULER_CONFIRM, SCHEDULER_NODES
+from gurney.subjects import SCHEDULER_NODES
 from gurney.testing.nats import NatsServer
 from services.scheduler import campaign, lease, machine, process
-from services.scheduler.__main__ import build
-from services.scheduler.admission import AdmissionDesk
 from services.scheduler.lease import LEADER
-from services.scheduler.reconcile import Reconcile
 from services.scheduler.repository import LEASE, PLACEMENTS
-from services.scheduler.tenure import Deposed, Tenure
-from tests.service.scheduler_world import World, a_request
+from services.scheduler.tenure import Deposed
+from tests.service.scheduler_rivals import Rival, Rivalry, is_led, let_go, noted_rivals
+from tests.service.scheduler_world import a_request
 
 pytestmark = pytest.mark.needs("nats")
 
-#: So long that nothing in a test comes from its lapse.
-LONG_S = 600.0
 SHORT_S = 1.5
 #: What is promised of a standby.
 WITHIN_S = 5.0
@@ -56,120 +45,6 @@ class Store(SqliteDocuments):
         return await super().cas(writes)
 
 
-class Rival:
-    """One scheduler: what a test sees of it from outside, and of its present tenure from inside."""
-
-    def __init__(self, settings: Settings, documents: SqliteDocuments, term: float) -> None:
-        self.service: Service = build(settings.model_copy(update={"leader_term": term}), documents=documents)
-        self._stack = contextlib.AsyncExitStack()
-        #: The newest tenure, and who does the work in it.
-        self.tenure = Tenure()
-        self.reconcile: Reconcile | None = None
-
-    async def start(self) -> Self:
-        await self._stack.enter_async_context(self.service)
-        return self
-
-    async def stop(self) -> None:
-        """End it as SIGTERM does."""
-        await self._stack.aclose()
-
-    @property
-    def desk(self) -> AdmissionDesk:
-        assert self.reconcile
-        return self.reconcile._desk
-
-
-@pytest.fixture
-def rivals(monkeypatch: pytest.MonkeyPatch) -> dict[Service, Rival]:
-    """The schedulers of a test by their service; each tenure is noted when it begins."""
-    known: dict[Service, Rival] = {}
-    real = campaign.Campaign._lead
-
-    async def noted(self: campaign.Campaign, tenure: Tenure, mine: Leadership) -> None:
-        rival = known.get(self._service)
-        make = self._parts
-
-        def parts(tenure: Tenure) -> Any:
-            made = make(tenure)
-            if rival and isinstance(made.reconcile, Reconcile):
-                rival.reconcile, made.reconcile = made.reconcile, None
-            return made
-
-        if rival:
-            rival.tenure = tenure
-        self._parts = parts
-        try:
-            await real(self, tenure, mine)
-        finally:
-            self._parts = make
-
-    monkeypatch.setattr(campaign.Campaign, "_lead", noted)
-    return known
-
-
-class Rivalry(World):
-    """Schedulers that a test starts and stops, and the others of the world."""
-
-    def __init__(self, settings: Settings, documents: SqliteDocuments, rivals: dict[Service, Rival]) -> None:
-        super().__init__(settings, documents, alone=False)
-        self._rivals = rivals
-
-    async def rival(self, term: float = LONG_S, documents: SqliteDocuments | None = None) -> Rival:
-        """Start a scheduler; it stands by, or leads when it can."""
-        rival = Rival(self.settings, documents or self.documents, term)
-        self._rivals[rival.service] = rival
-        await self._stack.enter_async_context(contextlib.aclosing(Closing(rival)))
-        return await rival.start()
-
-    async def leader(self, term: float = LONG_S, documents: SqliteDocuments | None = None) -> Rival:
-        """Start a scheduler and wait until it leads."""
-        before = await self.documents.get(LEASE, LEADER) if self._rivals else None
-        rival = await self.rival(term, documents)
-        await self.leads(rival, (before.epoch if before else 0) + 1)
-        return rival
-
-    async def successor(self) -> Rival:
-        """Return a new leader; the former one does not know."""
-        await let_go(self)
-        rival = await self.rival()
-        await self.until(lambda: is_led(rival))
-        return rival
-
-    async def leads(self, rival: Rival, epoch: int) -> None:
-        """Wait until a scheduler answers at this epoch."""
-
-        async def holds() -> bool:
-            try:
-                await self.bus.request(SCHEDULER_NODES, NodeList())
-            except Unavailable:
-                return False
-            return rival.tenure.epoch == epoch and rival.tenure.leads
-
-        await self.until(holds)
-
-    async def granted(self, start: StartRun) -> bool:
-        """Ask for a confirmation as an agent does: again where nobody, or somebody who does not lead, has answered."""
-
-        async def answered() -> tuple[bool] | None:
-            question = Confirm(run_id=start.run_id, node=start.node, epoch=start.epoch)
-            with contextlib.suppress(Unavailable):
-                return ((await self.bus.request(SCHEDULER_CONFIRM, question)).start,)
-            return None
-
-        return (await self.until(answered))[0]
-
-
-class Closing:
-    """Ends a scheduler with the test."""
-
-    def __init__(self, rival: Rival) -> None:
-        self._rival = rival
-
-    async def aclose(self) -> None:
-        await self._rival.stop()
-
-
 @pytest.fixture
 async def documents(tmp_path: Path) -> AsyncIterator[SqliteDocuments]:
     documents = SqliteDocuments(tmp_path / "documents.db", sync="normal")
@@ -179,7 +54,7 @@ async def documents(tmp_path: Path) -> AsyncIterator[SqliteDocuments]:
 
 @pytest.fixture
 async def world(
-    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, rivals: dict[Service, Rival]
+    nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Rivalry]:
     settings = Settings(
         nats_url=nats_server.url,
@@ -187,7 +62,7 @@ async def world(
         run_secret=SecretStr("a secret of runs"),
         request_timeout=1.0,
     ).model_copy(update={"heartbeat_interval": 60.0})
-    async with Rivalry(settings, documents, rivals) as world:
+    async with Rivalry(settings, documents, noted_rivals(monkeypatch)) as world:
         yield world
 
 
@@ -316,13 +191,6 @@ async def test_what_a_dead_leader_left_unpublished_is_published(world: Rivalry) 
     await world.leads(second, 2)
 
 
-async def let_go(world: Rivalry) -> None:
-    """Give the leader's lease up in its stead."""
-    found = await world.documents.get(LEASE, LEADER)
-    assert found
-    assert await world.documents.cas([Write(LEASE, LEADER, found.revision, found.next(released=True))]) == [None]
-
-
 async def test_a_frozen_leader_takes_no_question_away(world: Rivalry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection is open still, and every question is answered by the one who leads."""
     with monkeypatch.context() as patch:
@@ -354,9 +222,11 @@ async def answers_are_served(world: Rivalry) -> bool:
 # --- a leader that cannot hold its lease ---
 
 
-async def test_a_leader_that_cannot_renew_stops_in_time(world: Rivalry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_leader_that_cannot_renew_stops_in_time(
+    world: Rivalry, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody leads while the store is away; when it is back, one does, under the next epoch."""
-    leader = await world.leader(SHORT_S, Store(world.documents))
+    leader = await world.leader(SHORT_S, Store(documents))
     asked = leader.tenure._until - lease.ACT_FOR * SHORT_S
     monkeypatch.setattr(Store, "is_away", True)
     await leader.tenure.over()
@@ -393,10 +263,6 @@ async def zombie_and_leader(world: Rivalry) -> tuple[Rival, Rival]:
     leader = await world.successor()
     assert zombie.tenure.leads
     return zombie, leader
-
-
-async def is_led(rival: Rival) -> bool:
-    return rival.tenure.leads and rival.reconcile is not None and rival.reconcile._cluster.epoch > 0
 
 
 async def test_a_former_leader_confirms_nothing(world: Rivalry) -> None:
@@ -446,7 +312,9 @@ async def test_no_end_or_cancel_is_recorded_by_a_former_leader(world: Rivalry) -
     assert (found.state, found.epoch, found.cancel_requested_at) == (PlacementState.CONFIRMED, 2, None)
 
 
-async def test_a_change_that_was_decided_before_the_take_over_is_not_written(world: Rivalry) -> None:
+async def test_a_change_that_was_decided_before_the_take_over_is_not_written(
+    world: Rivalry, documents: SqliteDocuments
+) -> None:
     """Frozen between its decision and its write, a leader finds another revision when it goes on."""
     gate, reached = asyncio.Event(), asyncio.Event()
 
@@ -457,7 +325,7 @@ async def test_a_change_that_was_decided_before_the_take_over_is_not_written(wor
                 await gate.wait()
             return await super().cas(writes)
 
-    zombie = await world.leader(documents=Held(world.documents))
+    zombie = await world.leader(documents=Held(documents))
     await world.join()
     await world.request()
     old = await world.next(world.starts)

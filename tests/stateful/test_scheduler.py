@@ -80,7 +80,7 @@ class Scheduling(RuleBasedStateMachine):
             admission=Admission.REJECT,
             request=request.request,
         )
-        self.write(None, machine.reserved(question, decision, 1, self.now))
+        self.write(None, machine.reserved(question, decision, 1))
         self.requests[decision.run_id] = request
         return decision.run_id
 
@@ -98,7 +98,7 @@ class Scheduling(RuleBasedStateMachine):
     def the_queue_is_evaluated(self, lost: int | None) -> None:
         """All that fits is placed; the write of one of them may fail, so that its job waits again."""
         plan = evaluate(self.cluster.snapshot(self.now), self.cluster.queue.shapes, self.cluster.rules(self.now))
-        placements = [machine.placed(each, 1, self.now) for each in plan.decisions]
+        placements = [machine.placed(each, 1) for each in plan.decisions]
         for decision, placement in zip(plan.decisions, placements, strict=True):
             self.cluster.queue.drop(decision.entry.job_id)
             self.cluster.add(placement)

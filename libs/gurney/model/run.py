@@ -94,10 +94,34 @@ class Leadership(Document):
     released: bool = False
 
 
+class ProjectPast(Document):
+    """What a project has had of the cluster, for whoever leads next. Its id is the project."""
+
+    #: The leadership under which it was written.
+    epoch: int
+    #: What was left of it at `at`, in units of the whole cluster in steady use.
+    value: float
+    at: Timestamp
+
+
+class RunTimes(Document):
+    """How long runs of a MAP held their room, for whoever leads next. Its id is the MAP's digest."""
+
+    #: The leadership under which it was written.
+    epoch: int
+    #: Seconds of each of the last ones, the oldest first.
+    seconds: tuple[float, ...]
+
+
 class NodeState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     LOST = "lost"
+
+
+def short(digest: str) -> str:
+    """Return a digest as heartbeats name it: its first 12 digits, as people know them from Docker."""
+    return digest.rpartition(":")[2][:12]
 
 
 class Heartbeat(Message):
@@ -123,6 +147,7 @@ class Heartbeat(Message):
     kinds: tuple[str, ...]
     #: What the node lacks now, for people: such as the Docker daemon that should answer.
     faults: tuple[str, ...] = ()
+    #: Short digests of what it holds of MAPs: images, copies of folders, what MAPs bring along.
     images: tuple[str, ...] = ()
     #: Runs that the agent has in its journal.
     runs: tuple[str, ...] = ()

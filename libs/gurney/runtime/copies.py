@@ -42,7 +42,9 @@ class Copies:
         return folder.pin(source, self._root, self._is_there)
 
     def digests(self) -> list[str]:
-        return [_SCHEME + each.name for each in self._root.iterdir() if _NAME.fullmatch(each.name)]
+        """Return what there is, what somebody asked for last first."""
+        names = [each.name for each in self._root.iterdir() if _NAME.fullmatch(each.name)]
+        return [_SCHEME + name for name in sorted(names, key=lambda name: -self._asked.get(name, _NEVER))]
 
     def let_go(self, digest: str, idle_since: float) -> bool:
         """Remove a copy that nobody has asked for since, by the monotonic clock; tell whether it went."""

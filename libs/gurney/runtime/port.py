@@ -8,7 +8,7 @@ once, also when the caller is frozen, killed or cut off, and what has lapsed can
 Times are wall clock UTC; durations in seconds by the monotonic clock; memory in bytes; cpu in cores.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -149,6 +149,12 @@ class Runtime(Protocol):
 
     async def available(self, urn: str, digest: str) -> None:
         """Make the pinned MAP present on this host, for a run that begins soon; raises `ImageUnavailable`."""
+
+    async def held(self) -> Sequence[str]:
+        """Return by which digests MAPs that are on this host may be pinned; the last used first, as far as is known.
+
+        Raises `Unavailable`.
+        """
 
     async def copies(self) -> Collection[str]:
         """Return the digests of the MAPs that are kept here until `let_go`: none where what is kept has a bound."""

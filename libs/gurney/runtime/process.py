@@ -88,6 +88,9 @@ class ProcessRuntime:
         if found != digest:
             raise ImageChanged("This host has no copy of the MAP, and its folder has changed since it was registered")
 
+    async def held(self) -> list[str]:
+        return await self.copies()
+
     async def copies(self) -> list[str]:
         return await asyncio.to_thread(self._copies.digests)
 

@@ -42,6 +42,9 @@ class Pulled:
     size: int = 0
 
 
+_NOT_OURS = Pulled(used=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Stock:
     """What the daemon has of our images."""
@@ -108,6 +111,10 @@ class Cache:
     def promise(self, name: str) -> None:
         """Keep an image for a run that is to begin soon."""
         self._promised[name] = clock.monotonic() + PROMISE_S
+
+    def last_used(self, names: Collection[str]) -> float:
+        """Return when an image of these names was last used, by the wall clock; 0 where it is not ours."""
+        return max((self._pulled.get(name, _NOT_OURS).used for name in names), default=0.0)
 
     # --- notes: from any thread ---
 

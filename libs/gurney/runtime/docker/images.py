@@ -1,6 +1,6 @@
 """Images: pinned by digest, pulled, and read without running any of their code, where they have manifests."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,6 +58,15 @@ class Images:
         """Have the pinned image here for a run that is to begin soon; raises as `brought` does."""
         async with self.brought(urn, digest):
             self._cache.promise(parse(urn).at(digest).listed)
+
+    async def held(self) -> list[str]:
+        """Return by what images that are here may be pinned: those that we pulled by their last use, then the young.
+
+        Raises `Refused`, `Unavailable` while the daemon is away.
+        """
+        images: list[Json] = await self._daemon.slow(lambda client: client.images())
+        images.sort(key=lambda image: (self._cache.last_used(_pinned(image)), image["Created"]), reverse=True)
+        return [digest for image in images for digest in pins(image)]
 
     # Blocking
 
@@ -126,6 +135,21 @@ class Images:
         variables = frozenset(each.partition("=")[0] for each in config.get("Env") or ())
         labels = frozenset(config.get("Labels") or ())
         return Image(found["Id"], user, uid, gid, config.get("WorkingDir") or "", variables, labels)
+
+
+def pins(image: Json) -> list[str]:
+    """Return by what an image may be pinned, as the daemon lists it: by registries' digests, and by its id. Pure.
+
+    By its id where some name of it was never in a registry, as it has no other name then.
+    """
+    pinned = [each.rpartition("@") for each in _pinned(image)]
+    names = {tag.rpartition(":")[0] for tag in image.get("RepoTags") or ()}
+    is_known = pinned and names <= {name for name, _, _ in pinned}
+    return [*(digest for _, _, digest in pinned), *([] if is_known else [image["Id"]])]
+
+
+def _pinned(image: Json) -> Sequence[str]:
+    return image.get("RepoDigests") or ()
 
 
 def _command(found: Json) -> tuple[str, ...]:

@@ -112,6 +112,9 @@ class DockerRuntime:
     async def available(self, urn: str, digest: str) -> None:
         await self._images.promise(urn, digest)
 
+    async def held(self) -> list[str]:
+        return await self._images.held()
+
     async def copies(self) -> Collection[str]:
         return ()  # the daemon has the images, and the cache bounds those that we pulled
 
