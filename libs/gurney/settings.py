@@ -166,6 +166,8 @@ class Settings(BaseSettings):
     gpus: str | None = Field(default=None, pattern=GPUS_PATTERN)
     """GPUs of this host that only exist on paper, for tests and simulations: `4x80Gi`, `4x80Gi:A100,2x24Gi:L4:8.9` with
     model and compute capability; `none`: no job gets those that are there. None: those that the NVIDIA driver tells."""
+    gpu_probe_interval: float = Field(default=30.0, ge=0)
+    """Seconds between two looks whether a run's container may still open the devices of its GPUs; 0: nobody looks."""
     gpu_sharing: bool = False
     """Jobs that ask a share of a GPU's memory share one here; else only those whose MAP allows it. Watched, not walled:
     `docs/gpus.md`."""

@@ -17,6 +17,7 @@ from services.agent.contents import Contents
 from services.agent.disk import Disk
 from services.agent.effects import Effects
 from services.agent.gpu_meter import Meter
+from services.agent.gpu_probe import Probes
 from services.agent.gpus import Gpus
 from services.agent.handlers import Handlers
 from services.agent.heartbeat import Heart
@@ -57,6 +58,7 @@ def build(settings: Settings, *, runtimes: Sequence[Runtime], alone: bool = Fals
         holdings=Holdings([contents.digests, *(runtime.held for runtime in runtimes)], settings.heartbeat_interval),
         gpus=gpus,
         meter=Meter(gpus),
+        probes=Probes(0.0 if gpus.simulated else settings.gpu_probe_interval),
     )
     supervisor = Supervisor(host, runtimes)
     identity = Identity(folder)

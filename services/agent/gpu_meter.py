@@ -4,13 +4,16 @@ import asyncio
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from gurney import telemetry
+from gurney import clock, telemetry
 from gurney.errors import GurneyError
 from gurney.runtime.port import Runtime
 from gurney.settings import MIB
 from services.agent.gpu_readings import Reading
-from services.agent.gpu_use import NOTHING, Held, Tally, Used, Watch, is_untold, own, used
+from services.agent.gpu_use import NOTHING, Held, Tally, Used, Watch, is_nothing, is_untold, own, used
 from services.agent.gpus import MEASURING_S, Gpus
+
+#: Seconds for which a run is to hold no memory of its GPUs before it counts as one that does not use them.
+IDLE_S = 3.0
 
 _log = telemetry.log("gpus")
 
@@ -24,6 +27,8 @@ class _Measured:
     #: Set to the bytes that it held when it was found to take too much.
     excess: "asyncio.Future[int]"
     tally: Tally = field(default_factory=Tally)
+    #: At the last look.
+    now: Used = NOTHING
 
 
 class Meter:
@@ -52,6 +57,15 @@ class Meter:
         Of a run that shares none, or whose use cannot be told, never.
         """
         return await (self._runs[run_id].excess if run_id in self._runs else asyncio.Future())
+
+    async def idle(self, run_id: str) -> None:
+        """Return when a run has computed on none of its GPUs for a while; where that cannot be told, never."""
+        since: float | None = None
+        while since is None or clock.monotonic() - since < IDLE_S:
+            await asyncio.sleep(MEASURING_S)
+            measured = self._runs.get(run_id)
+            is_idle = measured is not None and is_nothing(measured.now)
+            since = (since or clock.monotonic()) if is_idle else None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -91,9 +105,11 @@ class Meter:
         for run_id, measured in runs.items():
             if not all(uuid in devices for uuid in measured.gpus):
                 _judge(measured, None, reading.at)
+                measured.now = NOTHING
                 continue  # one is lost: what the others tell is not what the run uses
             held = [Held(devices[uuid], self._gpus.others(uuid), holders[uuid] == 1) for uuid in measured.gpus]
-            measured.tally.add(used(held, pids_of[run_id]))
+            measured.now = used(held, pids_of[run_id])
+            measured.tally.add(measured.now)
             for uuid in measured.gpus:
                 known[uuid].append(own(devices[uuid], pids_of[run_id]))
             _judge(measured, known[measured.gpus[0]][-1], reading.at)

@@ -37,6 +37,9 @@ EXCESS_S = 2.0
 #: Bytes in use on a GPU that the driver's own needs explain.
 UNTOLD = 512 * MIB
 
+#: Bytes that no process holds less of which computes: what the driver needs for it alone is more.
+LEAST = 64 * MIB
+
 
 def used(held: Iterable[Held], pids: Collection[int]) -> Used:
     """Return what a run uses at this moment; `pids`: its processes, as far as they are known.
@@ -51,6 +54,11 @@ def used(held: Iterable[Held], pids: Collection[int]) -> Used:
         memory=None if None in memory else sum(each or 0 for each in memory),
         busy=sum(busy) / len(busy) if busy else None,
     )
+
+
+def is_nothing(seen: Used) -> bool:
+    """Tell whether no process of the run computes on its GPUs, as far as that is known."""
+    return seen.memory is not None and seen.memory < LEAST
 
 
 def own(device: Device, pids: Collection[int]) -> int | None:

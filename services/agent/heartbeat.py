@@ -93,7 +93,12 @@ class Heart:
             gpus=gpus,
             gpu_sharing=self._settings.gpu_sharing,
             kinds=self._supervisor.kinds,
-            faults=(*self._supervisor.faults, *self._host.gpus.faults, *self._host.meter.faults),
+            faults=(
+                *self._supervisor.faults,
+                *self._host.gpus.faults,
+                *self._host.meter.faults,
+                *self._host.probes.faults,
+            ),
             images=self._host.holdings.told,
             runs=self._supervisor.run_ids,
         )

@@ -10,6 +10,7 @@ from services.agent.contents import Contents
 from services.agent.disk import Disk
 from services.agent.effects import Effects
 from services.agent.gpu_meter import Meter
+from services.agent.gpu_probe import Probes
 from services.agent.gpus import Gpus
 from services.agent.holdings import Holdings
 from services.agent.journal import Journal
@@ -36,3 +37,4 @@ class Host:
     disk: Disk
     gpus: Gpus
     meter: Meter
+    probes: Probes

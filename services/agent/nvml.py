@@ -5,7 +5,7 @@ reading and takes no other with it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from statistics import fmean
 from typing import Any, TypeVar
@@ -44,11 +44,15 @@ _UNTOLD = frozenset(
         pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
         pynvml.NVML_ERROR_INVALID_ARGUMENT,
         pynvml.NVML_ERROR_NOT_READY,
+        pynvml.NVML_ERROR_INSUFFICIENT_SIZE,  # there came more processes while they were told
     }
 )
 #: Errors that the driver reports as critical and that an application has made itself (NVIDIA's Xid catalogue; the same
 #: that the device plugin for Kubernetes passes over).
 _OF_APPLICATIONS = frozenset({13, 31, 43, 45, 68, 109})
+
+#: Per cent.
+_WHOLE = 100
 
 T = TypeVar("T")
 
@@ -136,37 +140,40 @@ class Nvml:
 
     def _device(self, uuid: str, handle: Any, about: dict[str, Any]) -> Device:
         memory = _told(pynvml.nvmlDeviceGetMemoryInfo, handle, version=pynvml.nvmlMemory_v2)
-        if memory is None:  # an old driver, whose figure has what it keeps for itself in it
+        if memory is None:  # an old driver
             memory = _told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+        processes = _processes(handle)
         rates = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
         return Device(
             gpu=Gpu(
                 uuid=uuid,
                 model=pynvml.nvmlDeviceGetName(handle),
                 memory=memory.total if memory else 0,
-                used=memory.used if memory else 0,
+                # Not `used`: drivers differ in whether what they keep for themselves is in it. No run can have that.
+                used=memory.total - memory.free if memory else 0,
                 **about,
             ),
-            processes=_processes(handle),
+            processes=processes,
             busy=None if rates is None else rates.gpu / 100,
-            busy_by=self._busy_by(uuid, handle),
+            busy_by=self._busy_by(uuid, handle, processes),
         )
 
-    def _busy_by(self, uuid: str, handle: Any) -> dict[int, float] | None:
+    def _busy_by(self, uuid: str, handle: Any, processes: Collection[int]) -> dict[int, float] | None:
+        """Return the share of each of these processes. Others are left out: some drivers fill up with rubbish."""
         since = self._read_until.get(uuid, 0)
         try:
             samples = pynvml.nvmlDeviceGetProcessUtilization(handle, since)
         except NVMLError as error:
-            if error.value == pynvml.NVML_ERROR_NOT_FOUND:  # nobody has computed since
+            if error.value in {pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_SUCCESS}:  # nobody has computed since
                 return {}
             if error.value in _UNTOLD:
                 return None
             raise
         shares: defaultdict[int, list[float]] = defaultdict(list)
         for sample in samples:
-            self._read_until[uuid] = max(self._read_until.get(uuid, 0), sample.timeStamp)
-            if sample.pid and sample.timeStamp > since:
-                shares[sample.pid].append(sample.smUtil / 100)
+            if sample.pid in processes and sample.smUtil <= _WHOLE and sample.timeStamp > since:
+                self._read_until[uuid] = max(self._read_until.get(uuid, 0), sample.timeStamp)
+                shares[sample.pid].append(sample.smUtil / _WHOLE)
         return {pid: fmean(each) for pid, each in shares.items()}
 
     # --- health ---

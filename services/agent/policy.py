@@ -127,17 +127,24 @@ def without_gpus(unfit: Mapping[str, str], timings: Timings) -> Outcome:
     return lost("gpu_lost", _told(unfit), timings)
 
 
-def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str]) -> Outcome:
+def on_unfit_gpus(outcome: Outcome, unfit: Mapping[str, str], *, was_refused: bool = False) -> Outcome:
     """Return the outcome of a run that nobody stopped, in view of its GPUs on which nothing can run any more.
 
-    A failure is not its own then, and one that was ended was so by us, for want of them.
+    A failure is not its own then, and one that was ended was so by us, for want of them. `was_refused`: they are well,
+    but its container could not open them any more.
     """
-    if outcome.ending == "canceled" and not unfit:
-        return outcome.but(ending="lost", reason=Reason.of("gpu_lost", "it was ended while one of its GPUs was gone"))
-    if not unfit or outcome.ending not in {"failed", "canceled"}:
+    if outcome.ending not in {"failed", "canceled"}:
         return outcome
     why = f": {outcome.reason.message}" if outcome.reason else ""
-    return outcome.but(ending="lost", reason=Reason.of("gpu_lost", _told(unfit) + why))
+    if unfit:
+        told = _told(unfit) + why
+    elif was_refused:
+        told = "its container could not open the devices of its GPUs any more" + why
+    elif outcome.ending == "canceled":
+        told = "it was ended while one of its GPUs was gone"
+    else:
+        return outcome
+    return outcome.but(ending="lost", reason=Reason.of("gpu_lost", told))
 
 
 def on_excess(outcome: Outcome, excess: str) -> Outcome:

@@ -323,8 +323,8 @@ class Run:
             await self._keep_timings()
             if self.entry.stopped or self.entry.excess:
                 await self._stop_patiently()
-        watching = (self._end_without_gpus(), self._end_beyond_share()) if self.entry.start.gpus else ()
-        watches = [asyncio.create_task(each) for each in watching]
+        watching = (self._end_without_gpus, self._end_without_devices, self._end_beyond_share)
+        watches = [asyncio.create_task(each()) for each in watching if self.entry.start.gpus]
         try:
             await self._end
         finally:
@@ -337,6 +337,14 @@ class Run:
         await self._host.gpus.gone(self.entry.start.gpus)
         _log.warning("run is ended for want of its GPUs", run=self.run_id)
         await self._stop_patiently()
+
+    async def _end_without_devices(self) -> None:
+        """End it when it may no longer open its GPUs, unless it computes on: what it has opened goes on working."""
+        if self._runtime is not None:
+            await self._host.probes.refused(self.run_id, self._runtime)
+            await self._host.meter.idle(self.run_id)
+            _log.warning("run is ended for want of its GPUs", run=self.run_id)
+            await self._stop_patiently()
 
     async def _end_beyond_share(self) -> None:
         """End it when it takes more than its share of a GPU: others have theirs there."""
@@ -363,11 +371,12 @@ class Run:
         gpus = self.entry.start.gpus
         self._host.gpus.let_go(gpus)
         outcome = policy.outcome_of(self._end.result(), self.entry.timings, self._host.meter.end(self.run_id))
+        was_refused = self._host.probes.end(self.run_id)
         if self.entry.excess and not self.entry.stopped:
             outcome = policy.on_excess(outcome, self.entry.excess)
         elif outcome.ending != "succeeded" and not self.entry.stopped and gpus:
             await self._host.gpus.look_again()
-            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(gpus))
+            outcome = policy.on_unfit_gpus(outcome, self._host.gpus.unfit(gpus), was_refused=was_refused)
         counts = self._phases.begin("collecting")
         settings = self._host.settings
         limits = Limits(settings.max_output_files, settings.max_output)

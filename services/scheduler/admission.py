@@ -23,6 +23,7 @@ from gurney.model.run import (
 )
 from gurney.subjects import JOB_GET
 from services.scheduler import feasible, forecast, lifecycle, machine
+from services.scheduler.blocker import blocker
 from services.scheduler.office import Office
 from services.scheduler.order import Entry, alone, entry_of
 from services.scheduler.placer import Placer
@@ -160,15 +161,19 @@ class AdmissionDesk:
         entry = self._cluster.queue.get(question.job_id)
         if entry is None:
             return Explained(waiting=None)
-        return Explained(waiting=self._waiting(entry))
+        return Explained(waiting=self._waiting(entry, names=question.names))
 
-    def _waiting(self, entry: Entry) -> Waiting:
+    def _waiting(self, entry: Entry, *, names: bool = False) -> Waiting:
         now, cluster = clock.now(), self._cluster
         snapshot, rules = cluster.snapshot(now), cluster.rules(now)
         place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules)
         short = evaluate(snapshot, alone(entry), rules).reasons(entry)
+        shapes = cluster.queue.shapes if cluster.queue.get(entry.job_id) else cluster.queue.with_one_more(entry)
+        lanes = {lane: entries for each in shapes.values() for lane, entries in each.items()}
+        found = blocker(entry, lanes, snapshot, rules)
         return Waiting(
             position=place,
+            blocker=found and found.told(names=names),
             reasons=(*self._hopeless(entry), *short),
             estimated_start=None if wait_s is None else now + timedelta(seconds=wait_s),
         )

@@ -296,6 +296,18 @@ async def test_processes_of_a_run_are_known(harness: Harness, app: Make) -> None
     assert await harness.runtime.owners([*pids, os.getpid()]) == {}
 
 
+async def test_whether_gpus_may_be_opened(harness: Harness, app: Make) -> None:
+    """A process of the host is kept from none; of a container that has no such devices nothing is known."""
+    run = app('echo > "$OUT/ready"; read _ < "$OUT/go"', "job_1-1", "ready", "go")
+    run.spec = replace(run.spec, memory=0)
+    ends = harness.runtime.ends()
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    assert await harness.runtime.may_open_gpus("job_1-1") is (True if harness.has_gpus else None)
+    run.tell("go")
+    assert (await run.end(ends)).exit_code == 0
+
+
 async def test_secrets_stay_with_the_server(app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own environment does not reach the application."""
     monkeypatch.setenv("GURNEY_S3_SECRET_KEY", "do-not-tell")

@@ -175,6 +175,27 @@ def test_processes(nvml: FakeNvml) -> None:
 
 
 @needs_cc
+def test_samples_that_are_rubbish(nvml: FakeNvml) -> None:
+    """Samples of nobody, or of more than all there is, are passed over, and keep later ones from nothing."""
+    nvml.says(ONE, processes=[Process("GPU-1", 10, GIB, 2**31 - 16), Process("GPU-1", 11, -2, 50)])
+    source = NvmlSource()
+    assert source.look().devices[0].busy_by == {}
+    nvml.says(ONE, processes=[Process("GPU-1", 10, GIB, 40), Process("GPU-1", 11, -2, 50)])
+    assert source.look().devices[0].busy_by == {10: 0.4}
+    source.close()
+
+
+@needs_cc
+@pytest.mark.parametrize("driver", ["nvml", "old_nvml"])
+def test_what_the_driver_keeps_for_itself_is_in_use(request: pytest.FixtureRequest, driver: str) -> None:
+    """No run can have it, whether or not the driver counts it as used."""
+    request.getfixturevalue(driver).says(Card("GPU-1", used=GIB, reserved=512 * MIB))
+    source = NvmlSource()
+    assert source.look().devices[0].gpu.used == GIB + 512 * MIB
+    source.close()
+
+
+@needs_cc
 def test_a_driver_that_fails_as_a_whole(nvml: FakeNvml) -> None:
     """A driver that does not go with its library is a fault, and looked for again."""
     nvml.says(init=MISMATCH)

@@ -56,7 +56,7 @@ async def test_several_at_once(api: Api, tmp_path: Path) -> None:
     assert max(sum(began <= at < ended for began, ended in times) for at, _ in times) == 4
 
 
-async def test_what_would_become_of_a_job(api: Api) -> None:
+async def test_what_would_become_of_a_job(api: Api, admin: Api) -> None:
     """A dry run names the node where the job would run now; or its place, why it would wait, and until when."""
     await work.register(api, "shell")  # whose agent is there from then on
     (node,) = (await api.get("/v1/nodes")).items
@@ -71,6 +71,10 @@ async def test_what_would_become_of_a_job(api: Api) -> None:
     told = (await api.get(f"/v1/jobs/{job['id']}")).must(200).json["waiting"]
     assert (told["position"], [each["code"] for each in told["reasons"]]) == (1, ["cpu_busy"])
     assert told["estimated_start"] > running["created_at"]
+    for blocker in (waits["waiting"]["blocker"], told["blocker"]):
+        assert (blocker["node"], blocker["runs"], blocker["jobs"], blocker["run_ids"]) == (node["id"], 1, 0, [])
+    named = (await admin.get(f"/v1/jobs/{job['id']}")).must(200).json["waiting"]["blocker"]
+    assert named["run_ids"] == [f"{running['id']}-1"], "which run it is, administrators are told"
     (await api.post(f"/v1/jobs/{job['id']}/cancel")).must(202)
     (await api.post(f"/v1/jobs/{running['id']}/cancel")).must(202)
     await work.ended(api, running["id"])

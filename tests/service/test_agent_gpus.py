@@ -15,10 +15,11 @@ from gurney.settings import GIB, MIB, Settings
 from gurney.testing.nats import NatsServer
 from gurney.testing.nvml import LOST, Card, FakeNvml, Instance, Process
 from services.agent import __main__ as agent
-from services.agent import gpu_meter, gpu_use, gpus
+from services.agent import gpu_meter, gpu_probe, gpu_use, gpus
 from services.agent.gpu_meter import Meter
 from services.agent.gpus import Gpus
 from tests.contract.runtime_harness import processes_of
+from tests.service import agent_house
 from tests.service.agent_house import SECONDS, House, a_host, neighbours
 
 pytestmark = [pytest.mark.needs("nats"), pytest.mark.needs("cc")]
@@ -219,6 +220,104 @@ async def test_a_run_that_is_stopped_is_canceled_whatever_its_gpu_does(house: Ho
     nvml.says(Card("GPU-1", error=LOST), DIVIDED)
     await house.stop(start.run_id)
     assert (await house.outcome(start)).ending == "canceled"
+
+
+class Refusing(ProcessRuntime):
+    """A runtime whose runs may no longer open their GPUs as soon as a test says so."""
+
+    told: bool | None = True
+    looks = 0
+
+    async def may_open_gpus(self, run_id: str) -> bool | None:
+        del run_id
+        type(self).looks += 1
+        return self.told
+
+
+@pytest.fixture
+async def refusing(settings: Settings, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """An agent that looks often whether runs may open their GPUs."""
+    monkeypatch.setattr(agent_house, "ProcessRuntime", Refusing)
+    monkeypatch.setattr(Refusing, "told", True)
+    monkeypatch.setattr(Refusing, "looks", 0)
+    monkeypatch.setattr(gpu_probe, "AGAIN_S", 0.01)
+    monkeypatch.setattr(gpu_meter, "IDLE_S", 0.2)
+    nvml.says(ONE, DIVIDED)
+    async with neighbours(settings.model_copy(update={"gpu_probe_interval": 0.05})) as house:
+        await house.agent_starts()
+        await house.scheduler.until(lambda: house.scheduler.heartbeats)
+        yield house
+
+
+@pytest.mark.usefixtures("meters")
+async def test_a_run_whose_gpus_vanished_from_its_container_is_ended(
+    refusing: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that may not open its GPUs any more, and does not compute, is ended: infrastructure; the GPU stays fit."""
+    start, _, _ = await begun(refusing, "GPU-1")
+    monkeypatch.setattr(Refusing, "told", False)
+    outcome = await refusing.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("lost", "gpu_lost")
+    assert outcome.reason
+    assert outcome.reason.message.startswith("its container could not open the devices of its GPUs any more")
+    assert {gpu.health for gpu in refusing.scheduler.heartbeats[-1].gpus} == {"ok"}
+
+
+@pytest.mark.usefixtures("meters")
+@pytest.mark.parametrize(("code", "ending"), [(0, "succeeded"), (3, "lost")])
+async def test_a_run_that_computes_on_without_its_devices(
+    refusing: House, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *, code: int, ending: str
+) -> None:
+    """What it has opened before goes on working, so it may go on; a failure is not its own then, a success is."""
+    start, out, pid = await begun(refusing, "GPU-1", code=code)
+    nvml.says(Card("GPU-1", used=GIB), DIVIDED, processes=[Process("GPU-1", pid, 500 * MIB)])
+    await looked(refusing)
+    monkeypatch.setattr(Refusing, "told", False)
+    await looked(refusing)
+    (out / "go").touch()
+    outcome = await refusing.outcome(start)
+    assert (outcome.ending, outcome.exit_code) == (ending, code)
+    assert outcome.reason is None or outcome.reason.code == "gpu_lost"
+
+
+async def looked(house: House) -> None:
+    """Wait until heartbeats have come for half a second: runs were measured and looked at several times meanwhile."""
+    count = len(house.scheduler.heartbeats) + 6
+    await house.scheduler.until(lambda: len(house.scheduler.heartbeats) > count)
+
+
+@pytest.mark.usefixtures("meters")
+async def test_a_run_of_which_nobody_can_tell_whether_it_has_its_gpus(
+    refusing: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node says so, and nothing else comes of it."""
+    monkeypatch.setattr(Refusing, "told", None)
+    start, out, _ = await begun(refusing, "GPU-1", code=3)
+    heard = refusing.scheduler.heartbeats
+    await refusing.scheduler.until(lambda: any(start.run_id in fault for fault in heard[-1].faults))
+    (out / "go").touch()
+    outcome = await refusing.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("failed", "exit_nonzero")
+    await refusing.scheduler.until(lambda: not heard[-1].faults)
+
+
+@pytest.mark.usefixtures("meters")
+async def test_a_refusal_of_a_moment_is_none(refusing: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that are half made at one look and whole at the next end nobody's run."""
+    monkeypatch.setattr(gpu_probe, "AGAIN_S", 0.3)
+    start, out, _ = await begun(refusing, "GPU-1", code=3)
+    await refusing.scheduler.until(lambda: Refusing.looks)
+    answers = iter([False])
+
+    async def once(self: Refusing, run_id: str) -> bool | None:
+        del self, run_id
+        return next(answers, True)
+
+    monkeypatch.setattr(Refusing, "may_open_gpus", once)
+    await looked(refusing)
+    (out / "go").touch()
+    outcome = await refusing.outcome(start)
+    assert (outcome.ending, outcome.reason and outcome.reason.code) == ("failed", "exit_nonzero")
 
 
 SHARES = 'while [ ! -e "$OUT/go" ]; do sleep 0.05; done; echo "$GURNEY_GPU_MEMORY_MIB $GURNEY_GPU_MEMORY_FRACTION"'

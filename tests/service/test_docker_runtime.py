@@ -18,7 +18,7 @@ import pytest
 from gurney import clock
 from gurney.errors import ImageUnavailable, MapUnreadable, Unavailable
 from gurney.model.common import READY
-from gurney.runtime.docker import watch
+from gurney.runtime.docker import probe, watch
 from gurney.runtime.docker.container import Means, config
 from gurney.runtime.docker.daemon import Client
 from gurney.runtime.docker.house import name_of
@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.needs("docker"), pytest.mark.needs("registry")]
 
 Ask = Callable[[Callable[[Client], Any]], Any]
 WAIT = 'echo > "$OUT/ready"; read _ < "$OUT/go"; exit 5'
+#: Minor numbers of devices of memory: containers may open two of them, and never the third.
+ZERO, FULL, KMSG = 5, 7, 11
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +124,73 @@ async def test_gpus_of_a_container(harness: DockerHarness, client: Client, gpus:
     assert variables["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
     assert variables["NVIDIA_VISIBLE_DEVICES"] == (",".join(gpus) or "void")
     assert (found["HostConfig"]["Devices"] or [], found["HostConfig"]["Privileged"]) == ([], False)
+    run.close()
+
+
+def give_device(pid: int, name: str, minor: int, mode: int = 0o666) -> None:
+    """Give a container that has this process a memory device under another name, as NVIDIA's toolkit gives its."""
+    path = Path(f"/proc/{pid}/root/dev/{name}")
+    os.mknod(path, stat.S_IFCHR, os.makedev(1, minor))
+    path.chmod(mode)
+
+
+def take_device(container: str, pid: int, name: str, minor: int) -> None:
+    """Have the rules of its control group refuse the device, as after a reload of the host's service manager.
+
+    Where groups are of the second version, and rules are programs, it becomes one that they never let through.
+    """
+    rules = Path(f"/sys/fs/cgroup/devices/docker/{container}/devices.deny")
+    if rules.exists():
+        rules.write_text(f"c 1:{minor} rwm")
+    else:
+        Path(f"/proc/{pid}/root/dev/{name}").unlink()
+        give_device(pid, name, KMSG)
+    os.close(os.open(f"/proc/{pid}/root/dev/{name}", os.O_RDONLY | os.O_NONBLOCK))  # to the host it opens as before
+
+
+@pytest.mark.parametrize("lost", ["nvidia3", "nvidiactl"])
+async def test_devices_that_a_container_may_open_no_more(harness: DockerHarness, client: Client, lost: str) -> None:
+    """A live run that may no longer open one of its GPU devices is told, and one that has none; the run goes on."""
+    run = await begun(harness)
+    found = await asyncio.to_thread(client.inspect_container, name_of("job_1-1"))
+    pid, container = found["State"]["Pid"], found["Id"]
+
+    async def seen() -> bool | None:
+        async with asyncio.timeout(SECONDS):
+            while (told := await harness.runtime.may_open_gpus("job_1-1")) is None:
+                await asyncio.sleep(0.1)  # how much memory it uses is not known yet
+        return told
+
+    await asyncio.to_thread(give_device, pid, "nvidia3", ZERO)
+    await asyncio.to_thread(give_device, pid, "nvidiactl", FULL)
+    await asyncio.to_thread(give_device, pid, "nvidia-modeset", KMSG)  # nothing that computes needs it
+    await asyncio.to_thread(give_device, pid, "nvidia-uvm", ZERO, 0o600)  # no rule refuses it, but its own mode
+    assert await seen() is True
+    await asyncio.to_thread(take_device, container, pid, lost, ZERO if lost == "nvidia3" else FULL)
+    assert await seen() is False
+    run.tell("go")
+    end = await run.end()
+    assert (end.cause, end.exit_code) == (Cause.EXITED, 5)
+    assert await harness.runtime.may_open_gpus("job_1-1") is None
+    run.close()
+
+
+@pytest.mark.parametrize("lacks", ["devices", "a shell", "memory"])
+async def test_devices_of_which_nothing_can_be_told(harness: DockerHarness, client: Client, lacks: str) -> None:
+    """Of a container without such devices, without a shell, or without memory for one, nothing is known."""
+    run = await waiting(harness)
+    if lacks == "a shell":
+        command = ("/bin/busybox", "sh", "-c", f"OUT=$HOLOSCAN_OUTPUT_PATH; {WAIT}")
+        run.spec = replace(run.spec, command=command, environment={"PATH": "/nothing"})
+    run.spec = replace(run.spec, memory=probe.ROOM if lacks == "memory" else 0)
+    await harness.runtime.start(run.spec)
+    await run.told("ready")
+    pid = (await asyncio.to_thread(client.inspect_container, name_of("job_1-1")))["State"]["Pid"]
+    if lacks != "devices":
+        await asyncio.to_thread(give_device, pid, "nvidia0", KMSG)
+    assert await harness.runtime.may_open_gpus("job_1-1") is None
+    run.tell("go")
+    assert (await run.end()).exit_code == 5
     run.close()
 
 

@@ -19,6 +19,7 @@ from gurney.bus import Bus
 from gurney.documents.port import Collection, D, Query, Write
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import FieldError, GurneyError, Internal, Invalid, NameTaken, NoRoom, NotFound, Unauthorized
+from gurney.model.access import Role
 from gurney.model.base import Idempotency, Message
 from gurney.model.common import Empty, Health, Page
 from gurney.model.handler import Delivery, DeliveryState, Handler
@@ -26,7 +27,7 @@ from gurney.model.job import Admission, Job, JobState, MapRef, RunRequest, Story
 from gurney.model.map import Map, MapState
 from gurney.model.payload import Payload, PayloadState
 from gurney.model.resources import Amount, Resources
-from gurney.model.run import Explained, Node, NodeState
+from gurney.model.run import Explain, Explained, Node, NodeState
 from gurney.service import Parts, Service
 from gurney.settings import Settings
 from gurney.subjects import (
@@ -457,6 +458,10 @@ async def test_waiting_job_says_why(client: Client, owners: Owners) -> None:
     waiting = Waiting(position=3, reasons=(WaitReason(code="no_memory", count=1, message="short of memory"),))
     owners.says(SCHEDULER_EXPLAIN, Explained(waiting=waiting))
     assert (await client("GET", f"/v1/jobs/{job.id}")).json["waiting"]["reasons"][0]["code"] == "no_memory"
+    for role in Role:
+        await (await token_of(client, role))("GET", f"/v1/jobs/{job.id}")
+        asked = [each for each in owners.questions if isinstance(each, Explain)][-1]
+        assert asked.names is (role is Role.ADMINISTRATOR), "ids of others' runs are for administrators"
     owners.says(SCHEDULER_EXPLAIN, NoRoom("no leader"))
     answer = await client("GET", f"/v1/jobs/{job.id}")
     assert (answer.status, answer.json["waiting"]) == (200, None)

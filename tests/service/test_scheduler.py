@@ -110,6 +110,12 @@ async def test_what_finds_no_room_waits_until_there_is_some(world: World) -> Non
     second = await world.request(cpu=2.0)
     waiting = await world.until(lambda: explained(world, second.job_id))
     assert (waiting.position, waiting.reasons[0].code, waiting.reasons[0].count) == (1, "cpu_busy", 1)
+    assert waiting.blocker
+    assert (waiting.blocker.node, waiting.blocker.runs, waiting.blocker.run_ids) == ("n1", 1, ())
+    named = (await world.bus.request(SCHEDULER_EXPLAIN, Explain(job_id=second.job_id, names=True))).waiting
+    assert named
+    assert named.blocker
+    assert named.blocker.run_ids == (first.run_id,)
     await world.end(first)
     assert (await world.next(world.starts)).job_id == second.job_id
     assert await explained(world, second.job_id) is None

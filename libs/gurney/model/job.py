@@ -56,6 +56,25 @@ class Waiting(Message):
     position: int
     reasons: tuple["WaitReason", ...] = ()
     estimated_start: Timestamp | None = None
+    #: None: no node that is known could hold the job, or it asks more than its project's quota.
+    blocker: "Blocker | None" = None
+
+
+class Blocker(Message):
+    """What keeps a job from starting, on the node that is nearest to having room: without all of it, it would start."""
+
+    node: str
+    #: Why the node takes no jobs: `lost`, `silent`, `draining`.
+    standing: tuple[str, ...] = ()
+    #: How many live runs would have to end: they hold what it needs there, or of its project's quota.
+    runs: int = 0
+    #: How many jobs go first and would take what it needs; from 500 on there may be more.
+    jobs: int = 0
+    #: The runs; told to administrators only, as they may be of others.
+    run_ids: tuple[str, ...] = ()
+    #: The first ten of the jobs; told to administrators only.
+    job_ids: tuple[str, ...] = ()
+    message: str
 
 
 #: What keeps a run within the GPU memory that it was given: it is looked at, and ended when it takes more

@@ -211,6 +211,8 @@ class Release(Message):
 
 class Explain(Message):
     job_id: str
+    #: With the ids of runs and jobs that are in its way, which may be of others.
+    names: bool = False
 
 
 class Explained(Message):

@@ -185,6 +185,12 @@ class Runtime(Protocol):
         Raises `Unavailable`.
         """
 
+    async def may_open_gpus(self, run_id: str) -> bool | None:
+        """Tell whether a live run may still open the devices of its GPUs; None: that cannot be told.
+
+        What it has opened before goes on working either way. Raises `Unavailable`.
+        """
+
     async def runs(self) -> list[Observed]:
         """List all runs that were started and not forgotten."""
 

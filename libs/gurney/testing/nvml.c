@@ -16,7 +16,7 @@ enum { MOST = 64, CARDS = 16, INSTANCES = 7 };
 typedef struct {
     int card, number; /* number: of a MIG instance; -1: the card itself */
     char uuid[96], name[96];
-    unsigned long long memory, used, ecc;
+    unsigned long long memory, used, reserved, ecc;
     int major, minor, busy, error, divided, xid;
 } device_t;
 
@@ -59,9 +59,10 @@ static int load(state_t *state) {
         sscanf(line, "driver %79s", state->driver);
         sscanf(line, "hang %79s", state->hang);
         if (state->devices < MOST
-            && sscanf(line, "device %d %d %95s %llu %llu %d.%d %d %d %llu %d %d %95[^\n]", &device->card,
-                      &device->number, device->uuid, &device->memory, &device->used, &device->major, &device->minor,
-                      &device->busy, &device->error, &device->ecc, &device->divided, &device->xid, device->name) == 13)
+            && sscanf(line, "device %d %d %95s %llu %llu %llu %d.%d %d %d %llu %d %d %95[^\n]", &device->card,
+                      &device->number, device->uuid, &device->memory, &device->used, &device->reserved, &device->major,
+                      &device->minor, &device->busy, &device->error, &device->ecc, &device->divided, &device->xid,
+                      device->name) == 14)
             state->devices++;
         if (state->processes < MOST
             && sscanf(line, "process %95s %u %lld %d", process->uuid, &process->pid, &process->held,
@@ -183,7 +184,8 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
     DEVICE;
-    *memory = (memory_t){device->memory, device->memory - device->used, device->used};
+    unsigned long long used = device->used + device->reserved;
+    *memory = (memory_t){device->memory, device->memory - used, used};
     return SUCCESS;
 }
 
@@ -193,8 +195,8 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2_t *memory) {
     if (memory->version != (sizeof *memory | 2u << 24))
         return 25; /* ARGUMENT_VERSION_MISMATCH */
     memory->total = device->memory;
-    memory->reserved = 0;
-    memory->free = device->memory - device->used;
+    memory->reserved = device->reserved;
+    memory->free = device->memory - device->used - device->reserved;
     memory->used = device->used;
     return SUCCESS;
 }
@@ -216,7 +218,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, runni
     unsigned room = *count, found = 0;
     DEVICE;
     for (int i = 0; i < state.processes; i++) {
-        if (strcmp(state.process[i].uuid, device->uuid))
+        if (strcmp(state.process[i].uuid, device->uuid) || state.process[i].held < -1)
             continue;
         if (running && found < room)
             running[found] = (running_t){state.process[i].pid, (unsigned long long)state.process[i].held, 0, 0};
@@ -237,7 +239,8 @@ int nvmlDeviceGetProcessUtilization(void *handle, sample_t *samples, unsigned *c
         if (strcmp(state.process[i].uuid, device->uuid) || state.process[i].busy <= 0 || tick < since)
             continue;
         if (samples && found < room)
-            samples[found] = (sample_t){state.process[i].pid, tick, (unsigned)state.process[i].busy, 0, 0, 0};
+            samples[found] = (sample_t){state.process[i].pid, state.process[i].held < -1 ? ~0ull : tick,
+                                        (unsigned)state.process[i].busy, 0, 0, 0};
         found++;
     }
     *count = found;

@@ -56,6 +56,8 @@ class Card:
     uuid: str
     memory: int = 80 * GIB
     used: int = 0
+    #: What the driver keeps for itself.
+    reserved: int = 0
     name: str = "NVIDIA A100 80GB PCIe"
     capability: str = "8.0"
     busy: int = 0
@@ -70,7 +72,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that computes there; `held` in bytes, -1: not told; `busy` in percent."""
+    """A process that computes there; `held` in bytes, -1: not told; `busy` in percent.
+
+    -2: there is no such process, but a sample of it with the time stamp of the last day of all, as some drivers have.
+    """
 
     uuid: str
     pid: int
@@ -99,9 +104,9 @@ class FakeNvml:
         for number, card in enumerate(cards):
             divided = int(card.instances is not None)
             rest = f"{card.capability} {card.busy} {card.error} {card.ecc} {divided} {card.xid}"
-            lines.append(f"device {number} -1 {card.uuid} {card.memory} {card.used} {rest} {card.name}")
+            lines.append(f"device {number} -1 {card.uuid} {card.memory} {card.used} {card.reserved} {rest} {card.name}")
             for place, each in enumerate(card.instances or ()):
-                lines.append(f"device {number} {place} {each.uuid} {each.memory} {each.used} {rest} {each.name}")
+                lines.append(f"device {number} {place} {each.uuid} {each.memory} {each.used} 0 {rest} {each.name}")
         lines += [f"process {each.uuid} {each.pid} {each.held} {each.busy}" for each in processes]
         draft = self.state.with_suffix(".tmp")
         draft.write_text("\n".join(lines) + "\n")

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gurney.clock import monotonic
 from gurney.errors import GurneyError
+from gurney.model.access import Role
 from gurney.model.base import InputTimestamp
 from gurney.model.job import CreateJob, Job, JobCreate, JobGet, JobList, JobState, Story
 from gurney.model.run import Explain
@@ -104,7 +105,9 @@ async def _with_waiting(call: Call, job: Job) -> Job:
     if job.state is not JobState.REQUESTED or call.gone:
         return job
     try:
-        explained = await call.ask(SCHEDULER_EXPLAIN, Explain(job_id=job.id))
+        explained = await call.ask(
+            SCHEDULER_EXPLAIN, Explain(job_id=job.id, names=call.caller.role is Role.ADMINISTRATOR)
+        )
     except GurneyError:
         return job
     return job.but(waiting=explained.waiting)

@@ -55,6 +55,7 @@ class LiveRun:
         self._was_signalled = False
         #: Until when it may live, by the monotonic clock; None: it has no lease.
         self.lease_until: float | None = None
+        self._memory: int | None = None
         self._peak: int | None = None
         self._cpu_s: float | None = None
 
@@ -83,8 +84,13 @@ class LiveRun:
 
     def sampled(self, used: Used) -> None:
         """Note what it has used so far."""
+        self._memory = used.memory
         self._peak = max(self._peak or 0, used.memory or 0) or None
         self._cpu_s = used.cpu_s or self._cpu_s
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether so many bytes more are surely within its memory."""
+        return not self.mark.memory or (self._memory is not None and self._memory + size <= self.mark.memory)
 
     def was_cut_off(self) -> None:
         """Note that the daemon broke off: something may not have been heard."""

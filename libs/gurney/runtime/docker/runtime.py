@@ -15,7 +15,7 @@ from typing import Any
 
 from gurney import clock
 from gurney.errors import Conflict, GurneyError, ImageUnavailable, Invalid, Unavailable
-from gurney.runtime.docker import container, ending, groups
+from gurney.runtime.docker import container, ending, groups, probe
 from gurney.runtime.docker.begin import Begun, NoNamespaceError, begin
 from gurney.runtime.docker.cache import Cache
 from gurney.runtime.docker.daemon import Daemon, Refused
@@ -157,6 +157,12 @@ class DockerRuntime:
         runs = {run.mark.container: run_id for run_id, run in self._runs.live.items()}
         found = await asyncio.to_thread(lambda: {pid: groups.container_of(pid, runs) for pid in pids})
         return {pid: runs[container] for pid, container in found.items() if container is not None}
+
+    async def may_open_gpus(self, run_id: str) -> bool | None:
+        run = self._runs.live.get(run_id)
+        if run is None or not run.has_room(probe.ROOM):
+            return None
+        return await probe.may_open(self._daemon, run.mark.container)
 
     async def runs(self) -> list[Observed]:
         live = [Observed(run_id, None) for run_id in self._runs.live]
