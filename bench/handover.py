@@ -78,7 +78,7 @@ sys.exit(main())
 READY_WITHIN_S = 60
 ENDED_WITHIN_S = 120
 #: There is always room.
-ENVIRONMENT = {"GURNEY_CPU": "64", "GURNEY_DOCKER_URL": "none"}
+ENVIRONMENT = {"GURNEY_CPU": "64", "GURNEY_MEMORY": str(1 << 40), "GURNEY_DOCKER_URL": "none"}
 FACTS = ("job.requested.*", "job.succeeded.*", "run.*.start.*", "svc.scheduler.confirm", "svc.scheduler.confirm.>")
 
 
