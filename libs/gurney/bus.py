@@ -231,7 +231,9 @@ class Bus:
 
     async def _publish_event(self, event: Event) -> "asyncio.Future[Any]":
         headers = {"Nats-Msg-Id": event.id, **event_headers(event)}
-        return await self.js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=5)
+        # `within` bounds the wait for what is under way: a bound of its own takes, on Python 3.11, a task and turns of
+        # a busy loop for each event.
+        return await self.js.publish_async(event.subject, event.body.encode(), headers=headers, wait_stall=None)
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send without waiting for anybody (core NATS): for what may be lost, as live logs and heartbeats."""

@@ -54,23 +54,27 @@ async def stuck(server: Insistent, load: Load) -> Faults:
     return [f"{job['id']} is {job['state']} {job['phase']}" for job in jobs if job["state"] not in TERMINAL]
 
 
-async def jobs_are_right(server: Insistent, load: Load, starts: Path, *, lossy: bool) -> Faults:
+async def jobs_are_right(
+    server: Insistent, load: Load, starts: Path, *, lossy: bool, containers: Counter[tuple[str, int]] | None = None
+) -> Faults:
     """No job is lost or twice, no attempt is started twice, each job ended as its MAP does, and at its first attempt.
 
     `lossy`: attempts were lost with the supervisor, so a job may need more, or fail because it had no more. So may one
-    in a container, which goes down with its daemon, and which alone cannot note its starts.
+    in a container, which goes down with its daemon, and which alone cannot note its starts. `containers`: how often the
+    daemon says that it started them; then it was there all the time, so that they are as good as the others.
     """
     faults: Faults = []
     found = {job["id"]: job for job in await all_items(server, "/v1/jobs")}
     sent = {job.id: job for job in load.jobs.values()}
     faults += [f"job {job.key} is lost" for job in load.jobs.values() if job.id not in found]
     faults += [f"job {id_} was never asked for, or twice: {found[id_]['labels']}" for id_ in found.keys() - sent.keys()]
-    started = started_runs(starts)
+    started = started_runs(starts) + (containers or Counter())
+    uncounted = IMAGES if containers is None else {}
     faults += [f"run {run} was started {count} times" for run, count in started.items() if count > 1]
     faults += [f"a run of no job: {job}" for job, _ in started if job not in found]
     for job in (found[id_] for id_ in found.keys() & sent.keys()):
         kind = sent[job["id"]].kind
-        may_lose = lossy or kind in IMAGES
+        may_lose = lossy or kind in uncounted
         if (
             may_lose
             and job["state"] == "failed"
@@ -82,7 +86,7 @@ async def jobs_are_right(server: Insistent, load: Load, starts: Path, *, lossy: 
         if (job["state"], job["exit_code"]) != (ENDS[kind], code) or (job["attempt"] != 1 and not may_lose):
             told = {key: job[key] for key in ("id", "state", "exit_code", "attempt", "reason")}
             faults.append(f"a {kind} job: {told}")
-        if kind not in IMAGES and (count := started[job["id"], job["attempt"]]) != 1:
+        if kind not in uncounted and (count := started[job["id"], job["attempt"]]) != 1:
             faults.append(f"{job['id']} ended, and its last attempt was started {count} times")
     return faults
 

@@ -21,10 +21,17 @@ from tests.e2e.kill_server import Insistent, LostError
 
 KIB, MIB = 1024, 1024**2
 #: Kind of job -> the state that it ends in.
-ENDS = {"quick": "succeeded", "slow": "succeeded", "failing": "failed", "image": "succeeded", "failing-image": "failed"}
+ENDS = {
+    "quick": "succeeded",
+    "slow": "succeeded",
+    "failing": "failed",
+    "image": "succeeded",
+    "failing-image": "failed",
+    "quick-image": "succeeded",
+}
 #: Kinds that are images, for a server that has a Docker daemon; the others are folders. Kind -> exit code.
-IMAGES = {"image": 0, "failing-image": 7}
-#: How often the kinds come.
+IMAGES = {"image": 0, "failing-image": 7, "quick-image": 0}
+#: How often the kinds come of which there are some under any load.
 _WEIGHTS = {"quick": 6, "slow": 2, "failing": 2, "image": 1, "failing-image": 1}
 EXIT_CODE = 7
 #: More than the reading of a manifest may take.
@@ -51,12 +58,11 @@ def make_maps(maps: Path, starts: Path) -> Path:
 
 
 def make_images(client: Client) -> dict[str, str]:
-    """Make the images; returns kind -> reference. Each run appends a line to its output when it begins."""
+    """Make the images; returns kind -> reference. Each run appends a line to its output, or does nothing."""
     references = {}
     for kind, code in IMAGES.items():
-        script = (
-            f'echo "$GURNEY_JOB_ID" >> "$HOLOSCAN_OUTPUT_PATH/who"; sleep 0.$(( $RANDOM % 10 )); sleep 1; exit {code}'
-        )
+        work = 'echo "$GURNEY_JOB_ID" >> "$HOLOSCAN_OUTPUT_PATH/who"; sleep 0.$(( $RANDOM % 10 )); sleep 1; '
+        script = f"{'' if kind == 'quick-image' else work}exit {code}"
         app = {"command": json.dumps(["sh", "-c", script]), "input": {"path": "in/"}, "output": {"path": "out/"}}
         package = {"resources": {"cpu": 0.2, "memory": "16Mi"}}
         references[kind] = f"gurney-test-{kind}:1"
@@ -93,7 +99,7 @@ class Load:
 
     def __init__(self, server: Insistent, seed: int, *, has_images: bool = False) -> None:
         self.server = server
-        self._weights = {kind: _WEIGHTS[kind] for kind in ENDS if has_images or kind not in IMAGES}
+        self._weights = {kind: weight for kind, weight in _WEIGHTS.items() if has_images or kind not in IMAGES}
         self.files: dict[tuple[str, str], SentFile] = {}
         self.jobs: dict[str, SentJob] = {}
         #: What no client should have met.

@@ -9,7 +9,7 @@ import os
 import random
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,70 +17,18 @@ import pytest
 
 from gurney.runtime.docker.reading import INSPECT_LABEL
 from gurney.runtime.docker.runs import RUN_LABEL
-from gurney.testing.child import Child
 from gurney.testing.docker import DockerDaemon
-from gurney.testing.stack import REPLICATED, Stack
+from gurney.testing.stack import Stack
 from tests.e2e import kill_checks as checks
 from tests.e2e.kill_load import Listener, Load, make_images, make_maps, prepare
-from tests.e2e.kill_server import Insistent
+from tests.e2e.kill_parts import PARTS, BreakingStack
 from tests.e2e.kill_stack import ENVIRONMENT, unsettled
 from tests.plugins.servers import left_out, missing
 
-SERVERS = ("nats", "mongo", "minio")
 #: What befalls a part: its end, its end with the loss of what JetStream stored, a rest.
-KINDS = (*REPLICATED, "agent", *SERVERS, "dockerd", "wipe", "pause")
+KINDS = (*PARTS, "dockerd", "wipe", "pause")
 #: Profile -> how often each kind comes.
 KILLS = {"quick": 1, "ci": 2, "long": 20}
-
-
-class MortalStack(Insistent):
-    """The stack, as clients know it who go on asking while its parts come and go."""
-
-    is_late = True
-
-    def __init__(self, stack: Stack, daemon: DockerDaemon | None) -> None:
-        super().__init__()
-        self.stack = stack
-        self.daemon = daemon
-        self.done: Counter[str] = Counter()
-
-    @property
-    def kinds(self) -> list[str]:
-        return [kind for kind in KINDS if kind != "dockerd" or self.daemon]
-
-    @property
-    def parts(self) -> dict[str, Child | DockerDaemon]:
-        return {**self.stack.parts, **({"dockerd": self.daemon} if self.daemon else {})}
-
-    async def befall(self, kind: str, rng: random.Random) -> None:
-        """Let one part of a kind die, or rest, for a while."""
-        name = self._one_of(kind, rng)
-        part = self.parts[name]
-        await asyncio.sleep(rng.uniform(0, 0.5))
-        if kind == "pause":
-            await asyncio.to_thread(part.pause)
-            await asyncio.sleep(rng.uniform(0.2, 5))
-            part.resume()
-        else:
-            await asyncio.to_thread(part.kill)
-            if kind == "wipe":
-                await asyncio.to_thread(self.stack.nats.wipe)
-            await asyncio.sleep(rng.choice([0, rng.uniform(0, 2)]))
-            if isinstance(part, DockerDaemon):
-                part.live_restore = rng.random() < 0.5  # its containers live on, or die when it is back
-            await asyncio.to_thread(part.start)
-        self.done[kind] += 1
-
-    def _one_of(self, kind: str, rng: random.Random) -> str:
-        match kind:
-            case "pause":
-                return rng.choice(list(self.parts))
-            case "wipe":
-                return "nats"
-        return kind if kind in self.parts else rng.choice(self.stack.of(kind))
-
-    def table(self) -> str:
-        return "\n".join(["     kind times", *(f"{kind:>9} {self.done[kind]:5}" for kind in self.kinds)])
 
 
 @pytest.fixture
@@ -118,8 +66,8 @@ def stack(tmp_path: Path, starts: Path, daemon: DockerDaemon | None) -> Iterator
 
 
 @pytest.fixture
-async def mortal(stack: Stack, daemon: DockerDaemon | None) -> AsyncIterator[MortalStack]:
-    server = MortalStack(stack, daemon)
+async def breaking(stack: Stack, daemon: DockerDaemon | None) -> AsyncIterator[BreakingStack]:
+    server = BreakingStack(stack, daemon)
     server.meet(stack.url, stack.token)
     yield server
     await server.leave()
@@ -129,7 +77,7 @@ async def mortal(stack: Stack, daemon: DockerDaemon | None) -> AsyncIterator[Mor
 @pytest.mark.needs("mongo", "minio")
 @pytest.mark.timeout(3600)
 async def test_faults(
-    mortal: MortalStack,
+    breaking: BreakingStack,
     starts: Path,
     images: dict[str, str],
     request: pytest.FixtureRequest,
@@ -141,31 +89,32 @@ async def test_faults(
     with capsys.disabled():
         print(f"\nGURNEY_SEED={seed}, {each} of each kind")
     rng = random.Random(seed)
-    load, listener, twins = Load(mortal, seed, has_images=bool(images)), Listener(), Twins()
+    kinds = [kind for kind in KINDS if kind != "dockerd" or breaking.daemon]
+    load, listener, twins = Load(breaking, seed, has_images=bool(images)), Listener(), Twins()
     began = time.monotonic()
     async with listener.listening() as url:
-        await prepare(mortal, listener, url, images)
-        faults = mortal.kinds * each
+        await prepare(breaking, listener, url, images)
+        faults = kinds * each
         rng.shuffle(faults)
         async with twins.watching(), load.running():
             for kind in faults:
-                await mortal.befall(kind, rng)
+                await breaking.befall(kind, rng)
         killed = time.monotonic()
-        found = await checks.eventually(lambda: checks.stuck(mortal, load))
+        found = await checks.eventually(lambda: checks.stuck(breaking, load))
         found += await checks.eventually(lambda: checks.untold(load, listener))
-        found += await checks.jobs_are_right(mortal, load, starts, lossy=False)
-        found += await checks.results_are_right(mortal, load)
-        found += await checks.files_are_right(mortal, load)
-        found += await checks.eventually(lambda: unsettled(mortal.stack))
-        found += await checks.eventually(lambda: orphans(mortal.daemon))
+        found += await checks.jobs_are_right(breaking, load, starts, lossy=False)
+        found += await checks.results_are_right(breaking, load)
+        found += await checks.files_are_right(breaking, load)
+        found += await checks.eventually(lambda: unsettled(breaking.stack))
+        found += await checks.eventually(lambda: orphans(breaking.daemon))
         found += checks.told_once(load, listener) + load.faults + twins.faults
     with capsys.disabled():
-        print(mortal.table())
+        print(breaking.table())
         contained = sum(job.kind in images for job in load.jobs.values())
         print(f"{len(load.jobs)} jobs ({contained} in containers), {len(load.files)} files, {listener.times} webhooks")
         print(f"{killed - began:.0f} s of faults, {time.monotonic() - killed:.0f} s until all was over")
     assert not found, "\n".join(found[:50])
-    assert [kind for kind in mortal.kinds if not mortal.done[kind]] == []
+    assert [kind for kind in kinds if not breaking.done[kind]] == []
 
 
 class Twins:

@@ -282,6 +282,17 @@ async def test_events_that_a_crash_left_are_published_at_the_next_start(
                 await asyncio.sleep(0.01)
 
 
+async def test_events_are_sent_in_one_turn_of_the_loop(starting: Service) -> None:
+    """However busy the loop is, events that are published together do not wait for a turn of it each."""
+    async with starting:
+        await starting.bus.publish_events([told(payload())])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(starting.bus.publish_events([told(payload()) for _ in range(100)]))
+            await asyncio.sleep(0)
+            assert starting.bus.js.publish_async_pending() == 100
+        assert (await starting.bus.js.stream_info("EVENTS")).state.messages == 101
+
+
 async def test_events_written_while_nats_is_away_are_published_later_in_order(
     own_nats_server: NatsServer, tmp_path: Path, documents: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
