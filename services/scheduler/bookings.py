@@ -22,11 +22,11 @@ from services.scheduler.trial import Trial
 from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
 #: One of so many nodes is booked at most; of fewer, one.
-NODES = 10
+NODES = 30
 #: So many nodes are looked at for a booking: those that have most of it free.
 LOOKED_AT = 32
-#: So many jobs of a plan look for a node; those behind them do so in the next ones.
-LOOK = 2
+#: So many bookings are made by a plan; those behind them come in the next ones.
+FRESH = 2
 #: A booking lasts at least so long.
 SHORTEST_S = 1.0
 
@@ -49,24 +49,25 @@ def booked(
     kept = {each.node for each in lasting.values()}
     found: dict[str, Booking] = {}
     in_vain: set[Shape] = set()
-    looked = 0
+    fresh = 0
 
     def order(entry: Entry) -> tuple[int, bool, Place]:
         return rules.level(entry), entry.job_id not in had, rank(entry)
 
-    fresh = heapq.merge(*_who_book(lanes, rules), key=rank)
-    others = (each for each in fresh if each.job_id not in had and not cluster.is_live(each.job_id))
+    coming = heapq.merge(*_who_book(lanes, rules), key=rank)
+    others = (each for each in coming if each.job_id not in had and not cluster.is_live(each.job_id))
     for entry in heapq.merge(sorted((each.entry for each in before), key=order), others, key=order):
         if len(found) == most:
             break
         if entry.shape in in_vain or line.over_quota(entry.lane.project, asks(entry.shape, None)):
             continue
         booking = lasting.get(entry.job_id)
-        if booking is None and looked < LOOK:
-            looked += 1
+        if booking is None and fresh < FRESH:
             booking = _book(entry, found.keys() | kept, cluster, rules)
             if booking is None:
                 in_vain.add(entry.shape)
+            else:
+                fresh += 1
         if booking:
             found[booking.node] = booking
     return found
@@ -85,7 +86,7 @@ def _who_book(lanes: Iterable[Sequence[Entry]], rules: Rules) -> Iterator[Sequen
 def _lasts(booking: Booking, cluster: Trial, rules: Rules) -> bool:
     """Tell whether things are as they were expected to be when it was booked: nobody has ended, or should have."""
     view = cluster.view(booking.node)
-    if view is None or not view.ready or not rules.now < booking.start:
+    if view is None or not view.ready or not rules.now < booking.until:
         return False
     return booking.gpus <= view.devices.keys() and booking.after <= {held.run_id for held in view.held}
 
@@ -103,6 +104,5 @@ def _book(entry: Entry, taken: Collection[str], cluster: Trial, rules: Rules) ->
         node=node,
         gpus=frozenset(best.gpus),
         after=frozenset(best.after),
-        until=rules.now + timedelta(seconds=best.due_s),
-        start=rules.now + timedelta(seconds=max(SHORTEST_S, in_s)),
+        until=rules.now + timedelta(seconds=max(SHORTEST_S, in_s)),
     )

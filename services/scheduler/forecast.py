@@ -34,7 +34,7 @@ def outlook(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> tup
     before = ahead(entry, lanes.values(), rank)
     count = sum(map(len, before))
     if booking := next((each for each in snapshot.bookings.values() if each.entry is entry), None):
-        return 1 + count, max(0.0, (booking.start - rules.now).total_seconds())
+        return 1 + count, max(0.0, (booking.until - rules.now).total_seconds())
     first = list(islice(heapq.merge(*before, key=rank), LOOKED_AT))
     ready = [view for view in snapshot.nodes.values() if view.ready]
     able = feasible.passing(ready, entry.shape, feasible.EVER)

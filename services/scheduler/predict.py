@@ -42,24 +42,15 @@ class Durations:
 
     def left_s(self, held: Held, now: datetime) -> float:
         """Return the seconds that a run has left; one that is over what was expected is taken to be halfway."""
-        expected, elapsed = self.expected(held.digest), _elapsed(held, now)
+        expected = self.expected(held.digest)
+        elapsed = max(0.0, (now - held.since).total_seconds()) if held.since else 0.0
         return expected - elapsed if elapsed < expected else elapsed
-
-    def due_s(self, held: Held, now: datetime) -> float:
-        """Return the seconds until a run is over if it takes no longer than expected; 0 where it does already."""
-        return max(0.0, self.expected(held.digest) - _elapsed(held, now))
-
-
-def _elapsed(held: Held, now: datetime) -> float:
-    return max(0.0, (now - held.since).total_seconds()) if held.since else 0.0
 
 
 class Opening(NamedTuple):
     """When a node has room for a shape, if nothing more is placed there."""
 
     in_s: float
-    #: When it has if nobody takes longer than expected: who is late may end at any moment.
-    due_s: float
     #: UUIDs of the GPUs that have room then, those that have it first; as many as are asked.
     gpus: tuple[str, ...]
     #: Run ids of those that end before.
@@ -83,9 +74,5 @@ def opening(view: NodeView, shape: Shape, durations: Durations, now: datetime) -
             if free[uuid] >= parts[uuid] and uuid not in gpus:
                 gpus.append(uuid)
     before = [held for _, _, held in ends[:over]]
-    return Opening(
-        in_s=max((durations.left_s(held, now) for held in before), default=0.0),
-        due_s=max((durations.due_s(held, now) for held in before), default=0.0),
-        gpus=tuple(gpus[: shape.gpus]),
-        after=tuple(held.run_id for held in before),
-    )
+    in_s = ends[over - 1][0] if over else 0.0
+    return Opening(in_s, tuple(gpus[: shape.gpus]), tuple(held.run_id for held in before))

@@ -162,10 +162,8 @@ class Booking:
     gpus: frozenset[str]
     #: Run ids: when these have ended there is enough.
     after: frozenset[str]
-    #: When that is if nobody is late; past where somebody is.
+    #: When that is expected.
     until: datetime
-    #: When that is expected, late or not.
-    start: datetime
 
     @property
     def job_id(self) -> str:

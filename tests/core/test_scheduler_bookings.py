@@ -237,7 +237,7 @@ def test_few_nodes_are_booked_and_the_first_in_line_book_them() -> None:
     nodes = [a_server(f"n{number}") for number in range(2 * NODES)]
     site = Site(*nodes)
     site.want(*(a_request(number, gpus=1) for number in range(100, 100 + 4 * NODES)))
-    never = [a_request(number, gpus=3, age_s=900) for number in range(1, 9)]
+    never = [a_request(number, gpus=3 + number, age_s=900) for number in range(1, 9)]
     plan = site.want(*never, *(a_request(number, gpus=2, age_s=100 - number) for number in range(10, 20)))
     assert {each.job_id for each in plan.bookings.values()} == {job_id(10), job_id(11)}
     plan = site.want(a_request(30, gpus=2, priority=Priority.HIGHER))
@@ -247,6 +247,7 @@ def test_few_nodes_are_booked_and_the_first_in_line_book_them() -> None:
 def test_whoever_has_waited_for_a_day_books() -> None:
     """No wait is without bound: a job without GPUs that needs a whole node gets it in the end."""
     site = Site(a_node(cpu=4))
+    site.durations.note("sha256:0", 2 * OVERDUE_AFTER.total_seconds())
     site.want(*(a_request(number, cpu=2) for number in (1, 2)))
     wide = a_request(3, cpu=4)
     assert site.want(wide, a_request(4, cpu=2)).bookings == {}
@@ -291,7 +292,7 @@ def test_the_estimate_of_who_has_booked_is_its_time() -> None:
 def test_who_has_booked_is_never_put_off_by_others(
     requests: Sequence[PlacementRequest], events: Sequence[tuple[int, int]], gpus: int
 ) -> None:
-    """If runs end as expected, the job that booked first starts when it was told, or before, whoever else comes."""
+    """If no run is late, the job that booked first starts when it was told, or before, whoever else comes."""
     site = Site(a_server("n0", gpus=3), a_server("n1", gpus=3))
     site.want(*(a_request(number, gpus=1) for number in range(50, 56)))
     plan = site.want(a_request(60, gpus=gpus, age_s=3600))
@@ -311,7 +312,7 @@ def test_who_has_booked_is_never_put_off_by_others(
 
 
 def _end_of(placement: Placement) -> datetime:
-    return placement.placed_at + timedelta(seconds=UNKNOWN_S)
+    return placement.placed_at + timedelta(seconds=UNKNOWN_S - 1)
 
 
 def test_an_opening_is_when_the_last_of_those_ends_that_it_takes() -> None:

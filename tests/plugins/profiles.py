@@ -1,5 +1,7 @@
 """The profiles of a run: which tests it leaves out, and how many examples Hypothesis tries."""
 
+import shutil
+import tempfile
 from collections import Counter
 
 import pytest
@@ -13,6 +15,9 @@ settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("long", max_examples=1000, deadline=None)
 
+#: Bytes of the temporary folder: nodes whose disk is full take no jobs, and MinIO nothing at all.
+WHOLE_TAKES = 6 << 30
+
 left_out = pytest.StashKey[Counter[str]]()
 
 
@@ -24,8 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the Hypothesis profile of the same name."""
+    """Load the Hypothesis profile of the same name; refuse a whole run where the disk has no room for it."""
     settings.load_profile(config.getoption("--profile"))
+    folder = tempfile.gettempdir()
+    if config.getoption("--whole") and (free := shutil.disk_usage(folder).free) < WHOLE_TAKES:
+        raise pytest.UsageError(
+            f"a whole run takes {WHOLE_TAKES >> 30} GiB of {folder}, where {free >> 20} MiB are free"
+        )
     config.stash[left_out] = Counter()
 
 

@@ -20,6 +20,7 @@ from gurney.model.run import Heartbeat, Lifecycle, Outcome, StartRun, StopRun
 from gurney.subjects import HEARTBEAT
 from services.scheduler import placer
 from services.scheduler.plan import check
+from services.scheduler.reconcile import KEPT_FOR
 from tests.core.scheduler_builders import GIB, a_request
 from tests.stateful.cluster_model import (
     BEAT_LIVES_S,
@@ -63,6 +64,9 @@ class Cluster(RuleBasedStateMachine):
         self.epoch = 0
         self.leader: Leader | None = None
         self.zombie: Leader | None = None
+        #: What the zombie had read when it ceased to lead, and when that was.
+        self.read: list[PlacementRequest] = []
+        self.deposed_at = 0.0
 
     def teardown(self) -> None:
         try:
@@ -84,7 +88,12 @@ class Cluster(RuleBasedStateMachine):
     @rule(knows=st.booleans())
     def another_leads(self, *, knows: bool) -> None:
         """A standby takes over. The former leader is dead, or was frozen and does not know."""
-        self.zombie = None if knows else self.leader or self.zombie
+        if knows:
+            self.zombie = None
+        elif self.leader:
+            self.zombie = self.leader
+            self.deposed_at = self.clock.monotonic
+            self.read = [job.request for job in self.jobs.jobs.values() if not job.is_over]
         self.epoch += 1
         self.leader = Leader(self.nats, self.documents, self.epoch)
         self.loop.run(self.leader.begin())
@@ -103,11 +112,13 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.zombie)
     @rule(pick=PICK)
     def a_former_leader_goes_on(self, pick: int) -> None:
-        """It still has questions and messages that it read before, and writes what it can."""
+        """It still has questions and messages that it read before, and writes what it can.
+
+        No write is under way for longer than placements that are over are kept.
+        """
         assert self.zombie
-        requests = [job.request for job in self.jobs.jobs.values()]
-        if requests:
-            self.loop.run(self.zombie.desk.want(requests[pick % len(requests)]))
+        if self.read and self.clock.monotonic - self.deposed_at < KEPT_FOR.total_seconds():
+            self.loop.run(self.zombie.desk.want(self.read[pick % len(self.read)]))
 
     def asked(self, pick: int) -> Leader | None:
         """Return who answers: mostly the leader, sometimes one who takes himself for it."""
