@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.gettempdir()
     if config.getoption("--whole") and (free := shutil.disk_usage(folder).free) < WHOLE_TAKES:
         raise pytest.UsageError(
-            f"a whole run takes {WHOLE_TAKES >> 30} GiB of {folder}, where {free >> 20} MiB are free"
+            f"a whole run takes {WHOLE_TAKES >> 30} GiB of {folder}; {free >> 20} MiB are free"
         )
     config.stash[left_out] = Counter()
 
