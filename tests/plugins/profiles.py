@@ -33,9 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--profile"))
     folder = tempfile.gettempdir()
     if config.getoption("--whole") and (free := shutil.disk_usage(folder).free) < WHOLE_TAKES:
-        raise pytest.UsageError(
-            f"a whole run takes {WHOLE_TAKES >> 30} GiB of {folder}; {free >> 20} MiB are free"
-        )
+        raise pytest.UsageError(f"a whole run takes {WHOLE_TAKES >> 30} GiB of {folder}; {free >> 20} MiB are free")
     config.stash[left_out] = Counter()
 
 
