@@ -11,18 +11,17 @@ ended or is late, he books where he is expected to start first as things are the
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, takewhile
 
 from services.scheduler.order import Entry
 from services.scheduler.predict import opening
-from services.scheduler.shape import Shape
 from services.scheduler.shares import asks
 from services.scheduler.snapshot import Booking
 from services.scheduler.trial import Trial
 from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
 #: One of so many nodes is booked at most; of fewer, one.
-NODES = 30
+NODES = 10
 #: So many nodes are looked at for a booking: those that have most of it free.
 LOOKED_AT = 32
 #: So many bookings are made by a plan; those behind them come in the next ones.
@@ -42,45 +41,51 @@ def booked(
 
     `lanes` find no room; `before`: what was kept until now, for those who wait still.
     """
-    rank = line.rank
     most = max(1, len(cluster) // NODES)
-    had = {each.job_id for each in before}
+    rank, had = line.rank, {each.job_id for each in before}
     lasting = {each.job_id: each for each in before if _lasts(each, cluster, rules)}
-    kept = {each.node for each in lasting.values()}
+    kept = {each.node: rules.level(each.entry) for each in lasting.values()}
     found: dict[str, Booking] = {}
-    in_vain: set[Shape] = set()
     fresh = 0
 
     def order(entry: Entry) -> tuple[int, bool, Place]:
         return rules.level(entry), entry.job_id not in had, rank(entry)
 
-    coming = heapq.merge(*_who_book(lanes, rules), key=rank)
-    others = (each for each in coming if each.job_id not in had and not cluster.is_live(each.job_id))
-    for entry in heapq.merge(sorted((each.entry for each in before), key=order), others, key=order):
-        if len(found) == most:
-            break
-        if entry.shape in in_vain or line.over_quota(entry.lane.project, asks(entry.shape, None)):
-            continue
-        booking = lasting.get(entry.job_id)
-        if booking is None and fresh < FRESH:
-            booking = _book(entry, found.keys() | kept, cluster, rules)
+    lowest = max((rules.level(each.entry) for each in lasting.values()), default=-1)
+    rivals = (lane for lane in _who_book(lanes, most, rules) if len(lasting) < most or rules.level(lane[0]) < lowest)
+    queues = [*([each.entry] for each in before), *rivals]
+    turns = [(order(queue[0]), number, 0) for number, queue in enumerate(queues)]
+    heapq.heapify(turns)
+    while turns and len(found) < most:
+        _, number, place = heapq.heappop(turns)
+        entry = queues[number][place]
+        if not cluster.is_live(entry.job_id) and (entry.job_id not in had or number < len(before)):
+            is_new = entry.job_id not in had
+            if line.over_quota(entry.lane.project, asks(entry.shape, None)) or (is_new and fresh == FRESH):
+                continue  # nor do those behind it in the queue
+            booking = lasting.get(entry.job_id)
+            if booking is None or booking.node in found:  # somebody of a higher priority has it now
+                level = rules.level(entry)
+                taken = {name for name, other in kept.items() if other <= level} - {booking.node if booking else ""}
+                booking = _book(entry, found.keys() | taken, cluster, rules)
             if booking is None:
-                in_vain.add(entry.shape)
-            else:
-                fresh += 1
-        if booking:
+                continue
+            fresh += is_new
             found[booking.node] = booking
+        if place + 1 < len(queues[number]):
+            heapq.heappush(turns, (order(queues[number][place + 1]), number, place + 1))
     return found
 
 
-def _who_book(lanes: Iterable[Sequence[Entry]], rules: Rules) -> Iterator[Sequence[Entry]]:
+def _who_book(lanes: Iterable[Sequence[Entry]], most: int, rules: Rules) -> Iterator[Sequence[Entry]]:
+    """Return the first of the lanes of wide jobs, and of others those that have waited too long."""
     overdue = rules.now - OVERDUE_AFTER
     for lane in lanes:
         first = lane[0]
         if first.shape.gpus > 1:
             yield lane
         elif first.request.created_at <= overdue:
-            yield [each for each in lane if each.request.created_at <= overdue]
+            yield [*islice(takewhile(lambda each: each.request.created_at <= overdue, lane), most)]
 
 
 def _lasts(booking: Booking, cluster: Trial, rules: Rules) -> bool:
@@ -95,10 +100,14 @@ def _book(entry: Entry, taken: Collection[str], cluster: Trial, rules: Rules) ->
     """Return the booking that comes first; of those that come together, the one that waits for the fewest runs."""
     able = (view for view in cluster.able(entry.shape) if view.id not in taken)
     openings = [(opening(view, entry.shape, rules.durations, rules.now), view) for view in islice(able, LOOKED_AT)]
-    found = [(each.in_s, len(each.after), len(view.devices), view.id, each) for each, view in openings if each]
+    found = [
+        (view.id in entry.shape.avoid, each.in_s, len(each.after), len(view.devices), view.id, each)
+        for each, view in openings
+        if each
+    ]
     if not found:
         return None
-    in_s, _, _, node, best = min(found)
+    _, in_s, _, _, node, best = min(found)
     return Booking(
         entry=entry,
         node=node,

@@ -193,14 +193,6 @@ class Grid:
         found[[self._row[name] for name in names if name in self._row]] = True
         return found
 
-    def rows(self, values: Mapping[str, float], others: float) -> Floats:
-        """Return a value for each row, given by node; `others` where none is given."""
-        found = np.full(len(self.cpu), others)
-        for name, value in values.items():
-            if name in self._row:
-                found[self._row[name]] = value
-        return found
-
     def _set(self, row: int, room: Room) -> None:
         self._rooms[row] = room
         self.standing[row] = room.standing

@@ -1,8 +1,8 @@
 """Snapshot and waiting jobs in, plan out. Pure.
 
-Who has booked room goes first, once there is enough of it. Then each job is tried in order, and one that does not fit
-now does not keep those behind it from room that it cannot use. Room only shrinks within a plan, so once a job does not
-fit, no other of its shape is tried. Last, those that found no room book some: that is for the next plan.
+Each job is tried in order, and one that does not fit now does not keep those behind it from room that it cannot use,
+unless it has booked that. Room only shrinks within a plan, so once a job does not fit beside what is kept, no other of
+its shape is tried there. Last, those that found no room book some: that is for the next plan.
 """
 
 from gurney.model.job import WaitReason
@@ -22,20 +22,12 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     full = {shape for shape in waiting if not trial.has_room(shape)}
     heads = [lane for shape, lanes in waiting.items() if shape not in full for lane in lanes.values()]
     if snapshot.bookings:
-        heads += [
-            lane
-            for shape in full
-            for lends in (trial.lends(shape),)
-            for lane in waiting[shape].values()
-            if lends(lane[0])
-        ]
+        heads += [lane for shape in full for lane in waiting[shape].values() if trial.may_borrow(lane[0])]
+    before = [each for each in snapshot.bookings.values() if waits(waiting, each.entry)]
+    heads += [[each.entry] for each in before]
     line = Line(heads, rules, snapshot.using, snapshot.whole)
     over_quota: dict[Lane, WaitReason] = {}
     try:
-        before = [each for each in snapshot.bookings.values() if waits(waiting, each.entry)]
-        for booking in before:
-            if (found := trial.claim(booking)) and (reason := _place(found, trial, line)):
-                over_quota[booking.entry.lane] = reason
         _fill(trial, line, full, over_quota)
         lanes = [lane for shape in full for lane in waiting[shape].values()]
         bookings = booked(lanes, [each for each in before if not trial.is_live(each.job_id)], trial, line, rules)
@@ -61,7 +53,7 @@ def _fill(trial: Trial, line: Line, full: set[Shape], over_quota: dict[Lane, Wai
         if trial.is_live(entry.job_id):
             line.go_on()
             continue
-        found = None if entry.shape in full else trial.find(entry)
+        found = trial.claim(entry) or (None if entry.shape in full else trial.find(entry))
         if found is None:
             full.add(entry.shape)
             found = trial.borrow(entry)

@@ -69,7 +69,7 @@ def opening(view: NodeView, shape: Shape, durations: Durations, now: datetime) -
         held = ends[over][2]
         over += 1
         cpu, memory = cpu + held.cpu, memory + held.memory
-        for uuid in parts.keys() & set(held.gpus):
+        for uuid in filter(parts.__contains__, held.gpus):
             free[uuid] += held.share or view.devices[uuid].mib
             if free[uuid] >= parts[uuid] and uuid not in gpus:
                 gpus.append(uuid)

@@ -1,6 +1,6 @@
 """The cluster as it becomes while a plan is made. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +10,12 @@ from services.scheduler import feasible, rank
 from services.scheduler.board import Board
 from services.scheduler.grid import Load
 from services.scheduler.holders import needs
-from services.scheduler.order import Entry
+from services.scheduler.order import Entry, Key
 from services.scheduler.plan import Decision
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Using
 from services.scheduler.snapshot import Booking, NodeView, Snapshot, room_of, using_of
-from services.scheduler.turns import Rules
+from services.scheduler.turns import OVERDUE, Place, Rules
 
 
 class Found(NamedTuple):
@@ -38,10 +38,12 @@ class Trial:
         self._boards = snapshot.boards()
         self._edition = self._boards.open.edition
         self._chance = chance
-        self._lent = _Lent(snapshot.bookings, self._boards.booked, rules)
+        self._lent = _Lent(snapshot, self._boards.booked, rules)
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
         self._bookings = snapshot.bookings
+        #: Of the jobs that have booked.
+        self._nodes = {each.job_id: each.node for each in snapshot.bookings.values()}
         self.decisions: list[Decision] = []
 
     def __len__(self) -> int:
@@ -55,14 +57,14 @@ class Trial:
         """Tell whether a job of this shape finds room beside what is kept for others."""
         return self._boards.open.has_room(shape)
 
-    def lends(self, shape: Shape) -> Callable[[Entry], bool]:
-        """Return what tells which jobs of a shape may find room in what is kept for others."""
-        return self._lent.may(shape)
+    def may_borrow(self, entry: Entry) -> bool:
+        """Tell at a glance whether a job may find room in what is kept for others."""
+        return self._lent.may(entry)
 
-    def claim(self, booking: Booking) -> Found | None:
-        """Let the job that has booked have its room; None while there is not enough."""
-        entry, node = booking.entry, booking.node
-        if self.is_live(entry.job_id) or self._boards.booked.price(entry.shape, node) == np.inf:
+    def claim(self, entry: Entry) -> Found | None:
+        """Return what a job has booked; None while there is not enough of it, or where it has booked nothing."""
+        node = self._nodes.get(entry.job_id)
+        if node is None or self._boards.booked.price(entry.shape, node) == np.inf:
             return None
         return self._found(entry, node, self._boards.booked)
 
@@ -130,37 +132,60 @@ class Trial:
         return Snapshot(nodes, live, self._snapshot.typical, using, bookings)
 
 
-class _Lent:
-    """What is kept, as it is lent to those who are gone before it is needed, or are of a higher priority."""
+class _Terms(NamedTuple):
+    """To whom a booked node is lent: to those that fulfil one of these."""
 
-    def __init__(self, bookings: Mapping[str, Booking], board: Board, rules: Rules) -> None:
+    #: To those that run no longer; nobody once whoever has booked has waited for too long.
+    for_s: float
+    #: To those of a level before this one.
+    level: int
+    #: To those that are older and whose turn it is first.
+    key: Key
+    place: Place
+
+
+class _Lent:
+    """What is kept, as it is lent."""
+
+    def __init__(self, snapshot: Snapshot, board: Board, rules: Rules) -> None:
         self._board = board
         self._rules = rules
-        for_s = {name: (each.until - rules.now).total_seconds() for name, each in bookings.items()}
-        levels = {name: rules.level(each.entry) for name, each in bookings.items()}
-        #: Of each row, the seconds for which it is lent, and the level above which for ever.
-        self._for_s, self._level = board.rows(for_s, -1.0), board.rows(levels, -1)
-        self._longest, self._lowest = max(for_s.values(), default=-1.0), max(levels.values(), default=-1)
+        self._place = rules.ranking(snapshot.using, snapshot.whole) if snapshot.bookings else rules.ranking({}, Using())
+        self._terms = {name: self._terms_of(each) for name, each in snapshot.bookings.items()}
+        #: Shape -> the most of each where it has room; there is never more room than when that was found out.
+        self._most: dict[Shape, _Terms | None] = {}
 
-    def __bool__(self) -> bool:
-        return bool(len(self._board))
-
-    def may(self, shape: Shape) -> Callable[[Entry], bool]:
-        room = self._board.scores(shape) < np.inf
-        longest, lowest = self._for_s[room].max(initial=-1.0), self._level[room].max(initial=-1)
-        return lambda entry: self._runs_s(entry) <= longest or self._rules.level(entry) < lowest
+    def may(self, entry: Entry) -> bool:
+        """Tell at a glance whether a job may find room; where it says yes, there may be none nevertheless."""
+        most = self._most_of(entry.shape)
+        return most is not None and self._is_lent(entry, most)
 
     def best(self, entry: Entry) -> str | None:
-        runs_s, level = self._runs_s(entry), self._rules.level(entry)
-        if runs_s > self._longest and level >= self._lowest:
+        if not self.may(entry):
             return None
         price = self._board.scores(entry.shape)
-        rows = np.flatnonzero((price < np.inf) & ((runs_s <= self._for_s) | (level < self._level)))
-        found = [(price[row], self._board.names[row]) for row in rows]
+        names = [(price[row], self._board.names[row]) for row in np.flatnonzero(price < np.inf)]
+        found = [each for each in names if self._is_lent(entry, self._terms[each[1]])]
         return min(found)[1] if found else None
 
-    def _runs_s(self, entry: Entry) -> float:
-        return self._rules.durations.expected(entry.lane.digest)
+    def _is_lent(self, entry: Entry, terms: _Terms) -> bool:
+        return (
+            self._rules.durations.expected(entry.lane.digest) <= terms.for_s
+            or self._rules.level(entry) < terms.level
+            or (entry.key < terms.key and self._place(entry) < terms.place)
+        )
+
+    def _terms_of(self, booking: Booking) -> _Terms:
+        entry, level = booking.entry, self._rules.level(booking.entry)
+        left_s = (booking.until - self._rules.now).total_seconds()
+        return _Terms(-1.0 if level == OVERDUE else left_s, level, entry.key, self._place(entry))
+
+    def _most_of(self, shape: Shape) -> _Terms | None:
+        if shape not in self._most:
+            rows = np.flatnonzero(self._board.scores(shape) < np.inf)
+            terms = [self._terms[self._board.names[row]] for row in rows]
+            self._most[shape] = _Terms(*map(max, zip(*terms, strict=True))) if terms else None
+        return self._most[shape]
 
 
 class _Both(Mapping[str, tuple[str, ...]]):

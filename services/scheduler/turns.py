@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from gurney.model.job import Priority, WaitReason
 from gurney.model.resources import Quota
@@ -33,8 +34,7 @@ SHORTEST_S = 10.0
 ANY = "*"
 
 _LEVELS = {Priority.HIGHER: 0, Priority.NORMAL: 1, Priority.LOWER: 2}
-_IMMEDIATE, _OVERDUE, _FIRST = 0, 1, 2
-_RISES_S, _OVERDUE_S = RISES_AFTER.total_seconds(), OVERDUE_AFTER.total_seconds()
+_IMMEDIATE, OVERDUE, _FIRST = 0, 1, 2
 
 #: The least goes first: level, response ratio, age.
 Rank = tuple[int, float, Key]
@@ -42,7 +42,7 @@ Rank = tuple[int, float, Key]
 Place = tuple[int, float, float, Key]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """What decides besides the jobs themselves, at one moment."""
 
@@ -57,7 +57,7 @@ class Rules:
         level = self.level(entry)
         if level < _FIRST:
             return level, 0.0, entry.key
-        waited_s = self._waited_s(entry)
+        waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
         run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
         return level, -(waited_s + run_s) / run_s, entry.key
 
@@ -65,13 +65,16 @@ class Rules:
         """Return what counts before all else, the least first: the priority, and what long waits make of it."""
         if entry.lane.priority is Priority.IMMEDIATE:
             return _IMMEDIATE
-        waited_s = self._waited_s(entry)
-        if waited_s >= _OVERDUE_S:
-            return _OVERDUE
-        return _FIRST + max(0, _LEVELS[entry.lane.priority] - int(waited_s / _RISES_S))
+        overdue, twice, once = self._since
+        since = entry.key[0]
+        if since <= overdue:
+            return OVERDUE
+        return _FIRST + max(0, _LEVELS[entry.lane.priority] - (since <= once) - (since <= twice))
 
-    def _waited_s(self, entry: Entry) -> float:
-        return max(0.0, (self.now - entry.request.created_at).total_seconds())
+    @cached_property
+    def _since(self) -> tuple[datetime, ...]:
+        """Who has waited since before then is overdue, has risen twice, once."""
+        return self.now - OVERDUE_AFTER, self.now - 2 * RISES_AFTER, self.now - RISES_AFTER
 
     def among(self, rank: Rank, project: str, holds: float) -> Place:
         """Return what jobs of all projects are sorted by; `holds`: what this one's holds now of the cluster."""

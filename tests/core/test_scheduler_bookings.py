@@ -232,6 +232,84 @@ def test_who_has_booked_keeps_his_place_among_equals() -> None:
     assert site.want().bookings["n1"].job_id == job_id(3)
 
 
+def test_who_has_booked_starts_in_his_turn() -> None:
+    """What becomes free at once goes to a higher priority, and to who is older and before him in the line, first."""
+    for other in (a_request(3, gpus=1, priority=Priority.IMMEDIATE), a_request(3, gpus=1, age_s=900)):
+        site = Site(a_server())
+        site.want(a_request(1, gpus=2))
+        site.want(a_request(2, gpus=2), other)
+        site.end(1)
+        assert (site.on(2), site.on(3)) == (None, "n1")
+        site.end(3)
+        assert site.on(2) == "n1"
+
+
+def test_narrow_jobs_do_not_starve_beside_wide_ones_that_never_cease_to_come() -> None:
+    """On one server a narrow job gets its turn before wide ones of a lower priority, or that are younger."""
+    for other in (a_request(500, gpus=1, priority=Priority.IMMEDIATE), a_request(500, gpus=1, age_s=60)):
+        site = Site(a_server())
+        site.want(a_request(1, gpus=2, priority=Priority.LOWER))
+        site.want(other, a_request(2, gpus=2, priority=Priority.LOWER))
+        passed = 0
+        while site.on(500) is None:
+            passed += 1
+            assert passed < 3
+            site.want(a_request(passed + 2, gpus=2, priority=Priority.LOWER, age_s=-passed))
+            site.end(passed, after_s=UNKNOWN_S)
+
+
+def test_a_higher_priority_books_what_was_kept_for_a_lower_one() -> None:
+    """Of the same shape or not, on the only node."""
+    for cpu in (1, 2):
+        site = Site(a_server())
+        site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2, priority=Priority.LOWER))
+        plan = site.want(a_request(4, gpus=2, cpu=cpu, priority=Priority.HIGHER), a_request(5, gpus=1))
+        assert plan.bookings["n1"].job_id == job_id(4)
+        site.end(1)
+        assert site.on(5) is None
+        site.end(2)
+        assert (site.on(3), site.on(4), site.on(5)) == (None, "n1", None)
+
+
+def test_what_is_kept_for_who_has_waited_for_a_day_is_lent_no_more() -> None:
+    """Where runs are late again and again, a wide job starts in the end: borrowers are late, too."""
+    site = Site(a_server())
+    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2))
+    for number in range(4, 60):
+        site.want(a_request(number, gpus=1, age_s=-number))
+        running = min((each for each in site.placements if each != job_id(3)), default=None)
+        if site.on(3) or running is None:
+            break
+        site.end(int(running[4:]), after_s=3600)
+    assert site.on(3) == "n1"
+    assert site.now - NOW < OVERDUE_AFTER + timedelta(hours=3)
+
+
+def test_when_many_bookings_are_past_at_once_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All those that had booked book anew in the same plan, and nobody takes what they have gathered."""
+    monkeypatch.setattr(bookings, "NODES", 1)
+    names = [f"n{number}" for number in range(6)]
+    site = Site(*(a_server(name) for name in names))
+    site.want(*(a_request(number, gpus=1) for number in range(100, 112)))
+    wide = [a_request(number, gpus=2) for number in range(1, 7)]
+    site.want(*wide)
+    for _ in names:
+        site.want()
+    assert set(site.want().bookings) == {*names}
+    site.now += timedelta(seconds=2 * UNKNOWN_S)
+    assert {each.job_id for each in site.want().bookings.values()} == {each.job_id for each in wide}
+
+
+def test_a_node_that_lost_an_attempt_is_booked_last() -> None:
+    """A job that avoids a node books another, though it is later."""
+    site = Site(a_server("n1"), a_server("n2"))
+    site.durations.note("sha256:long", 9 * UNKNOWN_S)
+    site.want(of_map("sha256:0", a_request(1, gpus=2)), of_map("sha256:long", a_request(2, gpus=2)))
+    soon, late = site.on(1), site.on(2)
+    assert soon
+    assert set(site.want(a_request(3, gpus=2, avoid=(soon,))).bookings) == {late}
+
+
 def test_few_nodes_are_booked_and_the_first_in_line_book_them() -> None:
     """One node of ten; what could never book keeps nobody from it."""
     nodes = [a_server(f"n{number}") for number in range(2 * NODES)]
@@ -335,6 +413,12 @@ def test_an_opening_is_when_the_last_of_those_ends_that_it_takes() -> None:
     assert found is not None
     assert (found.in_s, found.gpus) == (50, ("GPU-1",))
     assert opening(view, entry_of(a_request(9, gpus=3), NOW).shape, Durations(), NOW) is None
+    names = tuple(f"GPU-{number}" for number in range(8))
+    wide = a_placement(1, gpus=names)
+    view = a_snapshot([a_node(gpus=[a_gpu(name.removeprefix("GPU-")) for name in names])], [wide]).nodes["n1"]
+    found = opening(view, shape, Durations(), NOW)
+    assert found is not None
+    assert found.gpus == ("GPU-0", "GPU-1")
 
 
 def test_wide_jobs_do_not_starve_in_a_busy_cluster() -> None:
