@@ -1,6 +1,7 @@
 """The cluster as it becomes while a plan is made. Pure."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +133,12 @@ class Trial:
         return Snapshot(nodes, live, self._snapshot.typical, using, bookings)
 
 
+#: Up to so many bookings it is asked who goes before whom: where there are more, there are other nodes to go to, too.
+FEW = 3
+#: Older than everybody.
+NOBODY: Key = (datetime.min.replace(tzinfo=UTC), "")
+
+
 class _Terms(NamedTuple):
     """To whom a booked node is lent: to those that fulfil one of these."""
 
@@ -139,7 +146,7 @@ class _Terms(NamedTuple):
     for_s: float
     #: To those of a level before this one.
     level: int
-    #: To those that are older and whose turn it is first.
+    #: To those that are older and whose turn it is first; where very much is booked, to none for that.
     key: Key
     place: Place
 
@@ -151,6 +158,7 @@ class _Lent:
         self._board = board
         self._rules = rules
         self._place = rules.ranking(snapshot.using, snapshot.whole) if snapshot.bookings else rules.ranking({}, Using())
+        self._is_large = len(snapshot.bookings) > FEW
         self._terms = {name: self._terms_of(each) for name, each in snapshot.bookings.items()}
         #: Shape -> the most of each where it has room; there is never more room than when that was found out.
         self._most: dict[Shape, _Terms | None] = {}
@@ -177,8 +185,10 @@ class _Lent:
 
     def _terms_of(self, booking: Booking) -> _Terms:
         entry, level = booking.entry, self._rules.level(booking.entry)
-        left_s = (booking.until - self._rules.now).total_seconds()
-        return _Terms(-1.0 if level == OVERDUE else left_s, level, entry.key, self._place(entry))
+        left_s = -1.0 if level == OVERDUE else (booking.until - self._rules.now).total_seconds()
+        if self._is_large:
+            return _Terms(left_s, level, NOBODY, (0, 0.0, 0.0, NOBODY))
+        return _Terms(left_s, level, entry.key, self._place(entry))
 
     def _most_of(self, shape: Shape) -> _Terms | None:
         if shape not in self._most:
