@@ -37,6 +37,7 @@ from tests.core.scheduler_builders import (
 PROJECTS = ("a", "b", "c")
 #: The share of cases in which the job starts once what was named is gone.
 LEAST = 0.95
+#: Room that is kept for another one may be lent to it, which nobody can tell before the rest is gone.
 NEEDLESS = 0.1
 
 
@@ -207,10 +208,7 @@ def test_without_what_is_named_the_job_starts() -> None:
 
 @pytest.mark.timeout(1800)
 def test_no_more_is_named_than_is_in_the_way() -> None:
-    """In nine of ten random cases a job waits on while any one thing of what was named is left.
-
-    Room that is kept for another one may be lent to it, which nobody can tell before the rest is gone.
-    """
+    """In nine of ten random cases a job waits on while any one thing of what was named is left."""
     lesser = [(case, part) for case in islice(some_cases(), settings().max_examples // 4) for part in case.lesser]
     needless = [(case, part) for case, part in lesser if case.starts_without(part)]
     print(f"{len(needless)} of {len(lesser)} things that were named are not in the way")
