@@ -80,7 +80,7 @@ class Trial:
         return None if name is None else self._found(entry, name, self._boards.booked)
 
     def _found(self, entry: Entry, name: str, board: Board) -> Found:
-        view = self._changed.get(name) or self._snapshot.nodes[name]
+        view = self._now(name)
         places, share = board.gpus_for(entry.shape, name)
         uuids = list(view.devices)
         gpus = tuple(uuids[each] for each in places)
@@ -95,10 +95,13 @@ class Trial:
 
     def able(self, shape: Shape) -> Iterator[NodeView]:
         """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
-        return (self._changed.get(name) or self._snapshot.nodes[name] for name in self._boards.open.able(shape))
+        return map(self._now, self._boards.open.able(shape))
 
     def view(self, name: str) -> NodeView | None:
-        return self._changed.get(name) or self._snapshot.nodes.get(name)
+        return self._now(name) if name in self._snapshot.nodes else None
+
+    def _now(self, name: str) -> NodeView:
+        return self._changed.get(name) or self._snapshot.nodes[name]
 
     @property
     def load(self) -> Load:
