@@ -166,12 +166,10 @@ class Run:
         """Keep the run from starting, or end it; where it has ended nothing happens."""
         if self.step not in machine.HOLDS_ROOM:
             return
-        again = self.entry.stopped
+        if self.step in machine.BREAKABLE and not self.entry.stopped:
+            self._break_off()  # before anything is waited for: soon it may be the stop's own outcome that is written
         await self._note(stopped=True)
-        if self.step in machine.BREAKABLE:
-            if not again:
-                self._break_off()
-        elif self._told_runtime:
+        if self._told_runtime:
             await self._stop_runtime()
 
     async def end(self) -> None:
@@ -195,8 +193,12 @@ class Run:
             await self._runtime.stop(self.run_id, self._host.settings.stop_grace)
 
     async def _note(self, **changes: Any) -> None:
-        """Change the entry, at once here and then on disk; a full disk keeps no run from its end."""
+        """Change the entry, at once here and then on disk."""
         self.entry = self.entry.but(**changes)
+        await asyncio.shield(self._keep())  # a write that is cut off could come after a later one
+
+    async def _keep(self) -> None:
+        """Write the entry as it is when its turn comes; a full disk keeps no run from its end."""
         async with self._writing:
             if self._is_forgotten:
                 return
@@ -350,7 +352,7 @@ class Run:
         """End it when it takes more than its share of a GPU: others have theirs there."""
         excess = policy.told_excess(self.entry.start, await self._host.meter.excess(self.run_id))
         _log.warning("run is ended for the GPU memory that it holds", run=self.run_id, excess=excess)
-        await asyncio.shield(self._note(excess=excess))  # a write that is cut off could come after a later one
+        await self._note(excess=excess)
         await self._stop_patiently()
 
     def _follow_log(self, runtime: Runtime) -> None:

@@ -4,17 +4,19 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import CapturingLogger
 
 from gurney.errors import Forbidden, StoreUnavailable
 from gurney.heartbeats import Heartbeats
+from gurney.model.run import Outcome
 from gurney.service import Service
 from gurney.settings import MIB, Settings
 from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM, SCHEDULER_ENDED
 from gurney.testing.nats import NatsServer
-from services.agent import claim, heartbeat, live_log, log
+from services.agent import claim, heartbeat, live_log, log, policy
 from services.agent.__main__ import build
 from services.agent.journal import Entry, Journal
 from services.agent.run import Run
@@ -297,6 +299,30 @@ async def test_a_stop_before_the_start_prevents_it(house: House) -> None:
     await house.stop(start.run_id)
     assert (await house.outcome(start)).ending == "canceled"
     gate.open()
+    await house.is_clean()
+    assert house.counted() == []
+
+
+async def test_a_stop_that_comes_with_the_confirmation(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop whose note is still being written when the run is confirmed ends the run all the same."""
+    gate = house.scheduler.gate(SCHEDULER_CONFIRM)
+    keep, canceled, decided = Journal.keep, policy.canceled, asyncio.Event()
+
+    async def keep_late(self: Journal, entry: Entry) -> None:
+        gate.open()
+        await decided.wait()
+        await keep(self, entry)
+
+    def decide(*given: Any) -> Outcome:
+        decided.set()
+        return canceled(*given)
+
+    monkeypatch.setattr(Journal, "keep", keep_late)
+    monkeypatch.setattr(policy, "canceled", decide)
+    start = await house.start(house.run("true"))
+    await gate.reached.wait()
+    await house.stop(start.run_id)
+    assert (await house.outcome(start)).ending == "canceled"
     await house.is_clean()
     assert house.counted() == []
 
