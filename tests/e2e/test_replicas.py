@@ -9,11 +9,13 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 import nats
 import pytest
 
+from gurney import clock
 from gurney.documents.mongo import MongoDocuments
 from gurney.documents.port import Query, Where
 from gurney.model.run import LIVE_PLACEMENTS, Leadership
@@ -213,17 +215,18 @@ async def kill_leader(scene: Scene, documents: MongoDocuments) -> None:
     name = scheduler_of(scene.stack, before)
     await asyncio.sleep(random.random())
     async with without(scene.stack, name):
+        killed = clock.now()
         async with asyncio.timeout(TAKES_OVER_WITHIN_S):
             after = await led_after(documents, before.epoch)
-            while not await placed_since(documents, after.epoch) or await led_by_nobody(documents, after.epoch):
+            while not await placed_since(documents, after.epoch, killed) or await led_by_nobody(documents, after.epoch):
                 await asyncio.sleep(0.05)
         await scene.goes_on()
 
 
-async def placed_since(documents: MongoDocuments, epoch: int) -> bool:
-    """Tell whether a leader has placed anything itself: nobody led what it has told of first."""
+async def placed_since(documents: MongoDocuments, epoch: int, killed: datetime) -> bool:
+    """Tell whether a leader has placed anything itself: since the one before was killed."""
     own = await documents.find(PLACEMENTS, Query((Where("epoch", "=", epoch),), sort=("id",)))
-    return any(placement.told.get("scheduled") == placement.revision for placement in own)
+    return any(placement.placed_at > killed for placement in own)
 
 
 async def freeze_leader(scene: Scene, documents: MongoDocuments) -> None:
