@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from structlog.testing import CapturingLogger
 
 from gurney.errors import Forbidden, StoreUnavailable
 from gurney.heartbeats import Heartbeats
-from gurney.model.run import Outcome
+from gurney.model.run import Outcome, StartRun
 from gurney.service import Service
 from gurney.settings import MIB, Settings
 from gurney.subjects import PAYLOAD_COMMIT, SCHEDULER_CONFIRM, SCHEDULER_ENDED
@@ -325,6 +326,27 @@ async def test_a_stop_that_comes_with_the_confirmation(house: House, monkeypatch
     assert (await house.outcome(start)).ending == "canceled"
     await house.is_clean()
     assert house.counted() == []
+
+
+async def test_stops_at_any_moment(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever stops come, and however long notes take to be written, each run ends and leaves nothing."""
+    chance, keep = random.Random(1), Journal.keep
+
+    async def keep_late(self: Journal, entry: Entry) -> None:
+        await asyncio.sleep(chance.uniform(0, 0.05))
+        await keep(self, entry)
+
+    monkeypatch.setattr(Journal, "keep", keep_late)
+
+    async def stopped(start: StartRun) -> str:
+        await house.start(start)
+        await asyncio.sleep(chance.uniform(0, 0.05))
+        await house.stop(start.run_id)
+        return (await house.outcome(start)).ending
+
+    runs = [house.run("sleep 60") for _ in range(30)]
+    assert set(await asyncio.gather(*map(stopped, runs))) == {"canceled"}
+    await house.is_clean()
 
 
 async def test_a_stop_of_an_unknown_run_changes_nothing(house: House) -> None:
