@@ -49,9 +49,10 @@ def booked(
     fresh = 0
 
     def order(entry: Entry) -> tuple[int, bool, Place]:
-        return rules.level(entry), entry.job_id not in had, rank(entry)
+        place = rank(entry)
+        return place[0], entry.job_id not in had, place
 
-    lowest = max((rules.level(each.entry) for each in lasting.values()), default=-1)
+    lowest = max(kept.values(), default=-1)
     rivals = (lane for lane in _who_book(waiting, most, rules) if len(lasting) < most or rules.level(lane[0]) < lowest)
     queues = [*([each.entry] for each in before), *rivals]
     turns = [(order(queue[0]), number, 0) for number, queue in enumerate(queues)]

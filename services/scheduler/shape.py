@@ -104,6 +104,7 @@ def device_of(gpu: Gpu, *, shared: bool) -> Device:
     return Device(gpu.model, gpu.memory, capability, shared, gpu.parent is not None, others)
 
 
+@lru_cache(maxsize=4096)
 def takes(device: Device, shape: Shape) -> int:
     """Return how many MiB of such a GPU the shape takes: all, where it is not shared; `NEVER`: it does not do.
 

@@ -155,6 +155,8 @@ class Line:
 
     def over_quota(self, project: str, more: Using) -> WaitReason | None:
         """Return what of its quota a project would exceed that is given this much more."""
+        if not self._rules.quotas:
+            return None
         return self._rules.over_quota(project, self._with(project, more))
 
     def give(self, project: str, more: Using) -> None:
