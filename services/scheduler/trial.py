@@ -180,7 +180,9 @@ class _Lent:
         self._rules = rules
         self._place = rules.ranking(snapshot.using, snapshot.whole) if snapshot.bookings else rules.ranking({}, Using())
         self._is_large = len(snapshot.bookings) > FEW
-        self._terms = {name: self._terms_of(each) for name, each in snapshot.bookings.items()}
+        self._bookings = snapshot.bookings
+        #: Of those nodes that somebody would find room on.
+        self._terms: dict[str, _Terms] = {}
         self._offers: dict[Shape, _Offers] = {}
 
     def to(self, shape: Shape) -> _Offers:
@@ -217,6 +219,7 @@ class _Lent:
 
     def _offers_to(self, shape: Shape) -> _Offers:
         names = self._board.with_room(shape)
+        self._terms |= {name: self._terms_of(self._bookings[name]) for name in names if name not in self._terms}
         most = _Terms(*map(max, zip(*(self._terms[name] for name in names), strict=True))) if names else None
         return _Offers(names, most, self._board.changes)
 

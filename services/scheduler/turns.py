@@ -14,6 +14,7 @@ A job that has waited for a day goes before all but `immediate` ones, by age alo
 import bisect
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -64,13 +65,13 @@ class Rules:
 
     def level(self, entry: Entry) -> int:
         """Return what counts before all else, the least first: the priority, and what long waits make of it."""
-        if entry.lane.priority is Priority.IMMEDIATE:
+        priority, since = entry.lane.priority, entry.key[0]
+        if priority is Priority.IMMEDIATE:
             return _IMMEDIATE
         overdue, twice, once = self._since
-        since = entry.key[0]
-        if since <= overdue:
-            return OVERDUE
-        return _FIRST + max(0, _LEVELS[entry.lane.priority] - (since <= once) - (since <= twice))
+        if since > once:
+            return _FIRST + _LEVELS[priority]
+        return OVERDUE if since <= overdue else _FIRST + max(0, _LEVELS[priority] - 1 - (since <= twice))
 
     @cached_property
     def _since(self) -> tuple[datetime, ...]:
@@ -117,10 +118,10 @@ class Line:
         #: Number of the lane whose turn it is, and the place in it.
         self._turn = (0, 0)
         #: Of each project, the numbers of its lanes.
-        self._numbers: dict[str, list[int]] = {}
+        self._numbers: dict[str, list[int]] = defaultdict(list)
         for number, (lane, _) in enumerate(self._lanes):
-            self._numbers.setdefault(lane[0].lane.project, []).append(number)
-        #: Of each project, the first of its lanes; found when it is its turn, which for most of them is never.
+            self._numbers[lane[0].lane.project].append(number)
+        #: Of each project, the first of its lanes; found when its turn comes: by then most of them are closed.
         self._heads: dict[str, list[tuple[Rank, int, int]]] = {}
 
     def __iter__(self) -> Iterator[Entry]:
