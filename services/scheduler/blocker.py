@@ -188,7 +188,7 @@ class _Race:
     def winners(self, entry: Entry, lanes: Lanes, rules: Rules, using: Mapping[str, Using]) -> list[Entry]:
         """Return the jobs that go before this one and would not leave it enough, in order, of very many the first."""
         mine, asked = entry.lane.project, _asks(entry, self._room)
-        line = Line(list(lanes.values()), rules, using, self._whole)
+        line = Line([lanes.values()], rules, using, self._whole)
         found: list[Entry] = []
         for each in line:
             if each is entry or len(found) == LONGEST:

@@ -29,6 +29,8 @@ class Column:
         self.shape = shape
         #: The lower the better; infinite where there is no room.
         self.score = np.full(0, np.inf)
+        #: Rows that have room and whose price nobody has asked for.
+        self.due: set[int] = set()
         #: How many changes of rows it knows of.
         self.seen = -1
         self.takes = np.full(1, NEVER, dtype=np.int64)
@@ -47,16 +49,27 @@ class Board(Grid):
     def scores(self, shape: Shape) -> Floats:
         """Return the price of a shape on each row, infinite where there is no room; lent until the next change."""
         column = self._column(shape)
-        self._refresh(column)
+        self._look(column)
+        if column.due:
+            self._find_price(column)
         return column.score
 
     def price(self, shape: Shape, name: str) -> float:
         """Return the price of a shape on one node; infinite where it has no room, or is not here."""
         return float(self.scores(shape)[self._row[name]]) if name in self._row else np.inf
 
+    def with_room(self, shape: Shape) -> list[str]:
+        """Return the nodes that have room for a shape."""
+        column = self._column(shape)
+        self._look(column)
+        rows = [*np.flatnonzero(column.score < np.inf).tolist(), *column.due]
+        return [self.names[row] for row in rows]
+
     def has_room(self, shape: Shape) -> bool:
         """Tell whether any row has room for a shape."""
-        return bool(self.scores(shape).min(initial=np.inf) < np.inf)
+        column = self._column(shape)
+        self._look(column)
+        return bool(column.due) or bool(column.score.min(initial=np.inf) < np.inf)
 
     def able(self, shape: Shape) -> list[str]:
         """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
@@ -77,24 +90,29 @@ class Board(Grid):
             del self._columns[next(iter(self._columns))]
         return column
 
-    def _refresh(self, column: Column) -> None:
+    def _look(self, column: Column) -> None:
+        """Find out which of the rows that have changed have room."""
         if column.seen == self.changes:
             return
         changed = self.changed_since(column.seen)
         column.seen = self.changes
         if changed is None:
             column.score = np.full(len(self.cpu), np.inf)
+            column.due.clear()
             rows = np.arange(len(self.names))
         else:
             for row in changed:
                 column.score[row] = np.inf
+            column.due -= changed
             rows = np.array([row for row in changed if not self.is_short(row, column.shape)], dtype=np.intp)
             if not len(rows):
                 return
         self._learn(column)
-        rows = rows[self._may(column, rows)]
-        if not len(rows):
-            return
+        column.due.update(rows[self._may(column, rows)].tolist())
+
+    def _find_price(self, column: Column) -> None:
+        rows = np.array(sorted(column.due), dtype=np.intp)
+        column.due.clear()
         if len(rows) < FEW:
             column.score[rows] = self._score(column, rows)
             return

@@ -9,11 +9,11 @@ ended or is late, he books where he is expected to start first as things are the
 """
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice, takewhile
 
-from services.scheduler.order import Entry
+from services.scheduler.order import Entry, Shapes
 from services.scheduler.predict import opening
 from services.scheduler.shares import asks
 from services.scheduler.snapshot import Booking
@@ -31,7 +31,7 @@ SHORTEST_S = 1.0
 
 
 def booked(
-    lanes: Iterable[Sequence[Entry]],
+    waiting: Shapes,
     before: Collection[Booking],
     cluster: Trial,
     line: Line,
@@ -39,7 +39,7 @@ def booked(
 ) -> dict[str, Booking]:
     """Return what is kept of which nodes.
 
-    `lanes` find no room; `before`: what was kept until now, for those who wait still.
+    `waiting` finds no room; `before`: what was kept until now, for those who wait still.
     """
     most = max(1, len(cluster) // NODES)
     rank, had = line.rank, {each.job_id for each in before}
@@ -49,10 +49,11 @@ def booked(
     fresh = 0
 
     def order(entry: Entry) -> tuple[int, bool, Place]:
-        return rules.level(entry), entry.job_id not in had, rank(entry)
+        place = rank(entry)
+        return place[0], entry.job_id not in had, place
 
-    lowest = max((rules.level(each.entry) for each in lasting.values()), default=-1)
-    rivals = (lane for lane in _who_book(lanes, most, rules) if len(lasting) < most or rules.level(lane[0]) < lowest)
+    lowest = max(kept.values(), default=-1)
+    rivals = (lane for lane in _who_book(waiting, most, rules) if len(lasting) < most or rules.level(lane[0]) < lowest)
     queues = [*([each.entry] for each in before), *rivals]
     turns = [(order(queue[0]), number, 0) for number, queue in enumerate(queues)]
     heapq.heapify(turns)
@@ -77,15 +78,15 @@ def booked(
     return found
 
 
-def _who_book(lanes: Iterable[Sequence[Entry]], most: int, rules: Rules) -> Iterator[Sequence[Entry]]:
-    """Return the first of the lanes of wide jobs, and of others those that have waited too long."""
+def _who_book(waiting: Shapes, most: int, rules: Rules) -> Iterator[Sequence[Entry]]:
+    """Return the lanes of wide jobs, and the first of others: those that have waited too long."""
     overdue = rules.now - OVERDUE_AFTER
-    for lane in lanes:
-        first = lane[0]
-        if first.shape.gpus > 1:
-            yield lane
-        elif first.request.created_at <= overdue:
-            yield [*islice(takewhile(lambda each: each.request.created_at <= overdue, lane), most)]
+    for shape, lanes in waiting.items():
+        if shape.gpus > 1:
+            yield from lanes.values()
+        else:
+            late = (lane for lane in lanes.values() if lane[0].key[0] <= overdue)
+            yield from ([*islice(takewhile(lambda each: each.key[0] <= overdue, lane), most)] for lane in late)
 
 
 def _lasts(booking: Booking, cluster: Trial, rules: Rules) -> bool:
@@ -93,7 +94,7 @@ def _lasts(booking: Booking, cluster: Trial, rules: Rules) -> bool:
     view = cluster.view(booking.node)
     if view is None or not view.ready or not rules.now < booking.until:
         return False
-    return booking.gpus <= view.devices.keys() and booking.after <= {held.run_id for held in view.held}
+    return booking.gpus <= view.devices.keys() and booking.after <= view.runs
 
 
 def _book(entry: Entry, taken: Collection[str], cluster: Trial, rules: Rules) -> Booking | None:

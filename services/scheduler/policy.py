@@ -20,16 +20,15 @@ def evaluate(snapshot: Snapshot, waiting: Shapes, rules: Rules, chance: rank.Cha
     """Place what fits, in order; say of the rest why it waits. `chance` chooses between equal nodes, else their ids."""
     trial = Trial(snapshot, rules, chance)
     full = {shape for shape in waiting if not trial.has_room(shape)}
-    heads = [lane for shape, lanes in waiting.items() if shape not in full for lane in lanes.values()]
-    if snapshot.bookings:
-        heads += [lane for shape in full for lane in waiting[shape].values() if trial.may_borrow(lane[0])]
+    groups = [list(lanes.values()) for shape, lanes in waiting.items() if shape not in full]
+    groups += [trial.may_borrow(shape, waiting[shape].values()) for shape in full]
     before = [each for each in snapshot.bookings.values() if waits(waiting, each.entry)]
-    heads += [[each.entry] for each in before]
-    line = Line(heads, rules, snapshot.using, snapshot.whole)
+    groups += [[[each.entry]] for each in before if trial.may_claim(each)]
+    line = Line(groups, rules, snapshot.using, snapshot.whole)
     over_quota: dict[Lane, WaitReason] = {}
     try:
         _fill(trial, line, full, over_quota)
-        lanes = [lane for shape in full for lane in waiting[shape].values()]
+        lanes = {shape: waiting[shape] for shape in full}
         bookings = booked(lanes, [each for each in before if not trial.is_live(each.job_id)], trial, line, rules)
         load = trial.load
     finally:
@@ -56,6 +55,9 @@ def _fill(trial: Trial, line: Line, full: set[Shape], over_quota: dict[Lane, Wai
         found = trial.claim(entry) or (None if entry.shape in full else trial.find(entry))
         if found is None:
             full.add(entry.shape)
+            if not trial.lends(entry.shape):
+                line.close()
+                continue
             found = trial.borrow(entry)
         if found and (reason := _place(found, trial, line)):
             over_quota[entry.lane] = reason

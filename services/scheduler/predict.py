@@ -6,7 +6,7 @@ from datetime import datetime
 from statistics import median
 from typing import NamedTuple
 
-from services.scheduler.shape import Shape, takes
+from services.scheduler.shape import NEVER, Shape, takes
 from services.scheduler.snapshot import Held, NodeView
 
 #: Seconds that a run is taken to hold its room of whose MAP nothing is known.
@@ -60,8 +60,9 @@ class Opening(NamedTuple):
 def opening(view: NodeView, shape: Shape, durations: Durations, now: datetime) -> Opening | None:
     """Return when a node has room for a shape; None where that cannot be told, or never."""
     ends = sorted((durations.left_s(held, now), held.run_id, held) for held in view.held)
-    parts = {uuid: takes(view.devices[uuid], shape) for uuid in view.suited(shape)}
-    free, gpus = dict(view.free_mib), view.free_suited(shape)
+    parts = {uuid: part for uuid, device in view.devices.items() if (part := takes(device, shape)) < NEVER}
+    free = dict(view.free_mib)
+    gpus = [uuid for uuid, part in parts.items() if free[uuid] >= part]
     cpu, memory, over = view.free_cpu, view.free_memory, 0
     while cpu < shape.cpu or memory < shape.memory or len(gpus) < shape.gpus:
         if over == len(ends):

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -43,6 +43,15 @@ class Shape:
     labels: tuple[tuple[str, str], ...] = ()
     #: Nodes that are tried last.
     avoid: tuple[str, ...] = ()
+    #: Found once: a decision looks shapes up by the thousand.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asked = (self.urn, self.cpu, self.memory, self.gpus, self.gpu_share, self.gpu_memory, self.labels, self.avoid)
+        object.__setattr__(self, "_hash", hash(asked))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class Device(NamedTuple):
@@ -95,6 +104,7 @@ def device_of(gpu: Gpu, *, shared: bool) -> Device:
     return Device(gpu.model, gpu.memory, capability, shared, gpu.parent is not None, others)
 
 
+@lru_cache(maxsize=4096)
 def takes(device: Device, shape: Shape) -> int:
     """Return how many MiB of such a GPU the shape takes: all, where it is not shared; `NEVER`: it does not do.
 

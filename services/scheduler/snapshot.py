@@ -66,6 +66,11 @@ class NodeView:
         return self.state is NodeState.READY and not self.silent
 
     @cached_property
+    def runs(self) -> frozenset[str]:
+        """Ids of the live placements there."""
+        return frozenset(held.run_id for held in self.held)
+
+    @cached_property
     def used_cpu(self) -> int:
         return sum(each.cpu for each in self.held)
 

@@ -1,6 +1,6 @@
 """The cluster as it becomes while a plan is made. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -43,8 +43,7 @@ class Trial:
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
         self._bookings = snapshot.bookings
-        #: Of the jobs that have booked.
-        self._nodes = {each.job_id: each.node for each in snapshot.bookings.values()}
+        self._claims = {each.job_id: each for each in snapshot.bookings.values()}
         self.decisions: list[Decision] = []
 
     def __len__(self) -> int:
@@ -58,16 +57,25 @@ class Trial:
         """Tell whether a job of this shape finds room beside what is kept for others."""
         return self._boards.open.has_room(shape)
 
-    def may_borrow(self, entry: Entry) -> bool:
-        """Tell at a glance whether a job may find room in what is kept for others."""
-        return self._lent.may(entry)
+    def lends(self, shape: Shape) -> bool:
+        """Tell whether a job of this shape would find room in what is kept for others, if it were lent to it."""
+        return bool(self._lent.to(shape).names)
+
+    def may_borrow(self, shape: Shape, lanes: Iterable[Sequence[Entry]]) -> list[Sequence[Entry]]:
+        """Return the lanes of which the first may find room there, as told at a glance."""
+        offers = self._lent.to(shape)
+        return [lane for lane in lanes if self._lent.may(lane[0], offers)] if offers.names else []
 
     def claim(self, entry: Entry) -> Found | None:
         """Return what a job has booked; None while there is not enough of it, or where it has booked nothing."""
-        node = self._nodes.get(entry.job_id)
-        if node is None or self._boards.booked.price(entry.shape, node) == np.inf:
+        booking = self._claims.get(entry.job_id)
+        if booking is None or not self.may_claim(booking):
             return None
-        return self._found(entry, node, self._boards.booked)
+        return self._found(entry, booking.node, self._boards.booked)
+
+    def may_claim(self, booking: Booking) -> bool:
+        """Tell whether there is enough of what is booked; where there is not, there will not be in this plan."""
+        return self._boards.booked.price(booking.entry.shape, booking.node) < np.inf
 
     def find(self, entry: Entry) -> Found | None:
         """Return where a job fits best beside what is kept for others; None where it fits nowhere."""
@@ -154,6 +162,16 @@ class _Terms(NamedTuple):
     place: Place
 
 
+class _Offers(NamedTuple):
+    """The booked nodes that have room for a shape."""
+
+    names: Sequence[str]
+    #: The most of each of their terms; None: there is no such node.
+    most: _Terms | None
+    #: As of so many changes of the board. Room only shrinks within a plan: where there was none, there is none.
+    changes: int
+
+
 class _Lent:
     """What is kept, as it is lent."""
 
@@ -162,22 +180,28 @@ class _Lent:
         self._rules = rules
         self._place = rules.ranking(snapshot.using, snapshot.whole) if snapshot.bookings else rules.ranking({}, Using())
         self._is_large = len(snapshot.bookings) > FEW
-        self._terms = {name: self._terms_of(each) for name, each in snapshot.bookings.items()}
-        #: Shape -> the most of each where it has room; there is never more room than when that was found out.
-        self._most: dict[Shape, _Terms | None] = {}
+        self._bookings = snapshot.bookings
+        #: Of those nodes that somebody would find room on.
+        self._terms: dict[str, _Terms] = {}
+        self._offers: dict[Shape, _Offers] = {}
 
-    def may(self, entry: Entry) -> bool:
-        """Tell at a glance whether a job may find room; where it says yes, there may be none nevertheless."""
-        most = self._most_of(entry.shape)
-        return most is not None and self._is_lent(entry, most)
+    def to(self, shape: Shape) -> _Offers:
+        """Return what a shape may be lent."""
+        found = self._offers.get(shape)
+        if found is None or (found.names and found.changes != self._board.changes):
+            found = self._offers[shape] = self._offers_to(shape)
+        return found
+
+    def may(self, entry: Entry, offers: _Offers) -> bool:
+        """Tell at a glance whether a job may be lent any of this; where it says yes, there may be none nevertheless."""
+        return offers.most is not None and self._is_lent(entry, offers.most)
 
     def best(self, entry: Entry) -> str | None:
-        if not self.may(entry):
+        offers = self.to(entry.shape)
+        if not self.may(entry, offers):
             return None
-        price = self._board.scores(entry.shape)
-        names = [(price[row], self._board.names[row]) for row in np.flatnonzero(price < np.inf)]
-        found = [each for each in names if self._is_lent(entry, self._terms[each[1]])]
-        return min(found)[1] if found else None
+        names = [name for name in offers.names if self._is_lent(entry, self._terms[name])]
+        return min(names, key=lambda name: (self._board.price(entry.shape, name), name), default=None)
 
     def _is_lent(self, entry: Entry, terms: _Terms) -> bool:
         return (
@@ -193,12 +217,11 @@ class _Lent:
             return _Terms(left_s, level, NOBODY, (0, 0.0, 0.0, NOBODY))
         return _Terms(left_s, level, entry.key, self._place(entry))
 
-    def _most_of(self, shape: Shape) -> _Terms | None:
-        if shape not in self._most:
-            rows = np.flatnonzero(self._board.scores(shape) < np.inf)
-            terms = [self._terms[self._board.names[row]] for row in rows]
-            self._most[shape] = _Terms(*map(max, zip(*terms, strict=True))) if terms else None
-        return self._most[shape]
+    def _offers_to(self, shape: Shape) -> _Offers:
+        names = self._board.with_room(shape)
+        self._terms |= {name: self._terms_of(self._bookings[name]) for name in names if name not in self._terms}
+        most = _Terms(*map(max, zip(*(self._terms[name] for name in names), strict=True))) if names else None
+        return _Offers(names, most, self._board.changes)
 
 
 class _Both(Mapping[str, tuple[str, ...]]):

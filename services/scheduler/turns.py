@@ -13,6 +13,8 @@ A job that has waited for a day goes before all but `immediate` ones, by age alo
 
 import bisect
 import heapq
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -63,13 +65,13 @@ class Rules:
 
     def level(self, entry: Entry) -> int:
         """Return what counts before all else, the least first: the priority, and what long waits make of it."""
-        if entry.lane.priority is Priority.IMMEDIATE:
+        priority, since = entry.lane.priority, entry.key[0]
+        if priority is Priority.IMMEDIATE:
             return _IMMEDIATE
         overdue, twice, once = self._since
-        since = entry.key[0]
-        if since <= overdue:
-            return OVERDUE
-        return _FIRST + max(0, _LEVELS[entry.lane.priority] - (since <= once) - (since <= twice))
+        if since > once:
+            return _FIRST + _LEVELS[priority]
+        return OVERDUE if since <= overdue else _FIRST + max(0, _LEVELS[priority] - 1 - (since <= twice))
 
     @cached_property
     def _since(self) -> tuple[datetime, ...]:
@@ -103,34 +105,44 @@ class Line:
     """The order of the jobs while a plan is made: a project that is given something comes later for more."""
 
     def __init__(
-        self, lanes: Sequence[Sequence[Entry]], rules: Rules, using: Mapping[str, Using], whole: Using
+        self, groups: Iterable[Iterable[Sequence[Entry]]], rules: Rules, using: Mapping[str, Using], whole: Using
     ) -> None:
+        """`groups` of lanes: each can be closed as a whole."""
         self._rules = rules
         self._using = dict(using)
         self._whole = whole
         self._holds = {project: held.share_of(whole) for project, held in using.items()}
-        self._lanes = lanes
+        #: Each with the number of its group.
+        self._lanes = [(lane, number) for number, group in enumerate(groups) for lane in group]
+        self._closed: set[int] = set()
         #: Number of the lane whose turn it is, and the place in it.
         self._turn = (0, 0)
-        #: Of each project, the first of its lanes.
+        #: Of each project, the numbers of its lanes.
+        self._numbers: dict[str, list[int]] = defaultdict(list)
+        for number, (lane, _) in enumerate(self._lanes):
+            self._numbers[lane[0].lane.project].append(number)
+        #: Of each project, the first of its lanes; found when its turn comes: by then most of them are closed.
         self._heads: dict[str, list[tuple[Rank, int, int]]] = {}
-        for number, lane in enumerate(lanes):
-            self._heads.setdefault(lane[0].lane.project, []).append((rules.rank(lane[0]), number, 0))
-        for heads in self._heads.values():
-            heapq.heapify(heads)
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield who is next; more of its lane comes when `go_on` is called before the next one is asked for."""
-        fronts = [(self._front(project), project) for project in self._heads]
-        heapq.heapify(fronts)
-        while fronts:
-            _, project = heapq.heappop(fronts)
-            heads = self._heads[project]
-            _, number, place = heapq.heappop(heads)
-            self._turn = number, place
-            yield self._lanes[number][place]
+        turns = [(self._earliest(project), project) for project in self._numbers]
+        heapq.heapify(turns)
+        while turns:
+            _, project = heapq.heappop(turns)
+            heads = self._heads.get(project)
+            if heads is None:
+                heads = self._heads[project] = self._ranked(project)
+            else:
+                _, number, place = heapq.heappop(heads)
+                lane, group = self._lanes[number]
+                if group not in self._closed:
+                    self._turn = number, place
+                    yield lane[place]
+            while heads and self._lanes[heads[0][1]][1] in self._closed:
+                heapq.heappop(heads)
             if heads:  # by now it may have been given something
-                heapq.heappush(fronts, (self._front(project), project))
+                heapq.heappush(turns, (self._front(project), project))
 
     @property
     def rank(self) -> Callable[[Entry], Place]:
@@ -144,6 +156,8 @@ class Line:
 
     def over_quota(self, project: str, more: Using) -> WaitReason | None:
         """Return what of its quota a project would exceed that is given this much more."""
+        if not self._rules.quotas:
+            return None
         return self._rules.over_quota(project, self._with(project, more))
 
     def give(self, project: str, more: Using) -> None:
@@ -157,13 +171,29 @@ class Line:
     def go_on(self) -> None:
         """Let the next one of the lane whose turn it is come, when it is its turn."""
         number, place = self._turn[0], self._turn[1] + 1
-        lane = self._lanes[number]
+        lane, _ = self._lanes[number]
         if place < len(lane):
             head = (self._rules.rank(lane[place]), number, place)
             heapq.heappush(self._heads[lane[place].lane.project], head)
 
+    def close(self) -> None:
+        """Let no more come of the group whose turn it is."""
+        self._closed.add(self._lanes[self._turn[0]][1])
+
+    def _ranked(self, project: str) -> list[tuple[Rank, int, int]]:
+        lanes = ((number, *self._lanes[number]) for number in self._numbers[project])
+        heads = [(self._rules.rank(lane[0]), number, 0) for number, lane, group in lanes if group not in self._closed]
+        heapq.heapify(heads)
+        return heads
+
     def _front(self, project: str) -> Place:
         return self._rules.among(self._heads[project][0][0], project, self._holds.get(project, 0.0))
+
+    def _earliest(self, project: str) -> Place:
+        """Return what no job of a project goes before: levels are found much faster than ranks."""
+        first = [self._lanes[number][0][0] for number in self._numbers[project]]
+        rank = min(map(self._rules.level, first)), -math.inf, first[0].key
+        return self._rules.among(rank, project, self._holds.get(project, 0.0))
 
 
 def ahead(entry: Entry, lanes: Iterable[Sequence[Entry]], rank: Callable[[Entry], Place]) -> list[Sequence[Entry]]:

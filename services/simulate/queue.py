@@ -12,7 +12,7 @@ from services.scheduler.order import Entry, Queue, alone
 from services.scheduler.plan import Decision
 from services.scheduler.predict import Durations
 from services.scheduler.shares import Shares
-from services.scheduler.turns import Rank, Rules
+from services.scheduler.turns import Rules
 from services.simulate.fill import typical
 from services.simulate.trace import Task
 from services.simulate.world import World, entry_of, moment
@@ -44,8 +44,8 @@ Order = Literal["gurney", "skip", "fifo"]
 class ByAge(Rules):
     """The yardstick: the oldest first."""
 
-    def rank(self, entry: Entry) -> Rank:
-        return 0, 0.0, entry.key
+    def level(self, entry: Entry) -> int:  # noqa: ARG002
+        return 0
 
 
 def replay(

@@ -156,6 +156,9 @@ def test_what_is_kept_is_what_would_be_found_anew(data: st.DataObject) -> None:
         for board, anew, names in zip(kept.boards(), fresh.boards(), (kept.nodes, kept.bookings), strict=True):
             assert rows(board, names) == rows(anew, names)
             for shape in shapes:
+                roomy = set(board.with_room(shape))
+                assert board.has_room(shape) == bool(roomy)
+                assert roomy == {name for name, price in prices(anew, shape, names).items() if price < np.inf}
                 assert prices(board, shape, names) == pytest.approx(prices(anew, shape, names))
                 assert feasible.counted(board, shape) == feasible.counted(anew, shape)
 

@@ -15,7 +15,7 @@ from services.scheduler.predict import UNKNOWN_S, Durations
 from services.scheduler.shape import Shape
 from services.scheduler.shares import HALF_LIFE, Past, Shares, Using
 from services.scheduler.snapshot import Held, snapshot_of
-from services.scheduler.turns import OVERDUE_AFTER, Rules
+from services.scheduler.turns import OVERDUE_AFTER, Line, Rules
 from tests.core.scheduler_builders import (
     NOW,
     RULES,
@@ -29,6 +29,11 @@ from tests.core.scheduler_builders import (
     job_id,
     places,
     some_requests,
+)
+
+#: Project, priority, cores, hours of wait.
+SOME_JOBS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(Priority), st.integers(1, 3), st.integers(0, 30)), max_size=20
 )
 
 
@@ -204,6 +209,38 @@ def test_what_is_expected_is_a_median_of_the_last_runs() -> None:
     for number in range(2000):
         durations.note(str(number), 1)
     assert durations.expected("a") == UNKNOWN_S
+
+
+@given(SOME_JOBS, st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans())), st.sampled_from((0.0, 0.2)))
+def test_whoever_comes_next_goes_before_all_that_are_left(
+    jobs: list[tuple[str, Priority, int, int]], happens: list[tuple[int, bool, bool]], had: float
+) -> None:
+    """Also when projects are given something meanwhile, lanes end, and whole groups of them are closed."""
+    requests = [
+        of(project, number, digest=f"sha256:{cpu}", cpu=cpu, priority=priority, age_s=3600 * hours)
+        for number, (project, priority, cpu, hours) in enumerate(jobs)
+    ]
+    durations = Durations()
+    durations.note("sha256:1", 60.0)
+    rules = Rules(NOW, {"a": had}, durations)
+    groups = [list(lanes.values()) for lanes in a_queue(*requests).shapes.values()]
+    left = {lane[0].lane: list(lane) for group in groups for lane in group}
+    line = Line(groups, rules, {}, Using(cpu=10))
+    expected = [*happens, *[(0, True, False)] * len(jobs)]
+    for entry, (more, goes_on, closes) in zip(line, expected, strict=False):
+        assert entry is min((lane[0] for lane in left.values()), key=line.rank)
+        line.give(entry.lane.project, Using(cpu=more))
+        del left[entry.lane][0]
+        if goes_on:
+            line.go_on()
+        if closes:
+            line.close()
+        left = {
+            lane: rest
+            for lane, rest in left.items()
+            if rest and (goes_on or lane != entry.lane) and not (closes and lane.shape == entry.shape)
+        }
+    assert not left
 
 
 def test_a_lane_is_of_one_kind() -> None:
