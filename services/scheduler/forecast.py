@@ -1,94 +1,179 @@
-"""When a job that waits will start, as well as can be told: from how long runs of their MAPs have taken so far. Pure.
+"""When a job that waits will start, as well as can be told: what comes of the line if it is rehearsed. Pure.
 
-Two bounds, of which the later counts: until when the jobs before it have had theirs, all nodes taken as one pool; and
-until when one node has room for it, if nobody came. What is free now is of no use to it, or it would not wait. Who has
-booked room is told when that is expected.
+Runs end when earlier ones of their MAP let expect, and whose turn it is then of those that wait takes what became
+free, whether that is before the job now or behind it: projects that are given something come later, and short runs
+rise. Nobody comes meanwhile, and no room is kept but for a job that has booked: of that it is told when it is expected.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
-from services.scheduler import feasible
-from services.scheduler.order import Entry, Lanes
-from services.scheduler.predict import Durations, opening
-from services.scheduler.shape import Device, Shape
-from services.scheduler.shares import Using, asks
-from services.scheduler.snapshot import NodeView, Snapshot, using_of
-from services.scheduler.turns import Rules, ahead
+import numpy as np
+import numpy.typing as npt
 
-#: Who goes before it when it starts is not who goes before it now: it rises. So often the time is halved in which the
-#: order of then would let it start.
-STEPS = 8
-#: Of the jobs before it that ask more, one of so many finds room before it does: as replays of bursts had it.
-BETWEEN = 5
-#: Jobs before it that are looked at; more are taken to go on as these do.
-LOOKED_AT = 500
+from services.scheduler.grid import Home, runs
+from services.scheduler.order import Entry, Lanes, waits
+from services.scheduler.predict import opening
+from services.scheduler.shape import Device, Shape, takes
+from services.scheduler.shares import Using
+from services.scheduler.snapshot import Held, NodeView, Snapshot, using_of
+from services.scheduler.turns import OVERDUE, SHORTEST_S, Rules, ahead
+
+#: Ends of runs that are rehearsed; from then on the line is taken to go on as it did.
+REHEARSED = 500
+#: Then so many nodes are looked at for one that has room for it: those that have most of it free.
+LOOKED_AT = 32
+
+Numbers = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 
 def outlook(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> tuple[int, float | None]:
     """Return the place of a job among those that wait, itself counted, and the seconds until it starts."""
-    rank = rules.ranking(snapshot.using, snapshot.whole)
-    before = ahead(entry, lanes.values(), rank)
-    count = sum(map(len, before))
+    place = 1 + sum(map(len, ahead(entry, lanes.values(), rules.ranking(snapshot.using, snapshot.whole))))
     if booking := next((each for each in snapshot.bookings.values() if each.entry is entry), None):
-        return 1 + count, max(0.0, (booking.until - rules.now).total_seconds())
-    first = list(islice(heapq.merge(*before, key=rank), LOOKED_AT))
-    ready = [view for view in snapshot.nodes.values() if view.ready]
-    able = feasible.passing(ready, entry.shape, feasible.EVER)
-    alone, least, most = _alone(entry.shape, able, rules), 0.0, None
-    ends = [(rules.durations.left_s(held, rules.now), using_of(held, view)) for view in able for held in view.held]
-    device = max((each for view in able for each in view.devices.values()), default=None)
-    for _ in range(STEPS):
-        tried = 0.0 if most is None else (least + most) / 2
-        then = replace(rules, now=rules.now + timedelta(seconds=tried)).ranking(snapshot.using, snapshot.whole)
-        mine = then(entry)
-        pooled = _pooled(entry, [each for each in first if then(each) < mine], ends, rules.durations, device)
-        if pooled is None or alone is None:
-            return 1 + count, None
-        found = max(pooled, alone)
-        if most is None or found <= tried:
-            most = found if most is None else tried
-        else:
-            least = tried
-    return 1 + count, None if most is None else most * max(1.0, count / LOOKED_AT)
+        return place, max(0.0, (booking.until - rules.now).total_seconds())
+    if not waits({entry.shape: lanes}, entry):
+        alike = sorted((*lanes.get(entry.lane, ()), entry), key=lambda each: each.key)
+        lanes = {**lanes, entry.lane: alike}
+    return place, _Rehearsal(lanes, snapshot, rules).starts(entry, place)
 
 
-def _pooled(
-    entry: Entry,
-    before: Sequence[Entry],
-    ends: Iterable[tuple[float, Using]],
-    durations: Durations,
-    device: Device | None,
-) -> float | None:
-    """Return when those before it have had theirs. Of those that ask more most find no room before it does."""
-    mine = asks(entry.shape, device)
-    alike = {each.job_id for each in before if _within(asks(each.shape, device), mine)}
-    larger = [each.job_id for each in before if each.job_id not in alike and each.shape.gpus <= entry.shape.gpus]
-    alike.update(larger[::BETWEEN])
-    some = [each for each in before if each.job_id in alike]
-    ends = list(ends)
-    heapq.heapify(ends)
-    now, pool = 0.0, Using()
-    for each in (*some, entry):
-        wanted = asks(each.shape, device)
-        while not _within(wanted, pool):
+class _Rehearsal:
+    """The nodes, and the line as arrays: a row for each lane, of the job of it whose turn is next."""
+
+    def __init__(self, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> None:
+        self._snapshot, self._rules, self._whole = snapshot, rules, snapshot.whole
+        self._nodes = {view.id: view for view in snapshot.nodes.values() if view.ready}
+        self._using = dict(snapshot.using)
+        self._lanes, self._next = list(lanes.items()), [0] * len(lanes)
+        self._shapes = list(dict.fromkeys(lane.shape for lane in lanes))
+        number = {shape: number for number, shape in enumerate(self._shapes)}
+        self._shape = np.array([number[lane.shape] for lane in lanes], dtype=np.intp)
+        asked = [(shape.cpu, shape.memory, shape.gpus) for shape in self._shapes]
+        self._cpu, self._memory, self._gpus = np.array(asked, dtype=np.int64).reshape(-1, 3).T
+        self._takes: dict[Device, Numbers] = {}
+        self._runs: dict[Home, Mask] = {}
+        self._left = np.ones(len(lanes), dtype=np.bool_)
+        self._projects = {project: number for number, project in enumerate({lane.project for lane in lanes})}
+        self._project = np.array([self._projects[lane.project] for lane in lanes], dtype=np.intp)
+        self._share = np.array([self._share_of(project) for project in self._projects])
+        self._run_s = np.array([max(SHORTEST_S, rules.durations.expected(lane.digest)) for lane in lanes])
+        self._level = np.zeros(len(lanes), dtype=np.int64)
+        self._waited = np.zeros(len(lanes))
+        for row in range(len(lanes)):
+            self._look_at(row)
+
+    def starts(self, entry: Entry, place: int) -> float | None:
+        """Return the seconds until a job starts; None where that cannot be told, or never."""
+        views, durations = self._nodes.values(), self._rules.durations
+        ends = [(durations.left_s(held, self._rules.now), held.run_id, held) for view in views for held in view.held]
+        heapq.heapify(ends)
+        in_s, started = 0.0, 0
+        for _ in range(REHEARSED):
             if not ends:
                 return None
-            now, more = heapq.heappop(ends)
-            pool = pool.plus(more)
-        pool = pool.minus(wanted)
-        heapq.heappush(ends, (now + durations.expected(each.lane.digest), wanted))
-    return now
+            in_s, freed = ends[0][0], set()
+            while ends and ends[0][0] == in_s:
+                freed.add(self._end(heapq.heappop(ends)[2]))
+            for each, held in (begun for node in sorted(freed) for begun in self._begun(node, in_s)):
+                if each is entry:
+                    return in_s
+                started += 1
+                heapq.heappush(ends, (in_s + durations.expected(held.digest), each.job_id, held))
+        alone = self._alone(entry.shape)
+        return None if alone is None else max(alone, in_s * max(1.0, place / max(1, started)))
 
+    def _begun(self, node: str, in_s: float) -> Iterator[tuple[Entry, Held]]:
+        """Place on a node who finds room there, in order."""
+        fits = self._fitting(self._nodes[node])
+        while (row := self._turn(fits, in_s)) is not None:
+            first = self._head(row)
+            if held := self._begin(first, self._nodes[node]):
+                yield first, held
+                self._go_on(row)
+                fits &= self._fitting(self._nodes[node])
+            else:
+                fits[row] = False
 
-def _alone(shape: Shape, nodes: Iterable[NodeView], rules: Rules) -> float | None:
-    """Return when the first of the nodes has room, if nobody else takes it."""
-    found = [opening(view, shape, rules.durations, rules.now) for view in nodes]
-    return min((each.in_s for each in found if each), default=None)
+    def _alone(self, shape: Shape) -> float | None:
+        """Return when the first of the nodes has room, if nobody else takes it."""
+        able = islice(self._snapshot.boards().open.able(shape), LOOKED_AT)
+        views = [self._snapshot.nodes[name] for name in able]
+        found = [opening(view, shape, self._rules.durations, self._rules.now) for view in views]
+        return min((each.in_s for each in found if each), default=None)
 
+    def _fitting(self, view: NodeView) -> Mask:
+        """Tell for which rows a node has room."""
+        home = view.kinds, tuple(sorted(view.labels.items()))
+        if home not in self._runs:
+            self._runs[home] = np.array([runs(home, shape) for shape in self._shapes], dtype=np.bool_)
+        free = [self._takes_of(view.devices[uuid]) <= mib for uuid, mib in view.free_mib.items() if mib]
+        fits = self._runs[home] & (self._cpu <= view.free_cpu) & (self._memory <= view.free_memory)
+        fits &= self._gpus <= np.sum(free, axis=0, dtype=np.int64)
+        return self._left & fits[self._shape]
 
-def _within(wanted: Using, room: Using) -> bool:
-    return all(wants <= has for wants, has in zip(wanted, room, strict=True))
+    def _takes_of(self, device: Device) -> Numbers:
+        if device not in self._takes:
+            known = [takes(device, shape) for shape in self._shapes]
+            self._takes[device] = np.array(known, dtype=np.int64)
+        return self._takes[device]
+
+    def _turn(self, fits: Mask, in_s: float) -> int | None:
+        """Return the row whose turn it is of some, as `Rules` has it."""
+        rows = np.flatnonzero(fits)
+        if not len(rows):
+            return None
+        rows = rows[self._level[rows] == self._level[rows].min()]
+        waited = self._waited[rows] + in_s
+        if self._level[rows[0]] > OVERDUE:
+            share = self._share[self._project[rows]]
+            waited = np.where(share == share.min(), waited / self._run_s[rows], -np.inf)
+        alike: list[int] = rows[waited == waited.max()].tolist()
+        return min(alike, key=lambda row: self._head(row).key)
+
+    def _head(self, row: int) -> Entry:
+        return self._lanes[row][1][self._next[row]]
+
+    def _look_at(self, row: int) -> None:
+        """Have a row show the job whose turn is next."""
+        entry = self._head(row)
+        self._level[row] = self._rules.level(entry)
+        self._waited[row] = (self._rules.now - entry.request.created_at).total_seconds()
+
+    def _go_on(self, row: int) -> None:
+        self._next[row] += 1
+        self._left[row] = self._next[row] < len(self._lanes[row][1])
+        if self._left[row]:
+            self._look_at(row)
+
+    def _begin(self, entry: Entry, view: NodeView) -> Held | None:
+        """Place a job on a node that has room; None: its project's quota does not let it have that."""
+        shape, lane = entry.shape, entry.lane
+        free = sorted(view.free_suited(shape), key=lambda uuid: view.free_mib[uuid])[: shape.gpus]
+        part = takes(view.devices[free[0]], shape) if free else 0
+        share = part if shape.gpu_share and part < view.devices[free[0]].mib else 0
+        held = Held("", entry.job_id, view.id, shape.cpu, shape.memory, tuple(free), share, lane.project, lane.digest)
+        using = self._using.get(lane.project, Using()).plus(using_of(held, view))
+        if self._rules.over_quota(lane.project, using):
+            return None
+        self._nodes[view.id] = view.holding(held)
+        self._use(lane.project, using)
+        return held
+
+    def _end(self, held: Held) -> str:
+        """Take a run from its node; returns which that is."""
+        view = self._nodes[held.node or ""]
+        self._nodes[view.id] = view.without(held)
+        self._use(held.project, self._using.get(held.project, Using()).minus(using_of(held, view)))
+        return view.id
+
+    def _use(self, project: str, using: Using) -> None:
+        self._using[project] = using
+        if project in self._projects:
+            self._share[self._projects[project]] = self._share_of(project)
+
+    def _share_of(self, project: str) -> float:
+        return self._rules.had.get(project, 0.0) + self._using.get(project, Using()).share_of(self._whole)

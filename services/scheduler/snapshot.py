@@ -142,6 +142,10 @@ class NodeView:
         vars(view)["devices"] = self.devices  # the same, and dear to find out
         return view
 
+    def without(self, held: Held) -> "NodeView":
+        """Return the node as it is when a run has ended."""
+        return replace(self, held=()).holding(*(each for each in self.held if each is not held))
+
     @property
     def used(self) -> Amount:
         return Amount(cpu=self.used_cpu / MILLI, memory=self.used_memory, gpus=len(self.given))
