@@ -35,6 +35,9 @@ class Column:
         self.seen = -1
         self.takes = np.full(1, NEVER, dtype=np.int64)
         self.runs = np.zeros(0, dtype=np.bool_)
+        #: The most GPUs of one node that would do, as of so many changes of what nodes have.
+        self.widest = 0
+        self.makes = -1
 
 
 class Board(Grid):
@@ -74,13 +77,24 @@ class Board(Grid):
     def able(self, shape: Shape) -> list[str]:
         """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
         column = self._column(shape)
-        self._learn(column)
-        wanted = column.takes[self.kind]
-        able = (self.standing == READY) & column.runs[self.home] & ((wanted < NEVER).sum(axis=1) >= shape.gpus)
-        able &= (self.size[:, 0] >= shape.cpu) & (self.size[:, 1] >= shape.memory)
-        rows = np.flatnonzero(able)
-        free = (self.free[rows] >= wanted[rows]).sum(axis=1)
+        rows = np.flatnonzero(self._suited(column) >= shape.gpus)
+        free = (self.free[rows] >= column.takes[self.kind[rows]]).sum(axis=1)
         return [self.names[row] for row in rows[np.argsort(-free, kind="stable")].tolist()]
+
+    def widest(self, shape: Shape) -> int:
+        """Return the most GPUs that would do of a node that would have the cores and memory if nothing were in use."""
+        column = self._column(shape)
+        if column.makes != self.makes:
+            column.makes, column.widest = self.makes, int(self._suited(column).max(initial=0))
+        return column.widest
+
+    def _suited(self, column: Column) -> Ints:
+        """Return how many GPUs of each row would do; -1 where the rest of the node does not."""
+        self._learn(column)
+        shape = column.shape
+        able = (self.standing == READY) & column.runs[self.home]
+        able &= (self.size[:, 0] >= shape.cpu) & (self.size[:, 1] >= shape.memory)
+        return np.where(able, (column.takes[self.kind] < NEVER).sum(axis=1), -1)
 
     def _column(self, shape: Shape) -> Column:
         key = replace(shape, avoid=()) if shape.avoid else shape

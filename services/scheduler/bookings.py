@@ -1,8 +1,9 @@
 """Room that is kept for jobs which would never find it while others take what becomes free bit by bit. Pure.
 
-A job that asks several GPUs of one node, or that has waited for a day, books them on the node that is expected to have
-room for it first. Others may use what is kept only if they are expected to be gone by then, as in EASY backfilling
-(Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995); here several jobs book at a time, each a node.
+A job that asks half of the GPUs of a large node or more, or that has waited for a day, books the node that is expected
+to have room for it first. One that asks fewer finds them side by side soon enough: what is kept for such costs the
+others more than it gives. Others may use what is kept only if they are expected to be gone by then, as in EASY
+backfilling (Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995); here several jobs book at a time, each a node.
 
 Who has booked keeps his node for as long as things go as expected there. When one of the runs that he waits for has
 ended or is late, he books where he is expected to start first as things are then: mostly the same node again.
@@ -20,8 +21,10 @@ from services.scheduler.snapshot import Booking
 from services.scheduler.trial import Trial
 from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
+#: Jobs are wide that ask several GPUs, and at least one of so many that the largest node for them has.
+WIDE = 2
 #: One of so many nodes is booked at most; of fewer, one.
-NODES = 10
+NODES = 6
 #: So many nodes are looked at for a booking: those that have most of it free.
 LOOKED_AT = 32
 #: So many bookings are made by a plan; those behind them come in the next ones.
@@ -53,7 +56,11 @@ def booked(
         return place[0], entry.job_id not in had, place
 
     lowest = max(kept.values(), default=-1)
-    rivals = (lane for lane in _who_book(waiting, most, rules) if len(lasting) < most or rules.level(lane[0]) < lowest)
+    rivals = (
+        lane
+        for lane in _who_book(waiting, most, rules, cluster)
+        if len(lasting) < most or rules.level(lane[0]) < lowest
+    )
     queues = [*([each.entry] for each in before), *rivals]
     turns = [(order(queue[0]), number, 0) for number, queue in enumerate(queues)]
     heapq.heapify(turns)
@@ -78,11 +85,11 @@ def booked(
     return found
 
 
-def _who_book(waiting: Shapes, most: int, rules: Rules) -> Iterator[Sequence[Entry]]:
+def _who_book(waiting: Shapes, most: int, rules: Rules, cluster: Trial) -> Iterator[Sequence[Entry]]:
     """Return the lanes of wide jobs, and the first of others: those that have waited too long."""
     overdue = rules.now - OVERDUE_AFTER
     for shape, lanes in waiting.items():
-        if shape.gpus > 1:
+        if shape.gpus > 1 and WIDE * shape.gpus >= cluster.widest(shape):
             yield from lanes.values()
         else:
             late = (lane for lane in lanes.values() if lane[0].key[0] <= overdue)

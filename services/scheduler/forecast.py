@@ -19,7 +19,7 @@ from services.scheduler.predict import opening
 from services.scheduler.shape import Device, Shape, takes
 from services.scheduler.shares import Using
 from services.scheduler.snapshot import Held, NodeView, Snapshot, using_of
-from services.scheduler.turns import OVERDUE, SHORTEST_S, Rules, ahead
+from services.scheduler.turns import OVERDUE, Rules, ahead, urgency
 
 #: Ends of runs that are rehearsed; from then on the line is taken to go on as it did.
 REHEARSED = 500
@@ -60,7 +60,7 @@ class _Rehearsal:
         self._projects = {project: number for number, project in enumerate({lane.project for lane in lanes})}
         self._project = np.array([self._projects[lane.project] for lane in lanes], dtype=np.intp)
         self._share = np.array([self._share_of(project) for project in self._projects])
-        self._run_s = np.array([max(SHORTEST_S, rules.durations.expected(lane.digest)) for lane in lanes])
+        self._run_s = np.array([rules.run_s(lane) for lane in lanes])
         self._level = np.zeros(len(lanes), dtype=np.int64)
         self._waited = np.zeros(len(lanes))
         for row in range(len(lanes)):
@@ -130,7 +130,7 @@ class _Rehearsal:
         waited = self._waited[rows] + in_s
         if self._level[rows[0]] > OVERDUE:
             share = self._share[self._project[rows]]
-            waited = np.where(share == share.min(), waited / self._run_s[rows], -np.inf)
+            waited = np.where(share == share.min(), urgency(waited, self._run_s[rows]), -np.inf)
         alike: list[int] = rows[waited == waited.max()].tolist()
         return min(alike, key=lambda row: self._head(row).key)
 

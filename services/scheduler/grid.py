@@ -78,6 +78,8 @@ class Grid:
         #: Kinds of nodes and of GPUs, numbered as they turned up.
         self.homes: dict[Home, int] = {}
         self.devices: dict[Device, int] = {}
+        #: Counts the changes of what there is for jobs if nothing is in use.
+        self.makes = 0
         #: Rows in the order of their changes, from change number `_before` on.
         self._log: list[int] = []
         self._before = 0
@@ -194,6 +196,7 @@ class Grid:
         return found
 
     def _set(self, row: int, room: Room) -> None:
+        self.makes += _make_of(room) != _make_of(self._rooms[row])
         self._rooms[row] = room
         self.standing[row] = room.standing
         self.home[row] = self._home_of(room.home)
@@ -295,6 +298,11 @@ class Grid:
         """Return the share of what is free of all GPUs that typical tasks cannot use."""
         idle = self.idle.sum()
         return float(1 - self._usable.sum() / idle) if idle else 0.0
+
+
+def _make_of(room: Room) -> tuple[object, ...]:
+    """Return what a node has for jobs if nothing is in use."""
+    return room.standing, room.home, room.size, [device for device, _ in room.gpus]
 
 
 def _state_of(room: Room) -> Room:

@@ -1,11 +1,10 @@
 """Whose turn it is: priority, then fair shares of the projects, then short and long waited for. Pure.
 
-1. `immediate` goes before all others. Of the rest a job rises to the next priority with each 8 hours of wait.
+1. `immediate` goes before all others. Of the rest a job rises to the next priority when it has waited for half a day.
 2. Among equals, the project goes first that has had least of the cluster lately (`shares.py`), what it holds now, and
    what this plan gives it, counted in.
-3. Within a project, the job with the highest response ratio: its wait and its run over its run (Brinch Hansen,
-   "Short-term scheduling in multiprogramming systems", SOSP 1971). Short runs, as earlier ones of the same MAP let
-   expect, pass long ones, and whoever waits rises.
+3. Within a project, the most urgent job (`urgency`): short runs, as earlier ones of the same MAP let expect, pass long
+   ones, and whoever waits rises.
 4. Then the older job, then the id.
 
 A job that has waited for a day goes before all but `immediate` ones, by age alone: no wait is without bound.
@@ -19,29 +18,49 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy.typing as npt
 
 from gurney.model.job import Priority, WaitReason
 from gurney.model.resources import Quota
-from services.scheduler.order import Entry, Key
+from services.scheduler.order import Entry, Key, Lane
 from services.scheduler.predict import Durations
 from services.scheduler.shape import MILLI
 from services.scheduler.shares import Using
 
 #: So much wait makes up for the next priority.
-RISES_AFTER = timedelta(hours=8)
+RISES_AFTER = timedelta(hours=12)
 OVERDUE_AFTER = timedelta(days=1)
 #: Shorter runs count as this, or who has waited for a moment would pass everybody.
 SHORTEST_S = 10.0
+#: The power of the run by which the response ratio is taken: 1 is the ratio itself, the larger the less waits count.
+SHORT_FIRST = 1.5
 #: The quota of projects that have none of their own.
 ANY = "*"
 
 _LEVELS = {Priority.HIGHER: 0, Priority.NORMAL: 1, Priority.LOWER: 2}
 _IMMEDIATE, OVERDUE, _FIRST = 0, 1, 2
 
-#: The least goes first: level, response ratio, age.
+#: The least goes first: level, urgency (negative), age.
 Rank = tuple[int, float, Key]
-#: Beside jobs of other projects: level, share of the project, response ratio, age.
+#: Beside jobs of other projects: level, share of the project, urgency (negative), age.
 Place = tuple[int, float, float, Key]
+
+
+T = TypeVar("T", float, npt.NDArray[Any])
+
+
+def urgency(waited_s: T, run_s: T) -> T:
+    """Return how urgent it is to start jobs that have waited so long, by what they are expected to run; seconds.
+
+    The response ratio, wait and run over the run (highest response ratio next: Brinch Hansen, "Short-term scheduling in
+    multiprogramming systems", SOSP 1971), with more weight on short runs: of jobs that have just come the shorter is
+    the more urgent, by which the mean wait is least (Smith, "Various optimizers for single-stage production", Naval
+    Research Logistics Quarterly 3, 1956).
+    """
+    found: T = (waited_s + run_s) / run_s**SHORT_FIRST
+    return found
 
 
 @dataclass(frozen=True)
@@ -60,28 +79,31 @@ class Rules:
         if level < _FIRST:
             return level, 0.0, entry.key
         waited_s = max(0.0, (self.now - entry.request.created_at).total_seconds())
-        run_s = max(SHORTEST_S, self.durations.expected(entry.lane.digest))
-        return level, -(waited_s + run_s) / run_s, entry.key
+        return level, -urgency(waited_s, self.run_s(entry.lane)), entry.key
+
+    def run_s(self, lane: Lane) -> float:
+        """Return what the runs of a lane count as."""
+        return max(SHORTEST_S, self.durations.expected(lane.digest))
 
     def level(self, entry: Entry) -> int:
         """Return what counts before all else, the least first: the priority, and what long waits make of it."""
         priority, since = entry.lane.priority, entry.key[0]
         if priority is Priority.IMMEDIATE:
             return _IMMEDIATE
-        overdue, twice, once = self._since
-        if since > once:
+        overdue, risen = self._since
+        if since > risen:
             return _FIRST + _LEVELS[priority]
-        return OVERDUE if since <= overdue else _FIRST + max(0, _LEVELS[priority] - 1 - (since <= twice))
+        return OVERDUE if since <= overdue else _FIRST + max(0, _LEVELS[priority] - 1)
 
     @cached_property
     def _since(self) -> tuple[datetime, ...]:
-        """Who has waited since before then is overdue, has risen twice, once."""
-        return self.now - OVERDUE_AFTER, self.now - 2 * RISES_AFTER, self.now - RISES_AFTER
+        """Who has waited since before then is overdue, has risen."""
+        return self.now - OVERDUE_AFTER, self.now - RISES_AFTER
 
     def among(self, rank: Rank, project: str, holds: float) -> Place:
         """Return what jobs of all projects are sorted by; `holds`: what this one's holds now of the cluster."""
-        level, ratio, key = rank
-        return level, self.had.get(project, 0.0) + holds if level >= _FIRST else 0.0, ratio, key
+        level, urgent, key = rank
+        return level, self.had.get(project, 0.0) + holds if level >= _FIRST else 0.0, urgent, key
 
     def ranking(self, using: Mapping[str, Using], whole: Using) -> Callable[[Entry], Place]:
         """Return what jobs are sorted by while their projects hold this much of the whole."""

@@ -107,6 +107,18 @@ def test_a_wide_job_gets_its_turn_however_many_narrow_ones_come() -> None:
     assert site.want().bookings == {}
 
 
+def test_wide_is_what_asks_half_of_the_largest_node_for_it() -> None:
+    """Two of four GPUs are booked and two of eight are not; a node counts while it takes jobs that ask such GPUs."""
+    modest, large = a_server("n1", gpus=4), a_server("n2", gpus=8)
+    others = large.but(gpus=tuple(gpu.but(model="B") for gpu in large.gpus))
+    for node, is_wide in ((large, False), (others, True), (large.but(state=NodeState.DRAINING), True)):
+        site = Site(modest, large)
+        site.want(*(a_request(number, gpus=1, gpu_model="A") for number in range(100, 112)))
+        assert site.want(a_request(1, gpus=2, gpu_model="A")).bookings == {}
+        site.nodes["n2"] = node
+        assert bool(site.want().bookings) == is_wide
+
+
 def test_what_is_free_already_is_kept_at_once() -> None:
     """Nothing has to change on a node for what is booked there to be kept."""
     site = Site(a_server())

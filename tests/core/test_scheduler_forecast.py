@@ -98,8 +98,8 @@ def test_a_long_run_lets_short_ones_pass_that_are_behind_it_now() -> None:
     durations.note("short", 100)
     durations.note("long", 1000)
     rules = Rules(NOW, durations=durations)
-    long, short = a_job(1, digest="long", age_s=500), a_job(2, digest="short")
-    assert waits_for(full([a_node()], ("n1", 10)), long, short, rules=rules) == 10
+    long, short = a_job(1, digest="long", age_s=2500), a_job(2, digest="short")
+    assert waits_for(full([a_node()], ("n1", 5)), long, short, rules=rules) == 5
     assert waits_for(full([a_node()], ("n1", 90)), long, short, rules=rules) == 90 + 100
 
 

@@ -97,13 +97,22 @@ def test_what_is_immediate_goes_by_age() -> None:
 def test_short_runs_pass_until_the_long_has_waited() -> None:
     """Where earlier runs of a MAP were short its job goes first, and no more when the other has waited long enough."""
     durations = Durations()
-    durations.note("short", 10)
+    durations.note("short", 300)
     durations.note("long", 3000)
     rules = Rules(NOW, durations=durations)
-    queue = a_queue(of("p", 1, digest="long", age_s=100), of("p", 2, digest="short", age_s=5))
+    queue = a_queue(of("p", 1, digest="long", age_s=6000), of("p", 2, digest="short"))
     assert places(queue, rules) == {job_id(2): 1, job_id(1): 2}
-    queue = a_queue(of("p", 1, digest="long", age_s=1600), of("p", 2, digest="short", age_s=5))
+    queue = a_queue(of("p", 1, digest="long", age_s=7000), of("p", 2, digest="short"))
     assert places(queue, rules) == {job_id(1): 1, job_id(2): 2}
+
+
+def test_of_jobs_that_have_just_come_the_short_goes_first() -> None:
+    """Nobody has waited yet: what is expected to be over first is begun first, whichever came first."""
+    durations = Durations()
+    durations.note("short", 300)
+    durations.note("long", 3000)
+    queue = a_queue(of("p", 1, digest="long"), of("p", 2, digest="short"))
+    assert places(queue, Rules(NOW, durations=durations)) == {job_id(2): 1, job_id(1): 2}
 
 
 @given(some_requests())
