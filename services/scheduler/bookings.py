@@ -23,8 +23,8 @@ from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
 #: Jobs are wide that ask several GPUs, and at least one of so many that the largest node for them has.
 WIDE = 2
-#: One of so many nodes is booked at most; of fewer, one.
-NODES = 6
+#: One of so many nodes is booked at most; of fewer, one; and never more than so many.
+NODES, MOST = 6, 64
 #: So many nodes are looked at for a booking: those that have most of it free.
 LOOKED_AT = 32
 #: So many bookings are made by a plan; those behind them come in the next ones.
@@ -44,7 +44,7 @@ def booked(
 
     `waiting` finds no room; `before`: what was kept until now, for those who wait still.
     """
-    most = max(1, len(cluster) // NODES)
+    most = min(MOST, max(1, len(cluster) // NODES))
     rank, had = line.rank, {each.job_id for each in before}
     lasting = {each.job_id: each for each in before if _lasts(each, cluster, rules)}
     kept = {each.node: rules.level(each.entry) for each in lasting.values()}

@@ -145,7 +145,7 @@ class Overview:
         rooms: dict[str, Room] = {}
         booked: dict[str, Room] = {}
         board = self._boards.open
-        for name in self._changed:
+        for name in sorted(self._changed):  # a node's row is where it came first
             bare = self._bare.get(name)
             if bare is None:
                 if self._views.pop(name, None):

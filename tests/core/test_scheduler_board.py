@@ -340,6 +340,13 @@ def test_chance_decides_between_equals_only() -> None:
     assert offered == [["n2", "n3"]]
 
 
+def test_rows_are_in_the_order_of_the_nodes() -> None:
+    """Nodes that come at once have their rows by their ids: where many are alike, a plan looks at the first of them."""
+    overview = Overview(SILENT_AFTER)
+    nodes = {f"n{number:02}": a_node(f"n{number:02}") for number in range(50)}
+    assert overview.snapshot(nodes, NOW).boards().open.names[:50] == list(nodes)
+
+
 def test_a_row_that_did_not_change_is_not_weighed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a placement, only its node's row is looked at for a shape that was asked before."""
     looked: list[int] = []
