@@ -1,7 +1,6 @@
 """The cluster as it becomes while a plan is made. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +10,13 @@ from services.scheduler import feasible, rank
 from services.scheduler.board import Board
 from services.scheduler.grid import Load
 from services.scheduler.holders import needs
-from services.scheduler.order import Entry, Key
+from services.scheduler.lending import Lent
+from services.scheduler.order import Entry
 from services.scheduler.plan import Decision
 from services.scheduler.shape import Shape
 from services.scheduler.shares import Using
 from services.scheduler.snapshot import Booking, NodeView, Snapshot, room_of, using_of
-from services.scheduler.turns import OVERDUE, Place, Rules
+from services.scheduler.turns import Rules
 
 
 class Found(NamedTuple):
@@ -39,7 +39,7 @@ class Trial:
         self._boards = snapshot.boards()
         self._edition = self._boards.open.edition
         self._chance = chance
-        self._lent = _Lent(snapshot, self._boards.booked, rules)
+        self._lent = Lent(snapshot, self._boards.booked, rules)
         self._changed: dict[str, NodeView] = {}
         self._live: dict[str, tuple[str, ...]] = {}
         self._bookings = snapshot.bookings
@@ -146,86 +146,6 @@ class Trial:
         nodes = {**self._snapshot.nodes, **self._changed}
         live = _Both(self._live, self._snapshot.live)
         return Snapshot(nodes, live, self._snapshot.typical, using, bookings)
-
-
-#: Up to so many bookings it is asked who goes before whom: where there are more, there are other nodes to go to, too.
-FEW = 3
-#: Older than everybody.
-NOBODY: Key = (datetime.min.replace(tzinfo=UTC), "")
-
-
-class _Terms(NamedTuple):
-    """To whom a booked node is lent: to those that fulfil one of these."""
-
-    #: To those that run no longer; nobody once whoever has booked has waited for too long.
-    for_s: float
-    #: To those of a level before this one.
-    level: int
-    #: To those that are older and whose turn it is first; where very much is booked, to none for that.
-    key: Key
-    place: Place
-
-
-class _Offers(NamedTuple):
-    """The booked nodes that have room for a shape."""
-
-    names: Sequence[str]
-    #: The most of each of their terms; None: there is no such node.
-    most: _Terms | None
-    #: As of so many changes of the board. Room only shrinks within a plan: where there was none, there is none.
-    changes: int
-
-
-class _Lent:
-    """What is kept, as it is lent."""
-
-    def __init__(self, snapshot: Snapshot, board: Board, rules: Rules) -> None:
-        self._board = board
-        self._rules = rules
-        self._place = rules.ranking(snapshot.using, snapshot.whole) if snapshot.bookings else rules.ranking({}, Using())
-        self._is_large = len(snapshot.bookings) > FEW
-        self._bookings = snapshot.bookings
-        #: Of those nodes that somebody would find room on.
-        self._terms: dict[str, _Terms] = {}
-        self._offers: dict[Shape, _Offers] = {}
-
-    def to(self, shape: Shape) -> _Offers:
-        """Return what a shape may be lent."""
-        found = self._offers.get(shape)
-        if found is None or (found.names and found.changes != self._board.changes):
-            found = self._offers[shape] = self._offers_to(shape)
-        return found
-
-    def may(self, entry: Entry, offers: _Offers) -> bool:
-        """Tell at a glance whether a job may be lent any of this; where it says yes, there may be none nevertheless."""
-        return offers.most is not None and self._is_lent(entry, offers.most)
-
-    def best(self, entry: Entry) -> str | None:
-        offers = self.to(entry.shape)
-        if not self.may(entry, offers):
-            return None
-        names = [name for name in offers.names if self._is_lent(entry, self._terms[name])]
-        return min(names, key=lambda name: (self._board.price(entry.shape, name), name), default=None)
-
-    def _is_lent(self, entry: Entry, terms: _Terms) -> bool:
-        return (
-            self._rules.durations.expected(entry.lane.digest) <= terms.for_s
-            or self._rules.level(entry) < terms.level
-            or (entry.key < terms.key and self._place(entry) < terms.place)
-        )
-
-    def _terms_of(self, booking: Booking) -> _Terms:
-        entry, level = booking.entry, self._rules.level(booking.entry)
-        left_s = -1.0 if level == OVERDUE else (booking.until - self._rules.now).total_seconds()
-        if self._is_large:
-            return _Terms(left_s, level, NOBODY, (0, 0.0, 0.0, NOBODY))
-        return _Terms(left_s, level, entry.key, self._place(entry))
-
-    def _offers_to(self, shape: Shape) -> _Offers:
-        names = self._board.with_room(shape)
-        self._terms |= {name: self._terms_of(self._bookings[name]) for name in names if name not in self._terms}
-        most = _Terms(*map(max, zip(*(self._terms[name] for name in names), strict=True))) if names else None
-        return _Offers(names, most, self._board.changes)
 
 
 class _Both(Mapping[str, tuple[str, ...]]):
