@@ -71,13 +71,14 @@ class _Rehearsal:
         views, durations = self._nodes.values(), self._rules.durations
         ends = [(durations.left_s(held, self._rules.now), held.run_id, held) for view in views for held in view.held]
         heapq.heapify(ends)
-        in_s, started = 0.0, 0
-        for _ in range(REHEARSED):
+        in_s, started, ended = 0.0, 0, 0
+        while ended < REHEARSED:
             if not ends:
                 return None
             in_s, freed = ends[0][0], set()
             while ends and ends[0][0] == in_s:
                 freed.add(self._end(heapq.heappop(ends)[2]))
+                ended += 1
             for each, held in (begun for node in sorted(freed) for begun in self._begun(node, in_s)):
                 if each is entry:
                     return in_s

@@ -138,13 +138,16 @@ class NodeView:
 
     def holding(self, *held: Held) -> "NodeView":
         """Return the node with this much more in use."""
-        view = replace(self, held=(*self.held, *held))
-        vars(view)["devices"] = self.devices  # the same, and dear to find out
-        return view
+        return self._but((*self.held, *held))
 
     def without(self, held: Held) -> "NodeView":
         """Return the node as it is when a run has ended."""
-        return replace(self, held=()).holding(*(each for each in self.held if each is not held))
+        return self._but(tuple(each for each in self.held if each is not held))
+
+    def _but(self, held: tuple[Held, ...]) -> "NodeView":
+        view = replace(self, held=held)
+        vars(view)["devices"] = self.devices  # the same, and dear to find out
+        return view
 
     @property
     def used(self) -> Amount:
