@@ -166,11 +166,12 @@ def test_it_is_as_told_where_things_go_as_expected(asked: list[tuple[int, int]],
     assert all(told == was for told, was in estimates([node], tasks, every=1))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 10])
-def test_most_estimates_are_of_use(seed: int) -> None:
-    """In a replay of a busy time with bursts, estimates are off by less than a factor of 2 in the median."""
-    nodes = generator.nodes(8, seed)
-    gpus = sum(len(node.gpus) for node in nodes)
-    found = estimates(nodes, generator.tasks(30 * gpus, seed, gpus * 1000, 1.0), every=5)
-    assert len(found) > 50
+def test_most_estimates_are_of_use() -> None:
+    """In replays of busy times with bursts, estimates are off by less than a factor of 2 in the median."""
+    found: list[tuple[float, float]] = []
+    for seed in (0, 1, 10):
+        nodes = generator.nodes(8, seed)
+        gpus = sum(len(node.gpus) for node in nodes)
+        found += estimates(nodes, generator.tasks(30 * gpus, seed, gpus * 1000, 1.0), every=5)
+    assert len(found) > 500
     assert median(max(told / was, was / told) for told, was in found) < 2
