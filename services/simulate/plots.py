@@ -1,5 +1,6 @@
 """Curves as PNG. Needs Pillow, which the server does not."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,21 +45,32 @@ def _plot(path: Path, lines: Sequence[Points], labels: tuple[str, str]) -> Path:
         raise Invalid("plots need Pillow: pip install 'gurney[plots]'") from error
     image = Image.new("RGB", SIZE, "white")
     pen = ImageDraw.Draw(image)
-    most = tuple(max((point[axis] for line in lines for point in line), default=0) or 1 for axis in (0, 1))
-    _axes(pen, (most[0], most[1]), labels)
+    across, up = (ticks(max((point[axis] for line in lines for point in line), default=0)) for axis in (0, 1))
+    _axes(pen, across, up, labels)
     for number, line in enumerate(lines):
-        pen.line([_at(x / most[0], y / most[1]) for x, y in line], fill=COLOURS[number % len(COLOURS)], width=1)
+        pen.line([_at(x / across[-1], y / up[-1]) for x, y in line], fill=COLOURS[number % len(COLOURS)], width=1)
     image.save(path)
     return path
 
 
-def _axes(pen: "ImageDraw", most: tuple[float, float], labels: tuple[str, str]) -> None:
-    for tick in range(TICKS + 1):
-        part = tick / TICKS
+def ticks(most: float) -> list[float]:
+    """Return round numbers at equal distances, from 0 to the first that is not less than `most`; ten steps or fewer."""
+    most = most or 1.0
+    least = most / TICKS
+    power = 10 ** math.floor(math.log10(least))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= least)
+    return [number * step for number in range(math.ceil(most / step) + 1)]
+
+
+def _axes(pen: "ImageDraw", across: Sequence[float], up: Sequence[float], labels: tuple[str, str]) -> None:
+    for each in across:
+        part = each / across[-1]
         pen.line([_at(part, 0), _at(part, 1)], fill="#dddddd")
+        pen.text((_at(part, 0)[0], SIZE[1] - MARGIN + 6), f"{each:.6g}", fill="black", anchor="ma")
+    for each in up:
+        part = each / up[-1]
         pen.line([_at(0, part), _at(1, part)], fill="#dddddd")
-        pen.text((_at(part, 0)[0], SIZE[1] - MARGIN + 6), f"{most[0] * part:.4g}", fill="black", anchor="ma")
-        pen.text((MARGIN - 6, _at(0, part)[1]), f"{most[1] * part:.4g}", fill="black", anchor="rm")
+        pen.text((MARGIN - 6, _at(0, part)[1]), f"{each:.6g}", fill="black", anchor="rm")
     pen.text((SIZE[0] / 2, SIZE[1] - MARGIN / 2), labels[0], fill="black", anchor="ma")
     pen.text((MARGIN, MARGIN / 2), labels[1], fill="black", anchor="lm")
 

@@ -18,6 +18,7 @@ from services.scheduler.turns import Rules
 from services.simulate import generator, measure, trace
 from services.simulate.__main__ import simulate
 from services.simulate.fill import fill, inflated, typical
+from services.simulate.plots import ticks
 from services.simulate.queue import Order, replay
 from services.simulate.trace import WHOLE, Task
 from services.simulate.world import World, entry_of
@@ -143,6 +144,18 @@ def test_figures_are_what_they_are_called() -> None:
     assert measure.percentile([], 50) == 0
     assert measure.jain([2, 2, 2]) == pytest.approx(1)
     assert measure.jain([0, 0, 5]) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("most", "last", "steps"),
+    [(572, 600, 6), (16.37, 18, 9), (100, 100, 10), (0.3, 0.3, 6), (0, 1, 10), (1e-9, 1e-9, 10)],
+)
+def test_axes_have_round_numbers(most: float, last: float, steps: int) -> None:
+    """Ticks are multiples of 1, 2 or 5 times a power of ten, at most ten steps, and reach the largest value."""
+    found = ticks(most)
+    assert found[0] == 0
+    assert found[-1] == pytest.approx(last)
+    assert len(found) - 1 == steps
 
 
 def test_the_command_prints_what_it_promises(
