@@ -35,8 +35,8 @@ class Column:
         self.seen = -1
         self.takes = np.full(1, NEVER, dtype=np.int64)
         self.runs = np.zeros(0, dtype=np.bool_)
-        #: The most GPUs of one node that would do, as of so many changes of what nodes have.
-        self.widest = 0
+        #: How many GPUs of most nodes would do, as of so many changes of what nodes have.
+        self.usual = 0
         self.makes = -1
 
 
@@ -81,12 +81,14 @@ class Board(Grid):
         free = (self.free[rows] >= column.takes[self.kind[rows]]).sum(axis=1)
         return [self.names[row] for row in rows[np.argsort(-free, kind="stable")].tolist()]
 
-    def widest(self, shape: Shape) -> int:
-        """Return the most GPUs that would do of a node that would have the cores and memory if nothing were in use."""
+    def usual(self, shape: Shape) -> int:
+        """Return how many GPUs would do of the nodes that could hold a shape: the median; 0: there are none."""
         column = self._column(shape)
         if column.makes != self.makes:
-            column.makes, column.widest = self.makes, int(self._suited(column).max(initial=0))
-        return column.widest
+            suited = self._suited(column)
+            able = suited[suited >= shape.gpus]
+            column.makes, column.usual = self.makes, int(np.median(able)) if len(able) else 0
+        return column.usual
 
     def _suited(self, column: Column) -> Ints:
         """Return how many GPUs of each row would do; -1 where the rest of the node does not."""

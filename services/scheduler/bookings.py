@@ -1,6 +1,6 @@
 """Room that is kept for jobs which would never find it while others take what becomes free bit by bit. Pure.
 
-A job that asks half of the GPUs of a large node or more, or that has waited for a day, books the node that is expected
+A job that asks half of the GPUs of a usual node or more, or that has waited for a day, books the node that is expected
 to have room for it first. One that asks fewer finds them side by side soon enough: what is kept for such costs the
 others more than it gives. Others may use what is kept only if they are expected to be gone by then, as in EASY
 backfilling (Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995); here several jobs book at a time, each a node.
@@ -21,7 +21,7 @@ from services.scheduler.snapshot import Booking
 from services.scheduler.trial import Trial
 from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 
-#: Jobs are wide that ask several GPUs, and at least one of so many that the largest node for them has.
+#: Jobs are wide that ask several GPUs, and at least one of so many that the usual node for them has.
 WIDE = 2
 #: One of so many nodes is booked at most; of fewer, one; and never more than so many.
 NODES, MOST = 6, 64
@@ -89,7 +89,7 @@ def _who_book(waiting: Shapes, most: int, rules: Rules, cluster: Trial) -> Itera
     """Return the lanes of wide jobs, and the first of others: those that have waited too long."""
     overdue = rules.now - OVERDUE_AFTER
     for shape, lanes in waiting.items():
-        if shape.gpus > 1 and WIDE * shape.gpus >= cluster.widest(shape):
+        if shape.gpus > 1 and WIDE * shape.gpus >= cluster.usual(shape):
             yield from lanes.values()
         else:
             late = (lane for lane in lanes.values() if lane[0].key[0] <= overdue)

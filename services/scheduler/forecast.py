@@ -57,6 +57,8 @@ class _Rehearsal:
         self._takes: dict[Device, Numbers] = {}
         self._runs: dict[Home, Mask] = {}
         self._left = np.ones(len(lanes), dtype=np.bool_)
+        #: Rows whose project's quota has refused what they ask, until a run of it ends.
+        self._over = np.zeros(len(lanes), dtype=np.bool_)
         self._projects = {project: number for number, project in enumerate({lane.project for lane in lanes})}
         self._project = np.array([self._projects[lane.project] for lane in lanes], dtype=np.intp)
         self._share = np.array([self._share_of(project) for project in self._projects])
@@ -76,7 +78,7 @@ class _Rehearsal:
             if not ends:
                 return None
             in_s, freed = ends[0][0], set()
-            while ends and ends[0][0] == in_s:
+            while ends and ends[0][0] == in_s and ended < REHEARSED:
                 freed.add(self._end(heapq.heappop(ends)[2]))
                 ended += 1
             for each, held in (begun for node in sorted(freed) for begun in self._begun(node, in_s)):
@@ -84,6 +86,7 @@ class _Rehearsal:
                     return in_s
                 started += 1
                 heapq.heappush(ends, (in_s + durations.expected(held.digest), each.job_id, held))
+        started += sum(each[0] == in_s for each in ends)  # who goes then, too, and was not rehearsed
         alone = self._alone(entry.shape)
         return None if alone is None else max(alone, in_s * max(1.0, place / max(1, started)))
 
@@ -97,7 +100,8 @@ class _Rehearsal:
                 self._go_on(row)
                 fits &= self._fitting(self._nodes[node])
             else:
-                fits[row] = False
+                self._over |= (self._project == self._project[row]) & (self._shape == self._shape[row])
+                fits &= ~self._over
 
     def _alone(self, shape: Shape) -> float | None:
         """Return when the first of the nodes has room, if nobody else takes it."""
@@ -114,7 +118,7 @@ class _Rehearsal:
         free = [self._takes_of(view.devices[uuid]) <= mib for uuid, mib in view.free_mib.items() if mib]
         fits = self._runs[home] & (self._cpu <= view.free_cpu) & (self._memory <= view.free_memory)
         fits &= self._gpus <= np.sum(free, axis=0, dtype=np.int64)
-        return self._left & fits[self._shape]
+        return self._left & ~self._over & fits[self._shape]
 
     def _takes_of(self, device: Device) -> Numbers:
         if device not in self._takes:
@@ -131,7 +135,7 @@ class _Rehearsal:
         waited = self._waited[rows] + in_s
         if self._level[rows[0]] > OVERDUE:
             share = self._share[self._project[rows]]
-            waited = np.where(share == share.min(), urgency(waited, self._run_s[rows]), -np.inf)
+            waited = np.where(share == share.min(), urgency(np.maximum(0.0, waited), self._run_s[rows]), -np.inf)
         alike: list[int] = rows[waited == waited.max()].tolist()
         return min(alike, key=lambda row: self._head(row).key)
 
@@ -169,6 +173,8 @@ class _Rehearsal:
         view = self._nodes[held.node or ""]
         self._nodes[view.id] = view.without(held)
         self._use(held.project, self._using.get(held.project, Using()).minus(using_of(held, view)))
+        if held.project in self._projects:
+            self._over &= self._project != self._projects[held.project]
         return view.id
 
     def _use(self, project: str, using: Using) -> None:

@@ -9,7 +9,7 @@ from services.scheduler.board import Board
 from services.scheduler.order import Entry, Key
 from services.scheduler.shape import Shape
 from services.scheduler.snapshot import Booking, Snapshot
-from services.scheduler.turns import OVERDUE, Place, Rules
+from services.scheduler.turns import OVERDUE_AFTER, Place, Rules
 
 #: Up to so many bookings it is asked who goes before whom: where there are more, there are other nodes to go to, too.
 FEW = 3
@@ -77,8 +77,8 @@ class Lent:
         )
 
     def _terms_of(self, booking: Booking) -> Terms:
-        entry, level = booking.entry, self._rules.level(booking.entry)
-        left_s = -1.0 if level == OVERDUE else (booking.until - self._rules.now).total_seconds()
+        entry, level, now = booking.entry, self._rules.level(booking.entry), self._rules.now
+        left_s = -1.0 if entry.key[0] <= now - OVERDUE_AFTER else (booking.until - now).total_seconds()
         if len(self._bookings) > FEW:
             return Terms(left_s, level, NOBODY, (0, 0.0, 0.0, NOBODY))
         return Terms(left_s, level, entry.key, self._place(entry))

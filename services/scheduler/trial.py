@@ -105,9 +105,9 @@ class Trial:
         """Return the nodes that would have room if nothing were in use, first those with most free GPUs that do."""
         return map(self._now, self._boards.open.able(shape))
 
-    def widest(self, shape: Shape) -> int:
-        """Return the most GPUs that would do of one of them."""
-        return self._boards.open.widest(shape)
+    def usual(self, shape: Shape) -> int:
+        """Return how many GPUs most of them have that would do."""
+        return self._boards.open.usual(shape)
 
     def view(self, name: str) -> NodeView | None:
         return self._now(name) if name in self._snapshot.nodes else None

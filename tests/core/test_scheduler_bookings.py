@@ -107,16 +107,20 @@ def test_a_wide_job_gets_its_turn_however_many_narrow_ones_come() -> None:
     assert site.want().bookings == {}
 
 
-def test_wide_is_what_asks_half_of_the_largest_node_for_it() -> None:
-    """Two of four GPUs are booked and two of eight are not; a node counts while it takes jobs that ask such GPUs."""
-    modest, large = a_server("n1", gpus=4), a_server("n2", gpus=8)
-    others = large.but(gpus=tuple(gpu.but(model="B") for gpu in large.gpus))
-    for node, is_wide in ((large, False), (others, True), (large.but(state=NodeState.DRAINING), True)):
+def test_wide_is_what_asks_half_of_a_usual_node_for_it() -> None:
+    """Two GPUs are booked on nodes of four, not on nodes of eight; only those count that could hold the job now."""
+    modest, large, other = a_server("n1", gpus=4), a_server("n2", gpus=8), a_server("n3", gpus=8)
+    models = large.but(gpus=tuple(gpu.but(model="B") for gpu in large.gpus))
+    for node, is_wide in ((large, False), (models, True), (large.but(state=NodeState.DRAINING), True)):
         site = Site(modest, large)
         site.want(*(a_request(number, gpus=1, gpu_model="A") for number in range(100, 112)))
         assert site.want(a_request(1, gpus=2, gpu_model="A")).bookings == {}
         site.nodes["n2"] = node
         assert bool(site.want().bookings) == is_wide
+    for nodes, is_wide in (((modest, large, other), False), ((modest, a_server("n0", gpus=4), large), True)):
+        site = Site(*nodes)
+        site.want(*(a_request(number, gpus=1) for number in range(100, 120)))
+        assert bool(site.want(a_request(1, gpus=2)).bookings) == is_wide
 
 
 def test_what_is_free_already_is_kept_at_once() -> None:
@@ -283,10 +287,11 @@ def test_a_higher_priority_books_what_was_kept_for_a_lower_one() -> None:
         assert (site.on(3), site.on(4), site.on(5)) == (None, "n1", None)
 
 
-def test_what_is_kept_for_who_has_waited_for_a_day_is_lent_no_more() -> None:
+@pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.IMMEDIATE])
+def test_what_is_kept_for_who_has_waited_for_a_day_is_lent_no_more(priority: Priority) -> None:
     """Where runs are late again and again, a wide job starts in the end: borrowers are late, too."""
     site = Site(a_server())
-    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2))
+    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2, priority=priority))
     for number in range(4, 60):
         site.want(a_request(number, gpus=1, age_s=-number))
         running = min((each for each in site.placements if each != job_id(3)), default=None)

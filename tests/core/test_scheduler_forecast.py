@@ -16,7 +16,7 @@ from services.scheduler import forecast
 from services.scheduler.forecast import outlook
 from services.scheduler.order import Entry, Queue, entry_of
 from services.scheduler.predict import UNKNOWN_S, Durations
-from services.scheduler.snapshot import Snapshot, held_by
+from services.scheduler.snapshot import Held, Snapshot, held_by
 from services.scheduler.turns import Rules
 from services.simulate import generator, trace
 from services.simulate.queue import estimates
@@ -164,6 +164,43 @@ def test_it_is_as_told_where_things_go_as_expected(asked: list[tuple[int, int]],
     node = trace.node("n1", cpu_milli=4000, memory_mib=1024, gpus=gpus, model="A")
     tasks = [Task(shape(cpu * 1000, 1, gpu), at=0.0, runs=UNKNOWN_S) for cpu, gpu in asked]
     assert all(told == was for told, was in estimates([node], tasks, every=1))
+
+
+def test_who_may_hold_no_more_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a project's quota has refused is not tried again on each node that becomes free, lane by lane."""
+    asked: list[str] = []
+    begin = forecast._Rehearsal._begin
+
+    def counting(self: Any, entry: Entry, view: Any) -> Any:
+        asked.append(entry.lane.project)
+        return begin(self, entry, view)
+
+    monkeypatch.setattr(forecast._Rehearsal, "_begin", counting)
+    nodes = [a_node(f"n{number}") for number in range(20)]
+    snapshot = full(nodes, *((node.id, 10.0 + number) for number, node in enumerate(nodes)))
+    rules = Rules(NOW, quotas={"much": Quota(cpu=4)})
+    refused = [a_job(number, project="much", digest=f"sha256:{number}", age_s=9) for number in range(2, 60)]
+    others = [a_job(number, project="other", age_s=5) for number in range(60, 75)]
+    assert waits_for(snapshot, a_job(1, project="other"), *refused, *others, rules=rules) == 10 + 16
+    assert asked.count("much") == 2
+
+
+def test_ends_at_one_time_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many runs that are to end at one moment some are rehearsed; that the others end then is known."""
+    monkeypatch.setattr(forecast, "REHEARSED", 5)
+    ended: list[Held] = []
+    end = forecast._Rehearsal._end
+
+    def counting(self: Any, held: Held) -> str:
+        ended.append(held)
+        return end(self, held)
+
+    monkeypatch.setattr(forecast._Rehearsal, "_end", counting)
+    nodes = [a_node(f"n{number}") for number in range(20)]
+    snapshot = full(nodes, *((node.id, 10.0) for node in nodes))
+    jobs = [a_job(number, age_s=9) for number in range(2, 30)]
+    assert waits_for(snapshot, a_job(1), *jobs) == pytest.approx(10 * 29 / 20)
+    assert len(ended) == 5
 
 
 def test_most_estimates_are_of_use() -> None:
