@@ -288,10 +288,22 @@ def test_a_higher_priority_books_what_was_kept_for_a_lower_one() -> None:
 
 
 @pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.IMMEDIATE])
-def test_what_is_kept_for_who_has_waited_for_a_day_is_lent_no_more(priority: Priority) -> None:
+def test_short_runs_are_lent_nothing_of_who_has_waited_for_a_day(priority: Priority) -> None:
+    """Whatever their priorities, a run that is expected to be over in time may be late."""
+    site = Site(a_server())
+    site.durations.note("sha256:short", 60)
+    site.want(a_request(1, gpus=1), a_request(2, gpus=1))
+    wide = a_request(3, gpus=2, priority=priority, age_s=OVERDUE_AFTER.total_seconds())
+    assert site.want(wide).bookings
+    site.end(1)
+    site.want(of_map("sha256:short", a_request(4, gpus=1)))
+    assert site.on(4) is None
+
+
+def test_what_is_kept_for_who_has_waited_for_a_day_is_lent_no_more() -> None:
     """Where runs are late again and again, a wide job starts in the end: borrowers are late, too."""
     site = Site(a_server())
-    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2, priority=priority))
+    site.want(a_request(1, gpus=1), a_request(2, gpus=1), a_request(3, gpus=2))
     for number in range(4, 60):
         site.want(a_request(number, gpus=1, age_s=-number))
         running = min((each for each in site.placements if each != job_id(3)), default=None)
