@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """Largest file or archive that a client may upload."""
     upload_timeout: float = Field(default=86_400.0, gt=0)
     """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
+    sync_runs: int = Field(default=16, ge=0)
+    """Requests of `POST /v1/run` that an edge keeps open at a time; one more is refused as `busy`."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
     content_cache: int = Field(default=64 * GIB, ge=0)

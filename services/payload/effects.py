@@ -207,6 +207,11 @@ class Deletion:
         if conflicted([write], await self._store.write(write)):
             self.soon(payload_id)
 
+    async def finish_transient(self, payload: Payload) -> None:
+        """Empty and remove a payload now, where who asks relies on it that nothing stays."""
+        if payload.transient:
+            await self.finish(payload.id)
+
     async def _update(self, payload_id: str, change: Callable[[Payload], Payload]) -> Payload:
         return await update(self._store, PAYLOADS, payload_id, change)
 

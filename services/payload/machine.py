@@ -29,6 +29,7 @@ def created(payload_id: str, name: str | None, asked: PayloadCreate, now: dateti
         labels=body.labels,
         state=PayloadState.FILLING if asked.filling else PayloadState.OPEN,
         keep=body.keep,
+        transient=asked.transient,
     )
 
 
