@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gurney.client import AsyncClient
+from gurney.errors import RunFailed, RunTimedOut
 from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Answer, Api, Json
@@ -185,6 +187,32 @@ async def test_a_canceled_run_is_told_as_such(runner: Api, server: Server) -> No
     await nothing_stays(runner, server)
 
 
+async def test_the_results_may_lie_in_a_folder(runner: Api) -> None:
+    """The query names a folder for them; one that leaves the archive is refused."""
+    answer = (await run(runner, packed(), "?folder=output")).must(200)
+    assert set(unpacked(answer.body)) == {"output/out/a.dcm", "output/out/d/Müller.dcm", "output/empty/inner/"}
+    for folder in ("..", "/etc", "a//b"):
+        (await run(runner, packed(), f"?folder={folder}")).must(422)
+
+
+async def test_the_client_runs(runner: Api, tmp_path: Path) -> None:
+    """It sends a local zip and writes that of the results; of a failure it tells the job, and leaves no file."""
+    archive, into = tmp_path / "in.zip", tmp_path / "out.zip"
+    await asyncio.to_thread(archive.write_bytes, packed())
+    async with AsyncClient(runner.url, runner.token) as gurney:
+        assert await gurney.runs.run("shell", archive, into, label={"a": "b"}, timeout_s=30) == into
+        assert set(unpacked(into.read_bytes())) == {"out/a.dcm", "out/d/Müller.dcm", "empty/inner/"}
+        await asyncio.to_thread(archive.write_bytes, packed("exit 5"))
+        with pytest.raises(RunFailed) as failed:
+            await gurney.runs.run("shell", archive, tmp_path / "none.zip")
+        await asyncio.to_thread(archive.write_bytes, packed(_SLEEP))
+        with pytest.raises(RunTimedOut):
+            await gurney.runs.run("shell", archive, tmp_path / "none.zip", wait_s=1)
+    assert (failed.value.reason, failed.value.exit_code) == ("exit_nonzero", 5)
+    assert failed.value.job in {job["id"] for job in await jobs(runner)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.zip", "out.zip"]
+
+
 # --- room ---
 
 
@@ -308,3 +336,45 @@ async def test_a_killed_server_leaves_nothing_for_ever(tmp_path: Path, maps: Pat
             while await api.all("/v1/payloads"):
                 await asyncio.sleep(0.1)
             await nothing_stays(api, server)
+
+
+# --- memory ---
+
+
+MIB = 1024**2
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+async def test_memory_does_not_grow_with_the_data(tmp_path: Path, maps: Path) -> None:
+    """500 MB in and out grow the server by at most 32 MiB."""
+    environment = {**ENVIRONMENT, "GURNEY_MAX_UPLOAD": str(1024 * MIB), "GURNEY_MAX_OUTPUT": str(1024 * MIB)}
+    small, big, out = (tmp_path / f"{name}.zip" for name in ("small", "big", "out"))
+    await asyncio.to_thread(write_large, small, 2)
+    await asyncio.to_thread(write_large, big, 480)
+    with EmbeddedProcess(tmp_path / "data", maps, environment) as server:
+        async with Api(server.url, server.token) as api, AsyncClient(server.url, server.token) as gurney:
+            await work.register(api, "shell", name="shell")
+            for _ in range(3):
+                await gurney.runs.run("shell", small, out)
+            before = peak(server.pid)
+            await gurney.runs.run("shell", big, out)
+            assert out.stat().st_size > 480 * MIB
+            assert peak(server.pid) - before <= 32 * MIB
+
+
+def write_large(path: Path, mebibytes: int) -> None:
+    """Write a zip of files that are copied to the output, with no redundancy but of each other."""
+    block = os.urandom(MIB)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("run.sh", 'cp "$HOLOSCAN_INPUT_PATH"/*.bin "$HOLOSCAN_OUTPUT_PATH/"')
+        for number in range(0, mebibytes, 16):
+            with archive.open(f"{number}.bin", "w") as member:
+                for _ in range(min(16, mebibytes)):
+                    member.write(block)
+
+
+def peak(pid: int) -> int:
+    """Return the most bytes that a process has held so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024

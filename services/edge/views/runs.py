@@ -18,6 +18,7 @@ from gurney.model.common import Ref
 from gurney.model.job import Admission, CreateJob, Job, JobCreate, JobGet, JobState, Priority
 from gurney.model.payload import CreatePayload, Payload
 from gurney.model.resources import AskedResources
+from gurney.paths import check_path
 from gurney.subjects import JOB_AWAIT, JOB_CANCEL, JOB_CREATE, JOB_FINALIZE, MAP_GET, PAYLOAD_DELETE
 from services.edge import respond, unpacking, upload
 from services.edge.call import Call, Edge
@@ -57,6 +58,8 @@ class RunQuery(Query):
     gpu_share: int | None = None
     gpu_model: str | None = None
     compute_capability: str | None = None
+    #: The folder in the answer's zip in which the results lie; by default they lie at its top.
+    folder: str | None = None
 
     def job(self, ref: str, payload: str, admission: Admission | None) -> CreateJob:
         """Return the body of the job; raises `Invalid`."""
@@ -84,6 +87,7 @@ async def create(call: Call) -> web.StreamResponse:
     wait = prefer_wait(call.request.headers, LONGEST_S)
     is_async = prefer_async(call.request.headers)
     upload.refuse_large(call.request.content_length or 0, call.edge.settings.max_upload)
+    folder = f"{check_path(query.folder.removesuffix('/'))}/" if query.folder else ""
     query.job("map", "payload", None)  # what is wrong with it is told before gigabytes are moved for nothing
     ready = await call.ask(MAP_GET, Ref(caller=call.caller, ref=call.text("map")))
     if is_async:
@@ -96,7 +100,7 @@ async def create(call: Call) -> web.StreamResponse:
         payload = await unpacking.make(call, CreatePayload(), transient=True, zip_only=True)
         body = query.job(ready.id, payload.id, Admission.REJECT)
         job = await _submitted(call, body, payload, transient=True)
-        return await _answered(call, job, wait)
+        return await _answered(call, job, wait, folder)
 
 
 @contextlib.contextmanager
@@ -130,7 +134,7 @@ async def _undo(call: Call, payload: Payload) -> None:
 # --- the answer ---
 
 
-async def _answered(call: Call, job: Job, wait: int | None) -> web.StreamResponse:
+async def _answered(call: Call, job: Job, wait: int | None, folder: str) -> web.StreamResponse:
     """Answer with what becomes of the job; its data are gone before the answer ends."""
     data = _Data(call, job)
     try:
@@ -143,7 +147,8 @@ async def _answered(call: Call, job: Job, wait: int | None) -> web.StreamRespons
                 return web.Response(status=CLIENT_GONE)
             if ended.state is not JobState.SUCCEEDED:
                 raise _failure(ended, late=late)
-            return await send_archive(call, ended.results, f"{ended.name or ended.id}-results", before_end=data.drop)
+            name = f"{ended.name or ended.id}-results"
+            return await send_archive(call, ended.results, name, folder=folder, before_end=data.drop)
     finally:
         await asyncio.shield(data.drop())
 
