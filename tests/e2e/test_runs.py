@@ -29,7 +29,7 @@ echo "{MARK} in the log"
 cp -r "$HOLOSCAN_INPUT_PATH/in" "$HOLOSCAN_OUTPUT_PATH/out"
 mkdir -p "$HOLOSCAN_OUTPUT_PATH/empty/inner"
 """
-_SLEEP = f"""
+SLEEP = f"""
 echo "{MARK}"; echo "{MARK}" > "$HOLOSCAN_OUTPUT_PATH/half"
 sleep 60
 """
@@ -171,7 +171,7 @@ async def test_a_failure_is_told_with_the_job(runner: Api, server: Server, way: 
 async def test_a_run_that_takes_too_long_is_stopped(runner: Api, server: Server) -> None:
     """Past the job's timeout, and past the time that the client waits, the answer is a 504 and the run is gone."""
     for query, headers, state in (("?timeout_s=0.5", {}, "failed"), ("", {"Prefer": "wait=1"}, "canceled")):
-        problem = (await run(runner, packed(_SLEEP), query, **headers)).must(504, "timed_out").json
+        problem = (await run(runner, packed(SLEEP), query, **headers)).must(504, "timed_out").json
         job = (await runner.get(f"/v1/jobs/{problem['job']}")).must(200).json
         assert job["state"] == state
         await nothing_stays(runner, server)
@@ -179,7 +179,7 @@ async def test_a_run_that_takes_too_long_is_stopped(runner: Api, server: Server)
 
 async def test_a_canceled_run_is_told_as_such(runner: Api, server: Server) -> None:
     """Who cancels the job of a run ends the wait for it."""
-    answer = asyncio.create_task(run(runner, packed(_SLEEP)))
+    answer = asyncio.create_task(run(runner, packed(SLEEP)))
     job = await only_job(runner, lambda found: found["state"] == "running")
     await runner.post(f"/v1/jobs/{job['id']}/cancel")
     problem = (await answer).must(500, "run_failed").json
@@ -205,7 +205,7 @@ async def test_the_client_runs(runner: Api, tmp_path: Path) -> None:
         await asyncio.to_thread(archive.write_bytes, packed("exit 5"))
         with pytest.raises(RunFailed) as failed:
             await gurney.runs.run("shell", archive, tmp_path / "none.zip")
-        await asyncio.to_thread(archive.write_bytes, packed(_SLEEP))
+        await asyncio.to_thread(archive.write_bytes, packed(SLEEP))
         with pytest.raises(RunTimedOut):
             await gurney.runs.run("shell", archive, tmp_path / "none.zip", wait_s=1)
     assert (failed.value.reason, failed.value.exit_code) == ("exit_nonzero", 5)
@@ -240,7 +240,7 @@ async def test_so_many_are_answered_at_a_time(tmp_path: Path, maps: Path) -> Non
     with EmbeddedProcess(tmp_path / "data", maps, ENVIRONMENT | {"GURNEY_SYNC_RUNS": "1"}) as server:
         async with Api(server.url, server.token) as api:
             await work.register(api, "shell", name="shell")
-            first = asyncio.create_task(run(api, packed(_SLEEP)))
+            first = asyncio.create_task(run(api, packed(SLEEP)))
             job = await only_job(api, lambda found: found["state"] == "running")
             (await run(api, packed())).must(503, "busy")
             (await run(api, packed("true"), Prefer="respond-async")).must(202)
@@ -310,7 +310,7 @@ async def left_alone(api: Api, body: bytes) -> AsyncIterator[Json]:
 
 async def test_a_client_that_goes_away_ends_the_run(runner: Api, server: Server) -> None:
     """Its job is canceled, and its data go."""
-    async with left_alone(runner, packed(_SLEEP)) as job:
+    async with left_alone(runner, packed(SLEEP)) as job:
         pass
     await work.until(runner, job["id"], lambda found: found["finalized_at"])
     (job,) = await jobs(runner)
@@ -326,7 +326,7 @@ async def test_a_killed_server_leaves_nothing_for_ever(tmp_path: Path, maps: Pat
     with server:
         async with Api(server.url, server.token) as api:
             await work.register(api, "shell", name="shell")
-            async with left_alone(api, packed(_SLEEP.replace("60", "600"))) as job:
+            async with left_alone(api, packed(SLEEP.replace("60", "600"))) as job:
                 await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
         async with Api(server.url, server.token) as api, asyncio.timeout(90):
