@@ -58,6 +58,7 @@ def drafted(payload_id: str, job: str, run: str | None, owner: Payload | EndPayl
         state=PayloadState.DRAFT,
         job=job,
         run=run,
+        transient=isinstance(owner, Payload) and owner.transient,
     )
 
 
