@@ -363,16 +363,16 @@ class Lot:
         await asyncio.to_thread(self._mis.start)
 
 
-@pytest.mark.slow
 @pytest.mark.req("MIS-05")
 @pytest.mark.timeout(900)
-async def test_nothing_is_left_of_200_requests(api: Api, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.long)])
+async def test_nothing_is_left_of_many_requests(api: Api, server: Server, tmp_path: Path, count: int) -> None:
     """Whatever becomes of a request, after it disk, object store and documents have nothing of input or output."""
     async with serving(api, tmp_path / "mis.log", GURNEY_MIS_TIMEOUT="0.5") as mis:
         lot = Lot(mis, api)
         kinds = [lot.fine] * 6 + [lot.failing] * 5 + [lot.late] * 2 + [lot.bad] * 2
         kinds += [lot.gone, lot.gone, lot.gone_soon, lot.gone_soon, lot.killed]
-        for number in range(200):
+        for number in range(count):
             await kinds[number % len(kinds)]()
             await clean(api, server)
         await settled(api, server)
