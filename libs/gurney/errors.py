@@ -10,10 +10,11 @@ GurneyError
 ├── TooLarge 413
 ├── UnsupportedType 415
 ├── RangeNotSatisfiable 416
-├── Unavailable 503 (retry)     NoRoom · NoNodes · NatsUnavailable · StoreUnavailable
+├── Unavailable 503 (retry)     NoRoom · NoNodes · NatsUnavailable · StoreUnavailable · Busy
 ├── ImageUnavailable 503 (retry)  ImageChanged (no retry)
 ├── MapUnreadable 422           (its code says which: manifest_missing, no_command, registry_denied, no_runtime, ...)
 ├── IntegrityError 500          bytes that are not what was stored
+├── RunFailed 500               RunTimedOut 504
 └── Internal 500
 """
 
@@ -209,6 +210,10 @@ class TooLate(Unavailable):
     code, title = "too_late", "The question waited for longer than its asker"
 
 
+class Busy(Unavailable):
+    code, title = "busy", "As many runs are being answered as may be at a time"
+
+
 class ImageUnavailable(Unavailable):
     code, title = "image_unavailable", "The MAP's image cannot be had on this node"
 
@@ -221,6 +226,22 @@ class ImageChanged(ImageUnavailable):
 
 class IntegrityError(GurneyError):
     code, title = "integrity", "Stored bytes are not what was written"
+
+
+class RunFailed(GurneyError):
+    """The job whose end a client waited for did not succeed. The problem document names it, and why."""
+
+    code, title = "run_failed", "The run failed"
+
+    #: Id of the job, whose record stays.
+    job: str | None = None
+    #: The job's `reason.code`.
+    reason: str | None = None
+    exit_code: int | None = None
+
+
+class RunTimedOut(RunFailed):
+    code, status, title = "timed_out", 504, "The run took too long and was stopped"
 
 
 def _tree(root: type[GurneyError]) -> dict[str, type[GurneyError]]:

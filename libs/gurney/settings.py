@@ -31,6 +31,8 @@ SECRETS_DIR = "GURNEY_SECRETS_DIR"
 BEATS_UNTIL_LOST = 3
 
 _PREFIX = "GURNEY_"
+#: Variables of what has settings of its own.
+OTHERS = ("GURNEY_MIS_",)
 #: How alike a variable and a setting are at least when one is the other misspelt.
 ALIKE = 0.75
 
@@ -119,6 +121,8 @@ class Settings(BaseSettings):
     """Largest file or archive that a client may upload."""
     upload_timeout: float = Field(default=86_400.0, gt=0)
     """Seconds that the upload of a file may take; after that it is given up, and what a crash left is cleared away."""
+    sync_runs: int = Field(default=16, ge=0)
+    """Requests of `POST /v1/run` that an edge keeps open at a time; one more is refused as `busy`."""
     max_archive_files: int = Field(default=100_000, gt=0)
     """Most entries in an uploaded archive."""
     content_cache: int = Field(default=64 * GIB, ge=0)
@@ -232,6 +236,8 @@ class Settings(BaseSettings):
 def misspelt(variables: Iterable[str]) -> dict[str, str]:
     """Return the variables that look like a setting and are none, and which: they would be passed over in silence."""
     known = [name.upper() for name in Settings.model_fields]
-    ours = (name.removeprefix(_PREFIX) for name in variables if name.startswith(_PREFIX))
+    ours = (
+        name.removeprefix(_PREFIX) for name in variables if name.startswith(_PREFIX) and not name.startswith(OTHERS)
+    )
     likely = {name: get_close_matches(name, known, n=1, cutoff=ALIKE) for name in ours if name not in known}
     return {_PREFIX + name: _PREFIX + meant[0] for name, meant in likely.items() if meant}

@@ -1,7 +1,7 @@
 """After a run's end: look at what it left, carry it home, and say how it ended."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Left:
     @property
     def is_nothing(self) -> bool:
         return not self.output and self.log.source is None and not self.on_full_disk
+
+    def without_log(self) -> "Left":
+        """Return what is carried home of a run whose log goes nowhere."""
+        return replace(self, log=Log())
 
 
 async def look(work: Work, log_path: Path, limits: Limits, disk: Disk, since: float) -> Left:

@@ -45,6 +45,16 @@ _ENDINGS: dict[Cause, tuple[Ending, str, str]] = {
 }
 
 
+#: What is said of these endings where nothing may be told of the application's data.
+_DISCREET: Mapping[str, str] = {
+    **{code: told for ending, code, told in _ENDINGS.values() if ending == "failed"},
+    "exception": "the application says that it has failed",
+    "output_rejected": "the output has what results may not have, or too much",
+    "input_unavailable": "the input cannot be had",
+    "output_unavailable": "the output cannot be stored, or may lack something",
+}
+
+
 def outcome_of(end: End, timings: Timings, gpus: Used = NOTHING) -> Outcome:
     """Return how a run ended that the runtime has begun, or could not begin; `gpus`: what it used of them."""
     ending, reason = _ending_of(end)
@@ -71,7 +81,11 @@ def _ending_of(end: End) -> tuple[Ending, Reason | None]:
         return ending, _reason(code, told, end.message)
     if end.exit_code == 0:
         return "succeeded", None
-    return "failed", _reason("exit_nonzero", f"the application ended with exit code {end.exit_code}", end.message)
+    return "failed", _reason("exit_nonzero", _told_exit(end.exit_code), end.message)
+
+
+def _told_exit(code: int | None) -> str:
+    return f"the application ended with exit code {code}"
 
 
 def canceled(timings: Timings) -> Outcome:
@@ -168,6 +182,16 @@ def unstored(outcome: Outcome, fault: str) -> Outcome:
     if outcome.ending in {"canceled", "lost"}:
         return outcome
     return outcome.but(ending="lost", reason=Reason.of("output_unavailable", f"the output cannot be stored: {fault}"))
+
+
+def without_data(outcome: Outcome) -> Outcome:
+    """Return the outcome with nothing in it that the application wrote, or that tells of its files."""
+    reason = outcome.reason
+    if reason is not None and reason.code == "exit_nonzero":
+        reason = Reason.of(reason.code, _told_exit(outcome.exit_code))
+    elif reason is not None:
+        reason = Reason.of(reason.code, _DISCREET.get(reason.code, reason.message))
+    return outcome.but(reason=reason, metadata=None, log=None, log_tail=())
 
 
 def is_worth_another_try(error: GurneyError | OSError, tries: int) -> bool:

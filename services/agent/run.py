@@ -356,6 +356,8 @@ class Run:
         await self._stop_patiently()
 
     def _follow_log(self, runtime: Runtime) -> None:
+        if self.entry.start.request.transient:
+            return  # a stream would keep it
         self._host.live_log.follow(self.run_id, runtime.log_path(self.run_id), anew=self._anew)
 
     async def _keep_timings(self) -> None:
@@ -395,6 +397,8 @@ class Run:
         else:
             await self._host.live_log.finish(self.run_id)
         start = self.entry.start
+        if start.request.transient:
+            left = left.without_log()
         uploader = Uploader(self._host.bus, start.token, self._host.lanes, settings.transfer_patience)
         outcome = await collecting.carry(left, outcome, start.attempt, uploader, counts)
         return await self._collected(outcome, began, worth_keeping=not left.is_nothing)
@@ -418,7 +422,9 @@ class Run:
     async def _report(self) -> Event:
         if self.entry.outcome is None:
             raise ValueError("a run is reported when its outcome is known")
-        await self._host.effects.tell_end(self.run_id, self.entry.outcome)
+        transient = self.entry.start.request.transient
+        outcome = policy.without_data(self.entry.outcome) if transient else self.entry.outcome
+        await self._host.effects.tell_end(self.run_id, outcome)
         return Event.ANSWERED
 
 

@@ -56,6 +56,8 @@ class Route:
     idempotent: bool = False
     #: Takes `Prefer: wait=n`.
     waits: bool = False
+    #: Takes `Prefer: respond-async`: then it answers 202.
+    may_be_async: bool = False
     #: It needs answers of other services.
     asks: bool = True
     #: Status codes of its own, beside those that follow from the rest.
@@ -92,6 +94,8 @@ class Edge:
     authenticator: Authenticator
     waiters: Waiters
     routes: Sequence[Route]
+    #: Requests that wait for the ends of their jobs, as `sync_runs` counts them.
+    runs: int = 0
     #: Set when the server stops: whoever holds a request open ends it.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

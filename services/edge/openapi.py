@@ -200,6 +200,9 @@ def _header_parameters(route: Route) -> list[Json]:
         asked.append(_header("Idempotency-Key", text, {"type": "string", "minLength": 1, "maxLength": 255}))
     if route.waits:
         asked.append(_header("Prefer", "wait=n answers at the end, or after n seconds", {"type": "string"}))
+    if route.may_be_async:
+        text = "respond-async answers 202 at once; wait=n stops the run after n seconds"
+        asked.append(_header("Prefer", text, {"type": "string"}))
     return asked
 
 

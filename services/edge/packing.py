@@ -1,8 +1,9 @@
 """A whole payload as one archive, streamed."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from aiohttp import hdrs, web
 
@@ -21,10 +22,23 @@ ZIP, TAR = "application/zip", "application/x-tar"
 PAGE = 256
 
 
-async def send_archive(call: Call, payload: str | None, name: str) -> web.StreamResponse:
-    """Answer with all files of a payload, each verified; `payload` None: with an empty archive."""
+async def send_archive(
+    call: Call,
+    payload: str | None,
+    name: str,
+    *,
+    folder: str = "",
+    before_end: Callable[[], Awaitable[None]] | None = None,
+) -> web.StreamResponse:
+    """Answer with all files of a payload, each verified; `payload` None: with an empty archive.
+
+    `folder`: the path in the archive, `/` at its end, below which they lie.
+    `before_end` is done when all bytes are out, before the answer ends: who has all of it knows that it was done.
+    """
     media = media_of(call.request.headers.get(hdrs.ACCEPT, ""))
-    packed = (tar_stream if media == TAR else zip_stream)(_entries(call, payload))
+    packed = (tar_stream if media == TAR else zip_stream)(_below(folder, _entries(call, payload)))
+    if before_end is not None:
+        packed = _and_then(packed, before_end)
     saved_as = f"{name}.tar" if media == TAR else f"{name}.zip"
     headers = {
         hdrs.CONTENT_TYPE: media,
@@ -34,6 +48,18 @@ async def send_archive(call: Call, payload: str | None, name: str) -> web.Stream
     }
     async with contextlib.aclosing(packed) as chunks:
         return await download.stream(call, web.StreamResponse(headers=headers), chunks)
+
+
+async def _below(folder: str, entries: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
+    async for entry in entries:
+        yield replace(entry, path=folder + entry.path)
+
+
+async def _and_then(chunks: AsyncGenerator[bytes, None], then: Callable[[], Awaitable[None]]) -> AsyncGenerator[bytes]:
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk
+    await then()
 
 
 def media_of(accept: str) -> str:

@@ -148,15 +148,24 @@ def idempotency_key(key: str) -> str:
     return key
 
 
-def prefer_wait(headers: Mapping[str, str]) -> int | None:
-    """Return the seconds of `Prefer: wait=n`, at most 60; None where none are asked for."""
-    wishes = (_WAIT.match(wish.strip().lower()) for wish in headers.get(PREFER, "").split(","))
+def prefer_wait(headers: Mapping[str, str], most: int = MAX_WAIT_S) -> int | None:
+    """Return the seconds of `Prefer: wait=n`, at most `most`; None where none are asked for."""
+    wishes = (_WAIT.match(wish) for wish in _wishes(headers))
     wait = next((match[1].strip() for match in wishes if match), None)
     if wait is None:
         return None
     if not wait.isascii() or not wait.isdecimal():
         raise Invalid.field(PREFER, "wait must be whole seconds, as in wait=60")
-    return min(int(wait[:9]), MAX_WAIT_S)
+    return min(int(wait[:9]), most)
+
+
+def prefer_async(headers: Mapping[str, str]) -> bool:
+    """Tell whether `Prefer: respond-async` is there (RFC 7240)."""
+    return any(wish.partition(";")[0].strip() == "respond-async" for wish in _wishes(headers))
+
+
+def _wishes(headers: Mapping[str, str]) -> list[str]:
+    return [wish.strip().lower() for wish in headers.get(PREFER, "").split(",")]
 
 
 # --- faults ---

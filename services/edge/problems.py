@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from gurney import telemetry
-from gurney.errors import BY_CODE, GurneyError, Internal, Unauthorized, Unavailable
+from gurney.errors import BY_CODE, GurneyError, Internal, RunFailed, Unauthorized, Unavailable
 
 PROBLEM = "application/problem+json"
 
@@ -53,7 +53,10 @@ def _title(error: web.HTTPException, code: str) -> str:
 
 def _body(error: GurneyError) -> dict[str, Any]:
     body = error.body()
-    return {"detail": body.message, "errors": [fault.model_dump() for fault in body.errors]}
+    told: dict[str, Any] = {"detail": body.message, "errors": [fault.model_dump() for fault in body.errors]}
+    if isinstance(error, RunFailed):
+        told |= {"job": error.job, "reason": error.reason, "exit_code": error.exit_code}
+    return told
 
 
 def _headers(error: GurneyError) -> dict[str, str]:

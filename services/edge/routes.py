@@ -29,6 +29,7 @@ from services.edge.views import (
     nodes,
     payloads,
     results,
+    runs,
     tokens,
 )
 
@@ -217,6 +218,21 @@ FILES = (
     Route("DELETE", "/v1/payloads/{payload}/files/{path}", files.delete, ALL, "Remove a file", status=204, also=(409,)),
 )
 
+RUNS = (
+    Route(
+        "POST",
+        "/v1/run/{map}",
+        runs.create,
+        ALL,
+        "Run a MAP on a zip and answer with a zip of the results; of the data nothing stays",
+        media=ZIP,
+        accepts=runs.MEDIA,
+        query=runs.RunQuery,
+        may_be_async=True,
+        also=(202, 409, 500, 504),
+    ),
+)
+
 RESULTS = (
     Route(
         "GET",
@@ -389,6 +405,7 @@ ROUTES: tuple[Route, ...] = (
     *PAYLOADS,
     *FILES,
     *JOBS,
+    *RUNS,
     *RESULTS,
     *EVENTS,
     *HANDLERS,

@@ -43,14 +43,21 @@ def is_archive(request: web.Request) -> bool:
     return request.content_type in MEDIA
 
 
-async def make(call: Call, body: CreatePayload) -> Payload:
-    """Return a payload with the files of the archive that is the request's body."""
+async def make(call: Call, body: CreatePayload, *, transient: bool = False, zip_only: bool = False) -> Payload:
+    """Return a payload with the files of the archive that is the request's body; `transient`: for one job to come."""
     most = call.edge.settings.max_upload
     upload.refuse_large(call.request.content_length or 0, most)
-    limits = Limits(entries=call.edge.settings.max_archive_files, bytes=most)
+    limits = Limits(entries=call.edge.settings.max_archive_files, bytes=most, zip_only=zip_only)
     async with _spooled(call) as spool, unpack(spool, limits) as archive:
         mine = ids.new_id("pay")
-        question = PayloadCreate(id=mine, caller=call.caller, body=body, idempotency=call.idempotency(), filling=True)
+        question = PayloadCreate(
+            id=mine,
+            caller=call.caller,
+            body=body,
+            idempotency=call.idempotency() if call.route.idempotent else None,
+            filling=True,
+            transient=transient,
+        )
         payload = await call.ask(PAYLOAD_CREATE, question)
         return await _filled(call, mine, archive) if payload.id == mine else payload  # else the request came before
 

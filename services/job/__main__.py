@@ -6,6 +6,7 @@ from gurney.settings import Settings
 from gurney.streams import JOB_LIFECYCLE
 from gurney.subjects import (
     JOB_ALIVE,
+    JOB_AWAIT,
     JOB_CANCEL,
     JOB_CREATE,
     JOB_DELETE,
@@ -37,6 +38,7 @@ def build(settings: Settings, *, documents: Documents) -> Service:
                 JOB_GET: handlers.get,
                 JOB_LIST: handlers.page,
                 JOB_CANCEL: handlers.cancel,
+                JOB_AWAIT: handlers.wait,
                 JOB_FINALIZE: handlers.finalize,
                 JOB_DELETE: handlers.delete,
                 JOB_LIVE: handlers.live,

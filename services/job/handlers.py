@@ -1,6 +1,6 @@
 """Messages of the job service: message -> event -> decide -> effects."""
 
-from gurney import ids, telemetry
+from gurney import clock, ids, telemetry
 from gurney.consume import Reject
 from gurney.documents.port import Write
 from gurney.errors import GurneyError, NotFound, RevisionConflict
@@ -21,6 +21,7 @@ from gurney.service import Service
 from gurney.subjects import PAYLOAD_GET
 from services.job import effects, events, repository
 from services.job.effects import Effects
+from services.job.intake import AWAITED
 from services.job.machine import IllegalEvent
 from services.job.repository import JOBS
 from services.job.settle import Settle
@@ -54,6 +55,15 @@ class Handlers:
 
     async def cancel(self, question: JobGet) -> Job:
         return await self._asked(question, events.CancelRequested)
+
+    async def wait(self, question: JobGet) -> Job:
+        """Note that somebody waits for a transient job; of one whose data go there is nothing to wait for."""
+        await self.get(question)
+
+        def awaited(job: Job) -> tuple[Job, tuple[()]] | None:
+            return (job.next(awaited_until=clock.now() + AWAITED), ()) if job.awaited_until else None
+
+        return await self._store.update(JOBS, question.job, awaited)
 
     async def finalize(self, question: JobGet) -> Job:
         job = await self._asked(question, events.Finalize)
@@ -115,7 +125,9 @@ class Handlers:
         """Fold an event in. The scheduler knows jobs from their documents alone: one that is not there is deleted."""
         message = Lifecycle.decode(data)
         try:
-            await self._effects.happened(message.job_id, events.told(message), repository.anything)
+            job = await self._effects.happened(message.job_id, events.told(message), repository.anything)
+            if job.owes == "discard":
+                await self._settled(job)
         except NotFound:
             _log.info("event of no job", subject=subject, attempt=message.attempt)
         except IllegalEvent as illegal:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gurney.errors import FieldError, Invalid, MapNotReady
 from gurney.model.job import CreateJob, Job, JobCreate, MapRef, RunRequest
@@ -14,6 +14,9 @@ from services.job import machine
 
 #: What a job gets when neither it nor its MAP say anything: one core and 1 GiB.
 DEFAULT_RESOURCES = Resources(cpu=1.0, memory=GIB)
+
+#: How long a transient job is believed to be awaited since who waits for it last said so.
+AWAITED = timedelta(seconds=30)
 
 MAX_HANDLERS = 100
 #: Longest reference to a MAP or payload, GPU model and compute capability, in characters.
@@ -72,6 +75,8 @@ def new_job(
         admission=body.admission or settings.admission,
         retries=body.retries,
         handlers=None if body.handlers is None else tuple(dict.fromkeys(body.handlers)),
+        transient=question.transient,
+        awaited_until=now + AWAITED if question.transient else None,
         request=RunRequest(
             urn=document.urn,
             digest=digest,
@@ -85,6 +90,7 @@ def new_job(
             resources=resources,
             gpu_sharing=document.gpu_sharing,
             timeout_s=timeout,
+            transient=question.transient,
             hardening=document.hardening.mode,
             network=description.network and settings.allow_network,
             content=description.content,

@@ -7,12 +7,12 @@ what was folded only fills a missing time stamp.
 
 A cancel request ends a job by what its placement says: a success or a final failure that was recorded first stays, and
 an attempt that would have been tried again is not, so that job is canceled. The output of a canceled run is not kept,
-its log is.
+its log is. A transient job that does not succeed is finalized by its end: nobody waits for data of it.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import assert_never
+from typing import Literal, assert_never
 
 from gurney.errors import Conflict, JobLive, JobTerminal
 from gurney.model.base import Reason
@@ -150,7 +150,8 @@ def _on_finalize(job: Job, event: Finalize, now: datetime) -> Decision:
     if job.finalized_at:
         return job, ()
     at = life.never_before(job, now)
-    job = job.but(finalized_at=at, owes=job.owes or "finalize")
+    owed: Literal["finalize", "discard"] = "discard" if job.transient else "finalize"
+    job = job.but(finalized_at=at, owes=job.owes or owed, awaited_until=None)
     job = life.told(job, "finalized", at, job.attempt, cause=event.cause, message=event.by)
     return job, (Announce(event="finalized", attempt=job.attempt, at=at),)
 
@@ -275,8 +276,16 @@ def _finish(job: Job, state: JobState, event: Ending, at: datetime, reason: Reas
     job = life.told_by(job, state.value, at, event, life.text(reason))
     job = job.but(state=state, stopped_at=at, reason=reason, phase=None, timings=outcome.closed(job, at))
     output = event.outcome is not None and event.outcome.output
-    keep = output and state is not _C
-    return job, (
+    of_use = state is _OK or (state is _F and not job.transient)
+    keep = output and of_use
+    effects = (
         EndPayloads(keep=keep, partial=keep and state is _F),
         Announce(event=state.value, attempt=job.attempt, at=at),
     )
+    return (job, effects) if of_use or not job.transient else _let_go(job, at, effects)
+
+
+def _let_go(job: Job, at: datetime, effects: tuple[Effect, ...]) -> Decision:
+    """Let the data of a transient job go with its end: nobody gets anything of them."""
+    job = life.told(job.but(finalized_at=at, owes="discard", awaited_until=None), "finalized", at, job.attempt)
+    return job, (*effects, Announce(event="finalized", attempt=job.attempt, at=at))

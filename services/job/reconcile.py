@@ -1,7 +1,7 @@
 """Makes up what a crash or a wiped stream has left: debts to the payload service, claims, events of placements."""
 
-from gurney import ids, telemetry
-from gurney.errors import GurneyError, NotFound
+from gurney import clock, ids, telemetry
+from gurney.errors import Conflict, GurneyError, NotFound
 from gurney.model.job import Job
 from gurney.model.payload import RestoreClaims
 from gurney.model.run import PlacementsSince
@@ -10,6 +10,9 @@ from gurney.subjects import PAYLOAD_RESTORE, SCHEDULER_PLACEMENTS
 from services.job import events, repository
 from services.job.effects import Effects
 from services.job.settle import Settle
+
+#: Seconds in which who waits for a job can say so again, after the clock was put forward or NATS was away.
+SUSPECTED_S = 20.0
 
 _log = telemetry.log("job")
 
@@ -22,11 +25,13 @@ class Reconcile:
         self._store = service.store
         self._effects = effects
         self._settle = settle
+        #: Transient jobs that seem to be forsaken, and since when, by the monotonic clock.
+        self._suspected: dict[str, float] = {}
 
     async def __call__(self) -> None:
         """Do all parts; raises the last fault, so that the round comes again soon."""
         fault: GurneyError | None = None
-        for part in (self._count, self._pay_debts, self._restore_claims, self._fold_placements):
+        for part in (self._count, self._end_forsaken, self._pay_debts, self._restore_claims, self._fold_placements):
             try:
                 await part()
             except GurneyError as error:
@@ -37,6 +42,20 @@ class Reconcile:
     async def _count(self) -> None:
         for state, count in (await repository.live_by_state(self._store)).items():
             telemetry.JOBS.labels(state).set(count)
+
+    async def _end_forsaken(self) -> None:
+        """Cancel transient jobs for which nobody waits any more; of those that have ended the data go."""
+        now = clock.monotonic()
+        found = await repository.forsaken(self._store, clock.now())
+        self._suspected = {job.id: self._suspected.get(job.id, now) for job in found}
+        for job in found:
+            if now - self._suspected[job.id] < SUSPECTED_S:
+                continue
+            event = events.Finalize() if job.terminal else events.CancelRequested()
+            try:
+                await self._effects.happened(job.id, event)
+            except (Conflict, NotFound) as fault:  # it ended, or went, in this moment
+                _log.info("looked at again later", job=job.id, error=fault)
 
     async def _pay_debts(self) -> None:
         """Finish deletions and finalizations."""

@@ -1,6 +1,7 @@
 """The collection `jobs` and its queries."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 
 from gurney import ids
 from gurney.clock import rfc3339
@@ -23,6 +24,7 @@ JOBS = Collection(
         ("payload", "created_at"),
         ("notified", "created_at"),
         ("owes", "created_at"),
+        ("awaited_until", "created_at"),
     ),
     filters=(
         ("project", "created_at"),
@@ -147,4 +149,9 @@ async def live(store: Store) -> AsyncIterator[list[Job]]:
 
 async def owing(store: Store) -> list[Job]:
     """Return jobs of which the payload service has yet to be told something."""
-    return await store.find(JOBS, Where("owes", "in", ("finalize", "drop")), limit=BATCH)
+    return await store.find(JOBS, Where("owes", "in", ("finalize", "discard", "drop")), limit=BATCH)
+
+
+async def forsaken(store: Store, now: datetime) -> list[Job]:
+    """Return transient jobs for which nobody waits any more, and whose data have not gone."""
+    return await store.find(JOBS, Where("awaited_until", "<", now), limit=BATCH)

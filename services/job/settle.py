@@ -24,6 +24,10 @@ class Settle:
             case "finalize":
                 await self._bus.request(PAYLOAD_FINALIZE, FinalizeInput(job=job.id, payload=job.payload))
                 return await self(await self._paid(job))
+            case "discard":
+                await self._bus.request(PAYLOAD_FINALIZE, FinalizeInput(job=job.id, payload=job.payload))
+                await self._bus.request(PAYLOAD_DROP, DropJob(job=job.id, wait=True))
+                return await self(await self._paid(job))
             case "drop":
                 await self._bus.request(PAYLOAD_DROP, DropJob(job=job.id))
                 await self._remove(job)
@@ -33,7 +37,10 @@ class Settle:
 
     async def _paid(self, job: Job) -> Job:
         def change(now: Job) -> tuple[Job, tuple[()]] | None:
-            return (now.next(owes="drop" if now.deleting else None), ()) if now.owes == "finalize" else None
+            if now.owes not in {"finalize", "discard"}:
+                return None
+            results = None if now.owes == "discard" else now.results
+            return now.next(owes="drop" if now.deleting else None, results=results), ()
 
         return await self._store.update(JOBS, job.id, change)
 

@@ -128,12 +128,12 @@ class Files:
             ids = [after.id for _, after in changes if after and after.garbage]
             await self.change(ids, lambda file: file_machine.forget(file, keys), missing_ok=True)
 
-    async def clear(self, owner: str) -> None:
-        """Remove everything that an owner has, bytes first."""
+    async def clear(self, owner: str, *, erase: bool = False) -> None:
+        """Remove everything that an owner has, bytes first; `erase`: also from the files of the database."""
         while files := await self._repository.some_files(owner):
             await self._objects.delete([key for file in files for key in file_machine.content_keys(file)])
             await self._objects.give_up([key for file in files for key in file_machine.unwanted_keys(file)])
-            writes = [Write(FILES, file.id, file.revision, None) for file in files]
+            writes = [Write(FILES, file.id, file.revision, None, erase=erase) for file in files]
             conflicted(writes, await self._store.write(*writes))
 
 
@@ -200,12 +200,17 @@ class Deletion:
         payload = await self._repository.payload(payload_id)
         if payload is None or not payload.doomed:
             return
-        await self._files.clear(payload_id)
+        await self._files.clear(payload_id, erase=payload.transient)
         told = payload.state is PayloadState.DELETING
         events = (payload_event("deleted", payload, self._now()),) if told else ()
         write = Write(PAYLOADS, payload_id, payload.revision, None, events)
         if conflicted([write], await self._store.write(write)):
             self.soon(payload_id)
+
+    async def finish_transient(self, payload: Payload) -> None:
+        """Empty and remove a payload now, where who asks relies on it that nothing stays."""
+        if payload.transient:
+            await self.finish(payload.id)
 
     async def _update(self, payload_id: str, change: Callable[[Payload], Payload]) -> Payload:
         return await update(self._store, PAYLOADS, payload_id, change)

@@ -66,6 +66,7 @@ class PayloadHandlers:
         payload = await self._desk.access.reached(asked.caller, asked.ref)
         if payload.state is PayloadState.FILLING:
             await self._desk.deletion.doom(payload)
+            await self._desk.deletion.finish_transient(payload)
         return Empty()
 
     async def get(self, asked: Ref) -> Payload:
@@ -94,6 +95,7 @@ class PayloadHandlers:
     async def delete(self, asked: Ref) -> Empty:
         payload = await self._desk.access.open_payload(asked.caller, asked.ref)
         await self._desk.deletion.delete(payload.id)
+        await self._desk.deletion.finish_transient(payload)
         return Empty()
 
     async def _derived(self, payload: Payload) -> Payload:

@@ -129,6 +129,8 @@ class ClaimHandlers:
                 await self._desk.deletion.doom(payload)
             else:
                 await self._delete_unclaimed(payload)
+            if asked.wait:
+                await self._desk.deletion.finish(payload.id)
         await self._desk.files.clear(asked.job)
         return Empty()
 
@@ -136,6 +138,7 @@ class ClaimHandlers:
         if policy.goes_with_last_claim(payload) and not await self._desk.repository.claimed(payload.id):
             with contextlib.suppress(PayloadInUse, NotFound):  # a job was quicker, or somebody else deleted it
                 await self._desk.deletion.delete(payload.id, unclaimed=True)
+                await self._desk.deletion.finish_transient(payload)
 
     async def _drop(self, claim_id: str) -> None:
         claim = await self._desk.store.documents.get(CLAIMS, claim_id)

@@ -29,6 +29,7 @@ def created(payload_id: str, name: str | None, asked: PayloadCreate, now: dateti
         labels=body.labels,
         state=PayloadState.FILLING if asked.filling else PayloadState.OPEN,
         keep=body.keep,
+        transient=asked.transient,
     )
 
 
@@ -57,6 +58,7 @@ def drafted(payload_id: str, job: str, run: str | None, owner: Payload | EndPayl
         state=PayloadState.DRAFT,
         job=job,
         run=run,
+        transient=isinstance(owner, Payload) and owner.transient,
     )
 
 

@@ -22,6 +22,7 @@ PAYLOADS = Collection(
         ("state", "created_at"),
         ("state", "updated_at"),
         ("job", "created_at"),
+        ("transient", "updated_at"),
     ),
     filters=(("created_by", "created_at"), ("name", "created_at"), ("labels", "created_at")),
     fields=("doomed",),
@@ -65,6 +66,11 @@ class Repository:
     async def in_state(self, state: PayloadState, before: datetime) -> list[Payload]:
         """Return payloads that have been in this state since before a time, oldest first."""
         where = (Where("state", "=", state), Where("updated_at", "<", before))
+        return await self._store.find(PAYLOADS, *where, sort=("updated_at", "id"))
+
+    async def transient(self, before: datetime) -> list[Payload]:
+        """Return transient payloads that nobody has changed since before a time, oldest first."""
+        where = (Where("transient", "=", value=True), Where("updated_at", "<", before))
         return await self._store.find(PAYLOADS, *where, sort=("updated_at", "id"))
 
     async def page(self, asked: PayloadList) -> Page[Payload]:

@@ -1,9 +1,11 @@
 """Makes up for crashes: every gap between two writes of this service is closed by one of these steps."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from gurney import telemetry
+from gurney.errors import NotFound, PayloadInUse
 from gurney.model.job import JobsAlive
 from gurney.model.payload import Claim, File, PayloadState
 from services.payload import file_machine, machine, policy
@@ -13,6 +15,8 @@ from services.payload.repository import BATCH, CLAIMS
 
 #: A payload marked for deletion is decided at once; a draft or a claim outlives its job for a moment.
 MOMENT = timedelta(seconds=60)
+#: What is unpacked into a transient payload comes from a disk close by: a batch of it takes minutes at most.
+FILLED = timedelta(minutes=15)
 #: A claim comes before its job.
 CLAIM = timedelta(hours=1)
 #: Objects that no document knows come from uploads that went on after they were given up: rare, and dear to look for.
@@ -35,6 +39,7 @@ class Sweep:
         """Look at everything that may have been left. What needs the job service comes last: it may be away."""
         await self.deletions()
         await self.filling()
+        await self.transient()
         await self.files()
         await self._desk.objects.sweep((self._desk.now() - self._before(self._upload)).total_seconds())
         await self.audit()
@@ -56,6 +61,16 @@ class Sweep:
         """Let payloads go that nobody fills any more: each batch of files is an upload, and tells by its commit."""
         for payload in await self._desk.repository.in_state(PayloadState.FILLING, self._before(self._upload)):
             await self._desk.deletion.doom(payload)
+
+    async def transient(self) -> None:
+        """Let payloads go that were to serve one job each, and that no job claims: who made them is gone."""
+        filled, begun = self._before(MOMENT), self._before(FILLED)
+        for payload in await self._desk.repository.transient(filled):
+            if payload.state is PayloadState.FILLING and payload.updated_at < begun:
+                await self._desk.deletion.doom(payload)
+            elif payload.state is PayloadState.OPEN and not await self._desk.repository.claimed(payload.id):
+                with contextlib.suppress(PayloadInUse, NotFound):  # a job has come, or somebody else deleted it
+                    await self._desk.deletion.delete(payload.id, unclaimed=True)
 
     async def files(self) -> None:
         """Give up dead marks and uploads, and delete garbage."""

@@ -20,8 +20,16 @@ else:
     from uvloop import run
 
 
+#: What stands before older clients, and is a client itself: it is served alone.
+MIS = "mis"
+
+
 def serve(settings: Settings, names: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for, or cannot go on for."""
+    if tuple(names) == (MIS,):
+        from services.mis.__main__ import serve as serve_mis
+
+        return serve_mis(settings)
     telemetry.setup(settings, "-".join(names))
     run(_serve(settings, names))
     return 0

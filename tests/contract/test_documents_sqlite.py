@@ -41,6 +41,26 @@ class Part(Owned):
 PARTS = Collection("parts", Part, (("state", "created_at"), ("size",), ("done",), ("inner.at",)))
 
 
+async def test_what_was_erased_is_in_no_file(tmp_path: Path) -> None:
+    """Of a document that is removed to be erased nothing is found on the disk, soon after; of others it may be."""
+    documents = SqliteDocuments(tmp_path / "d.sqlite")
+    await documents.open([PARTS])
+    secret = [Part(id=f"p{n}", created_at=START, state=f"ERIKA-{n}") for n in range(300)]
+    await documents.cas([Write(PARTS, each.id, 0, each) for each in secret])
+    await documents.cas([Write(PARTS, each.id, 1, None, erase=True) for each in secret])
+
+    def found() -> list[str]:
+        return [path.name for path in tmp_path.iterdir() if b"ERIKA" in path.read_bytes()]
+
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(found):
+            await asyncio.sleep(0.05)
+    kept = Part(id="other", created_at=START)
+    await documents.cas([Write(PARTS, "other", 0, kept)])
+    assert await documents.get(PARTS, "other") == kept
+    await documents.close()
+
+
 #: One with every field, one with the least.
 EVENTS = [
     Event(id="evt_2", subject="a.b.c", source="test", at=START, traceparent="00-1-2-00", body='{"a": "ä"}'),

@@ -109,6 +109,25 @@ def test_a_run_that_was_ended_for_its_gpu_memory_has_failed(cause: Cause, exit_c
 
 
 @pytest.mark.parametrize("cause", list(Cause))
+def test_nothing_of_the_data_is_told_of_a_transient_run(cause: Cause) -> None:
+    """Its end keeps code and exit code; what the application wrote, and the names of its files, stay behind."""
+    outcome = policy.declared(policy.outcome_of(end(cause, 3), TIMINGS), "PATIENT")
+    told = [
+        outcome,
+        policy.declared(outcome.but(ending="succeeded", reason=None), "PATIENT"),
+        policy.rejected(outcome.but(ending="succeeded", reason=None), "PATIENT.dcm is a link"),
+        policy.unstored(outcome, "PATIENT.dcm"),
+        policy.lost("input_unavailable", "PATIENT.dcm", TIMINGS),
+    ]
+    for each in told:
+        full = each.but(metadata={"PATIENT": 1}, log_tail=("PATIENT",))
+        bare = policy.without_data(full)
+        assert "PATIENT" not in bare.model_dump_json()
+        assert bare.ending == each.ending
+        assert (bare.reason and bare.reason.code) == (each.reason and each.reason.code)
+
+
+@pytest.mark.parametrize("cause", list(Cause))
 def test_an_exception_that_the_application_tells_is_no_success(cause: Cause) -> None:
     """Its metadata says why it failed, also where it ended with 0; a run that somebody ended has its own reason."""
     before = policy.outcome_of(end(cause, 0), TIMINGS)

@@ -230,6 +230,22 @@ def test_prefer_wait(prefer: str | None, seconds: int | None) -> None:
     assert parse.prefer_wait(headers) == seconds
 
 
+@pytest.mark.parametrize(
+    ("prefer", "expected"),
+    [
+        ("", False),
+        ("wait=5", False),
+        ("respond-async", True),
+        ("wait=5, Respond-Async", True),
+        ("respond-async; x=1", True),
+        ("respond-asynchronously", False),
+    ],
+)
+def test_prefer_async(prefer: str, expected: bool) -> None:  # noqa: FBT001
+    """The wish not to wait is read from among other preferences."""
+    assert parse.prefer_async(CIMultiDict({"Prefer": prefer})) is expected
+
+
 @pytest.mark.parametrize("prefer", ["wait=", "wait=soon", "wait=-1", "wait=1.5"])
 def test_wait_that_is_no_number_is_refused(prefer: str) -> None:
     """A wait that is no whole number would make the client ask without end: it is refused."""

@@ -240,6 +240,22 @@ def test_finalize_happens_once() -> None:
         decide(a_job(), Finalize())
 
 
+def test_the_data_of_a_transient_job_go_when_nobody_gets_them() -> None:
+    """Of a success they stay until it is finalized; any other end lets them go, and binds no output."""
+    job = a_job(transient=True, awaited_until=after(30))
+    ended = folded(job, succeeded(outcome=an_outcome(output=True)))
+    assert (ended.owes, ended.finalized_at, ended.awaited_until) == (None, None, after(30))
+    done, _ = decide(ended, Finalize(), 50)
+    assert (done.owes, done.finalized_at, done.awaited_until) == ("discard", after(50), None)
+    failing = Failed(at=after(10), attempt=1, outcome=an_outcome("failed", reason=Reason(code="timeout"), output=True))
+    for event in (failing, Canceled(at=after(10), attempt=1)):
+        over, effects = decide(job, event)
+        assert (over.owes, over.finalized_at, over.awaited_until) == ("discard", after(10), None)
+        assert effects[0] == EndPayloads(keep=False)
+        assert effects[-1] == Announce(event="finalized", attempt=1, at=after(10))
+        assert decide(over, Finalize(), 60) == (over, ())
+
+
 def test_delete_marks_an_ended_job() -> None:
     """Delete hides an ended job and owes the payload service its claims; a live job is refused."""
     job, effects = decide(folded(a_job(), succeeded()), Delete())

@@ -25,6 +25,7 @@ CONFLICTS: Mapping[tuple[str, str], str] = {
     ("DELETE", "/v1/payloads/{payload}"): "a live job has the payload as its input",
     ("POST", "/v1/jobs"): "the MAP is not ready",
     ("POST", "/v1/jobs/{job}/cancel"): "the job has succeeded",
+    ("POST", "/v1/run/{map}"): "the MAP is not ready",
     ("POST", "/v1/jobs/{job}/finalize"): "the job is live",
     ("DELETE", "/v1/jobs/{job}"): "the job is live",
     ("PUT", "/v1/payloads/{payload}/files/{path}"): "a live job has the payload as its input",

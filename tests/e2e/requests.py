@@ -6,6 +6,7 @@ from typing import Any
 
 from gurney import ids
 from services.edge.call import Route
+from services.edge.packing import ZIP
 from services.edge.routes import ROUTES
 from tests.e2e.api import Answer, Api
 
@@ -19,6 +20,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/v1/payloads/{payload}/name"): {"name": "a name"},
     ("POST", "/v1/jobs"): {"map": "no such map", "payload": "no such payload"},
     ("PUT", "/v1/payloads/{payload}/files/{path}"): b"content",
+    ("POST", "/v1/run/{map}"): b"PK\x05\x06" + bytes(18),  # an empty zip
     ("POST", "/v1/handlers"): {"url": "http://127.0.0.1:9/", "map": "no such map"},
     ("PATCH", "/v1/handlers/{handler}"): {"state": "disabled"},
     ("POST", "/v1/tokens"): {"subject": "somebody", "role": "clinician"},
@@ -46,6 +48,8 @@ def example(route: Route) -> Example:
     """Return the request of a route."""
     body = BODIES.get((route.method, route.path))
     options: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {} if body is None else {"json": body}
+    if ZIP in route.accepts and isinstance(body, bytes):
+        options["headers"] = {"Content-Type": ZIP}
     return Example(route, re.sub(r"\{(\w+)\}", _filled, route.path), options)
 
 

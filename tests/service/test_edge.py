@@ -66,6 +66,7 @@ from gurney.subjects import (
 )
 from gurney.testing.nats import NatsServer
 from services.edge import middleware
+from services.edge import waiting as waits
 from services.edge.__main__ import build
 from services.edge.auth import Authenticator, ensure_admin_token
 from services.edge.call import Call, Edge, Route
@@ -73,7 +74,6 @@ from services.edge.parse import MAX_JSON
 from services.edge.repository import TOKENS
 from services.edge.routes import ROUTES
 from services.edge.server import EdgeService, application
-from services.edge.views import jobs
 from services.edge.waiters import Waiters
 
 SECRET = "gurney_administrator"
@@ -484,7 +484,7 @@ async def test_job_paths_take_ids_only(client: Client, owners: Owners) -> None:
 @pytest.fixture
 def only_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a job does not look himself: what he learns he was told."""
-    monkeypatch.setattr(jobs, "LOOK_AGAIN_S", 3600.0)
+    monkeypatch.setattr(waits, "LOOK_AGAIN_S", 3600.0)
 
 
 def told_running(owners: Owners, job: Job) -> asyncio.Event:
@@ -565,7 +565,7 @@ async def test_job_deleted_during_a_wait_is_gone(client: Client, owners: Owners)
 
 async def test_lost_message_only_costs_time(client: Client, owners: Owners, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose last message was lost is answered all the same: whoever waits looks himself at times."""
-    monkeypatch.setattr(jobs, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(waits, "LOOK_AGAIN_S", 0.02)
     job = a_job(JobState.RUNNING)
     owners.says(JOB_GET, lambda _: job.but(state=JobState.CANCELED) if len(owners.questions) > 2 else job)
     answer = await client("GET", f"/v1/jobs/{job.id}", headers={"Prefer": "wait=60"})

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -50,6 +51,7 @@ from gurney.settings import Settings
 from gurney.subjects import (
     HANDLER_EXIST,
     JOB_ALIVE,
+    JOB_AWAIT,
     JOB_CANCEL,
     JOB_CREATE,
     JOB_DELETE,
@@ -75,7 +77,7 @@ from gurney.subjects import (
     Operation,
 )
 from gurney.testing.nats import NatsServer
-from services.job import create
+from services.job import create, handlers, reconcile
 from services.job.__main__ import build
 from services.job.effects import Effects
 from services.job.events import CancelRequested, Event, Scheduled, Started, Succeeded
@@ -182,9 +184,9 @@ class World:
         return call
 
     async def create(self, *, caller: Caller = CALLER, key: Idempotency | None = None, **changes: Any) -> Job:
-        dry_run = changes.pop("dry_run", False)
+        dry_run, transient = changes.pop("dry_run", False), changes.pop("transient", False)
         body = CreateJob(**({"map": "sample", "payload": PAYLOAD_ID} | changes))
-        question = JobCreate(caller=caller, body=body, idempotency=key, dry_run=dry_run)
+        question = JobCreate(caller=caller, body=body, idempotency=key, dry_run=dry_run, transient=transient)
         return await self.bus.request(JOB_CREATE, question)
 
     async def get(self, job_id: str, caller: Caller | None = None) -> Job:
@@ -217,6 +219,18 @@ class World:
         await self.send(event, job, outcome=an_outcome(event))
         await self.hear("requested", event)
         return await self.get(job.id)
+
+    async def reconcile(self) -> None:
+        """Have one round done."""
+        round_ = self.job._parts.reconcile
+        assert round_
+        await round_()
+
+    async def settled(self) -> None:
+        """Return when no job owes anything, of which no event tells."""
+        async with asyncio.timeout(30):
+            while any(each.owes for each in await self.stored()):
+                await asyncio.sleep(0.01)
 
     async def stored(self) -> list[Job]:
         return await self.job.store.find(JOBS)
@@ -492,9 +506,7 @@ async def test_what_the_payload_service_missed_is_made_up(world: World, operatio
     world.others.faults[fault] = [StoreUnavailable("away")]
     await world.bus.request(operation, JobGet(caller=CALLER, job=job.id))
     await world.hear("finalized" if operation is JOB_FINALIZE else "deleted")
-    async with asyncio.timeout(30):
-        while any(each.owes for each in await world.stored()):  # no event tells of it
-            await asyncio.sleep(0.01)
+    await world.settled()
     assert len(world.others.questions(f"payload.{fault}")) == 2
 
 
@@ -510,6 +522,51 @@ async def test_a_deletion_forgets_no_finalize(world: World) -> None:
             await asyncio.sleep(0.01)
     assert len(world.others.questions("payload.finalize")) == 3
     assert [each.job for each in world.others.questions("payload.drop")] == [job.id]
+
+
+# --- jobs whose ends somebody waits for ---
+
+
+async def test_a_transient_job_is_awaited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody says that he waits it goes on; when nobody does it is canceled, and its data go with its end."""
+    monkeypatch.setattr(reconcile, "SUSPECTED_S", 0)
+    monkeypatch.setattr(handlers, "AWAITED", timedelta(0))
+    job = await world.create(transient=True)
+    assert job.transient
+    await world.reconcile()
+    assert (await world.get(job.id)).cancel_requested_at is None
+    lapsed = await world.bus.request(JOB_AWAIT, JobGet(caller=CALLER, job=job.id))
+    assert lapsed.awaited_until
+    await world.reconcile()
+    assert (await world.get(job.id)).cancel_requested_at
+    await world.send("canceled", job, outcome=an_outcome("canceled"))
+    await world.hear("requested", "canceled", "finalized")
+    await world.settled()
+    after_all = await world.bus.request(JOB_AWAIT, JobGet(caller=CALLER, job=job.id))
+    assert (after_all.awaited_until, after_all.owes, after_all.results) == (None, None, None)
+    assert [each.wait for each in world.others.questions("payload.drop")] == [True]
+    assert len(world.others.questions("payload.finalize")) == 1
+
+
+async def test_who_waits_may_be_late_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was put forward, or NATS away, ends no job: it is suspected first."""
+    monkeypatch.setattr(handlers, "AWAITED", timedelta(0))
+    job = await world.create(transient=True)
+    await world.bus.request(JOB_AWAIT, JobGet(caller=CALLER, job=job.id))
+    for _ in range(3):
+        await world.reconcile()
+    assert (await world.get(job.id)).cancel_requested_at is None
+
+
+async def test_the_results_of_a_transient_job_go_when_it_is_finalized(world: World) -> None:
+    """They stay for who waits, for as long as he says so; then they go, with input and log, and the record tells it."""
+    job = await world.create(transient=True)
+    await world.send("succeeded", job, outcome=an_outcome(output=True))
+    await world.hear("requested", "succeeded")
+    assert (await world.get(job.id)).results == RESULTS_ID
+    done = await world.bus.request(JOB_FINALIZE, JobGet(caller=CALLER, job=job.id))
+    assert (done.results, done.owes, done.state) == (None, None, "succeeded")
+    assert len(world.others.questions("payload.finalize")) == len(world.others.questions("payload.drop")) == 1
 
 
 # --- what others see ---

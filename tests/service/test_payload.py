@@ -413,10 +413,11 @@ async def test_a_missing_file_is_named_when_it_is_asked_for(house: House) -> Non
 # --- archives -----------------------------------------------------------------------------------------------------
 
 
-async def fill(house: House, name: str | None = None, key: str | None = None) -> Payload:
+async def fill(house: House, name: str | None = None, key: str | None = None, *, transient: bool = False) -> Payload:
     """Make a payload that is to be filled."""
     idempotency = Idempotency(key=key, digest="") if key else None
-    asked = PayloadCreate(caller=ANN, body=CreatePayload(name=name), idempotency=idempotency, filling=True)
+    body = CreatePayload(name=name)
+    asked = PayloadCreate(caller=ANN, body=body, idempotency=idempotency, filling=True, transient=transient)
     return await house.ask(s.PAYLOAD_CREATE, asked)
 
 
@@ -913,6 +914,50 @@ async def test_an_upload_that_nobody_finishes_is_swept(house: House) -> None:
     assert await house.documents.totals(FILES, ()) == (0, 0)
     with pytest.raises(Conflict):
         await house.commit(made.id, (item,))
+
+
+async def test_what_serves_one_job_goes_without_one(house: House) -> None:
+    """A transient payload that no job claims goes a minute after it was opened; one that is half full, soon after."""
+    kept, forsaken, half = [await fill(house, transient=True) for _ in range(3)]
+    for made in (kept, forsaken, half):
+        await house.upload(made.id, {"a": b"1"})
+    for made in (kept, forsaken):
+        await opened(house, made.id)
+    job = new_id("job")
+    await house.claim(kept.id, job)
+    house.jobs.live.add(job)
+    await house.sweep()
+    assert len(await house.keys()) == 3
+    house.time.pass_(minutes=2)
+    await house.sweep()
+    assert (await exists(house, kept.id), await exists(house, forsaken.id)) == (True, False)
+    assert len(await house.keys()) == 2
+    house.time.pass_(minutes=15)
+    await house.sweep()
+    assert await exists(house, kept.id)
+    assert len(await house.keys()) == 1
+
+
+async def test_nothing_of_what_serves_one_job_is_there_after_the_answer(house: House) -> None:
+    """Input, results, drafts and logs of such a job are gone when the answer comes that they go, to the last byte."""
+    made, job = await fill(house, transient=True), new_id("job")
+    await house.upload(made.id, {"a": b"1"})
+    await opened(house, made.id)
+    await house.claim(made.id, job)
+    for attempt in (1, 2):
+        await house.upload("results", {"r": b"1"}, token=token_of(job, made.id, attempt))
+    assert await house.end(made.id, job, f"{job}-2")
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=job, payload=made.id))
+    await house.ask(s.PAYLOAD_DROP, DropJob(job=job, wait=True))
+    assert await house.keys() == set()
+    assert await house.service.store.find(PAYLOADS) == []
+    for end in (s.PAYLOAD_DISCARD, s.PAYLOAD_DELETE):
+        again = await fill(house, transient=True)
+        await house.upload(again.id, {"a": b"1"})
+        if end is s.PAYLOAD_DELETE:
+            await opened(house, again.id)
+        await house.ask(end, Ref(caller=ANN, ref=again.id))
+        assert await house.keys() == set()
 
 
 async def test_what_another_life_of_a_lone_process_began_is_dead_at_once(house: House) -> None:

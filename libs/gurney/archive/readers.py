@@ -44,6 +44,12 @@ def refuse(why: str, name: str | None = None) -> Invalid:
     return Invalid.field("body", why if name is None else f"entry {name[:200]!r} {why}")
 
 
+def require_zip(file: Path) -> None:
+    with file.open("rb") as raw:
+        if raw.read(4) not in _ZIP_MAGIC:
+            raise refuse("is no zip")
+
+
 def walk(file: Path, most: int) -> Iterator[Found]:
     """Iterate over files and folders in the archive's order; read each file to its end, or not at all, before the next.
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from gurney.archive.readers import BLOCK, refuse, walk
+from gurney.archive.readers import BLOCK, refuse, require_zip, walk
 from gurney.errors import Invalid
 from gurney.objects.threads import Lane, hop_stoppable, landed
 from gurney.paths import check_path, folders_of, is_folder
@@ -29,6 +29,8 @@ class Limits:
     bytes: int = 1 << 40
     ratio: int = 200
     ratio_from: int = 256 << 20
+    #: No other kind of archive is taken.
+    zip_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ async def unpack(file: Path, limits: Limits | None = None) -> AsyncIterator[Unpa
 
 
 def _judge(file: Path, limits: Limits, stop: Event) -> tuple[Member, ...]:
+    if limits.zip_only:
+        require_zip(file)
     judge = _Judge(limits, file.stat().st_size)
     members = []
     for found in walk(file, limits.entries):

@@ -8,6 +8,7 @@ from gurney.client.jobs import Jobs
 from gurney.client.maps import Maps
 from gurney.client.payloads import Payloads
 from gurney.client.rest import Events, Handlers, Nodes, Tokens
+from gurney.client.runs import Runs
 
 
 class AsyncClient:
@@ -23,6 +24,7 @@ class AsyncClient:
         self.maps = Maps(self.http)
         self.payloads = Payloads(self.http)
         self.jobs = Jobs(self.http)
+        self.runs = Runs(self.http)
         self.handlers = Handlers(self.http)
         self.nodes = Nodes(self.http)
         self.tokens = Tokens(self.http)

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from gurney import recording, tracing
-from gurney.errors import ErrorBody, GurneyError, Invalid, Unavailable, from_body
+from gurney.errors import ErrorBody, GurneyError, Invalid, RunFailed, Unavailable, from_body
 
 Json = dict[str, Any]
 #: Told how many more bytes have moved.
@@ -21,7 +21,9 @@ Moved = Callable[[int], None]
 
 CHUNK = 1 << 20
 #: What of a path a span's name shows.
-_NOUNS = frozenset({"maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results"})
+_NOUNS = frozenset(
+    {"maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results", "run"}
+)
 _JOB_AT = 3
 
 
@@ -191,4 +193,7 @@ def _error(response: aiohttp.ClientResponse, body: bytes) -> GurneyError:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return GurneyError(f"{response.method} {response.url.path}: {response.status} {response.reason}")
-    return from_body(told)
+    error = from_body(told)
+    if isinstance(error, RunFailed):
+        error.job, error.reason, error.exit_code = (problem.get(name) for name in ("job", "reason", "exit_code"))
+    return error

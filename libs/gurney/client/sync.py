@@ -80,6 +80,7 @@ class Client:
         self.maps = Blocking(self._client.maps, self._loop)
         self.payloads = Blocking(self._client.payloads, self._loop)
         self.jobs = Blocking(self._client.jobs, self._loop)
+        self.runs = Blocking(self._client.runs, self._loop)
         self.handlers = Blocking(self._client.handlers, self._loop)
         self.nodes = Blocking(self._client.nodes, self._loop)
         self.tokens = Blocking(self._client.tokens, self._loop)

@@ -54,13 +54,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One compare-and-set. `expected` 0: the document must not be there; `document` None: remove it."""
+    """One compare-and-set. `expected` 0: the document must not be there; `document` None: remove it.
+
+    `erase`: what is removed shall soon not be found in the database's own files either, where these are on this host.
+    """
 
     collection: Collection[Any]
     id: str
     expected: int
     document: Document | None
     events: tuple[Event, ...] = ()
+    erase: bool = False
 
 
 class Documents(Protocol):

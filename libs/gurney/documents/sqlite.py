@@ -79,6 +79,7 @@ class SqliteDocuments:
         connection.execute(f"PRAGMA synchronous={self._sync}")
         connection.execute("PRAGMA cache_size=-4096")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA secure_delete=ON")
         return connection
 
     def _create(self, collections: tuple[Collection[Any], ...]) -> sqlite3.Connection:

@@ -15,6 +15,10 @@ from gurney.errors import GurneyError, KeyTaken, RevisionConflict, StoreUnavaila
 from gurney.model.event import Event
 
 BATCH = 512
+#: Seconds after which what was to be erased is in no file of the database any more.
+ERASED_WITHIN_S = 1.0
+#: Milliseconds for which that waits for those who read.
+ERASE_WAITS_MS = 100
 
 _log = telemetry.log("documents")
 
@@ -39,7 +43,16 @@ def write_loop(
     answer: Callable[[Sequence[Answer]], None],
 ) -> None:
     """Write until None comes. `answer` is called once for all that a transaction wrote: it wakes a busy loop."""
-    while (first := inbox.get()) is not None:
+    erase_at: float | None = None
+    while True:
+        if erase_at is not None and clock.monotonic() >= erase_at:
+            erase_at = None if _erase(connection) else clock.monotonic() + ERASED_WITHIN_S
+        try:
+            first = inbox.get(timeout=None if erase_at is None else max(0.001, erase_at - clock.monotonic()))
+        except queue.Empty:
+            continue
+        if first is None:
+            return
         batches = [first]
         while len(batches) < BATCH and not inbox.empty():
             following = inbox.get()
@@ -55,6 +68,20 @@ def write_loop(
             fault = StoreUnavailable(f"cannot write the documents: {error}")
             results = [[fault] * len(batch.writes) for batch in batches]
         answer([*zip(batches, results, strict=True)])
+        if erase_at is None and any(write.erase for batch in batches for write, _ in batch.writes):
+            erase_at = clock.monotonic() + ERASED_WITHIN_S
+
+
+def _erase(connection: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log, which has what pages held before; tells whether no reader was in the way."""
+    try:
+        connection.execute(f"PRAGMA busy_timeout={ERASE_WAITS_MS}")
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        connection.execute("PRAGMA busy_timeout=10000")
+    except sqlite3.Error as error:
+        _log.warning("removed documents are not erased yet", error=error)
+        return False
+    return not busy
 
 
 _KEEP = """

@@ -142,6 +142,8 @@ class RunRequest(Message):
     gpu_sharing: bool = False
     #: Seconds; 0: none.
     timeout_s: float | None = None
+    #: Nothing of its data may stay: no log leaves the node, and how it ended is told without texts of the application.
+    transient: bool = False
     hardening: Literal["strict", "compatible"] = "strict"
     network: bool = False
     content: StaticContent | None = None
@@ -194,6 +196,7 @@ class Job(Owned):
             "avoid",
             "owes",
             "traceparent",
+            "awaited_until",
         }
     )
     LIST_OMITS: ClassVar[frozenset[str]] = frozenset({"log_tail", "waiting", "metadata", "usage", "timings"})
@@ -223,6 +226,8 @@ class Job(Owned):
     retries: int = 0
     #: Given: exactly these. None: all that match.
     handlers: tuple[str, ...] | None = None
+    #: Its data go with the answer to who waits for it; what stays is this record.
+    transient: bool = False
     metadata: dict[str, Any] | None = None
     usage: Usage | None = None
     timings: Timings = Timings()
@@ -240,14 +245,16 @@ class Job(Owned):
     counts: Counts = Counts()
     #: Every handler's delivery is in the notifier's documents.
     notified: bool = False
+    #: Of a transient job whose data have not gone: who waits for it has said that he waits until then.
+    awaited_until: Timestamp | None = None
     #: Attempts that ended by a fault of the infrastructure, and by one of the application.
     failures: tuple[int, int] = (0, 0)
     #: When this attempt began to wait; None: the first, at `created_at`.
     requested_at: Timestamp | None = None
     #: Nodes on which an attempt was lost.
     avoid: tuple[str, ...] = ()
-    #: What the payload service has yet to be told: that the input claim goes, or that the whole job does.
-    owes: Literal["finalize", "drop"] | None = None
+    #: What the payload service has yet to be told: that the input claim goes, all data, or the whole job.
+    owes: Literal["finalize", "discard", "drop"] | None = None
     deleting: bool = False
     #: Trace context of the request that made it: what happens to the job is in this trace.
     traceparent: str | None = None
@@ -279,6 +286,8 @@ class JobCreate(Message):
     body: CreateJob
     idempotency: Idempotency | None = None
     dry_run: bool = False
+    #: Who asks waits for its end and says so all the time; its data go with him.
+    transient: bool = False
 
 
 class JobList(Filtered):

@@ -18,7 +18,7 @@ class PayloadState(StrEnum):
 
 
 class Payload(Owned):
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run", "doomed"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run", "doomed", "transient"})
 
     name: str | None = None
     labels: Labels = {}
@@ -33,6 +33,8 @@ class Payload(Owned):
     run: str | None = None
     #: Its deletion can no longer be undone: nothing held it once it was marked. A doomed draft lost to another run.
     doomed: bool = False
+    #: Made for one job, by who waits for its end: it goes when no job claims it, also when none ever did.
+    transient: bool = False
     updated_at: Timestamp
     # Derived when asked for, never stored:
     files: int = 0
@@ -142,6 +144,7 @@ class PayloadCreate(Message):
     body: CreatePayload
     idempotency: Idempotency | None = None
     filling: bool = False
+    transient: bool = False
 
 
 class PayloadList(Filtered):
@@ -343,9 +346,13 @@ class FinalizeInput(Message):
 
 
 class DropJob(Message):
-    """job -> payload: the job is deleted: all its claims go, results with their last one, and its logs."""
+    """job -> payload: the job is deleted: all its claims go, results with their last one, and its logs.
+
+    `wait`: the answer comes when the bytes are gone, too.
+    """
 
     job: str
+    wait: bool = False
 
 
 class LogRef(Message):

@@ -1,11 +1,7 @@
 """Jobs: create, list, read and wait for, cancel, finalize, delete, and their stories."""
 
-import asyncio
-import contextlib
-
 from aiohttp import web
 
-from gurney.clock import monotonic
 from gurney.errors import GurneyError
 from gurney.model.access import Role
 from gurney.model.base import InputTimestamp
@@ -20,12 +16,9 @@ from gurney.subjects import (
     JOB_LIST,
     SCHEDULER_EXPLAIN,
 )
-from services.edge import respond
+from services.edge import respond, waiting
 from services.edge.call import Call
 from services.edge.parse import DryRun, Labelled, prefer_wait
-
-#: Seconds between two looks at a job that somebody waits for, in case that its last message was lost.
-LOOK_AGAIN_S = 5.0
 
 
 class JobsQuery(Labelled):
@@ -54,7 +47,7 @@ async def get(call: Call) -> web.Response:
     wait = prefer_wait(call.request.headers)
     if wait is None:
         return respond.document(await _with_waiting(call, await _read(call)))
-    job = await _ended(call, wait)
+    job = await waiting.until_ended(call, call.id("job", "job"), wait)
     applied = {"Preference-Applied": f"wait={wait}"}
     return respond.document(await _with_waiting(call, job), headers=applied)
 
@@ -83,21 +76,6 @@ def _this(call: Call) -> JobGet:
 
 async def _read(call: Call) -> Job:
     return await call.ask(JOB_GET, _this(call))
-
-
-async def _ended(call: Call, seconds: int) -> Job:
-    """Return the job at its end, or as it is after so many seconds, or when the client or the server goes."""
-    until = monotonic() + seconds
-    with call.edge.waiters.watching(call.id("job", "job")) as told:
-        while True:
-            told.clear()
-            job = await _read(call)
-            left = until - monotonic()
-            if job.terminal or left <= 0 or call.gone:
-                return job
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, LOOK_AGAIN_S)):
-                    await told.wait()
 
 
 async def _with_waiting(call: Call, job: Job) -> Job:

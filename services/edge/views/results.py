@@ -35,4 +35,6 @@ async def _ended(call: Call) -> Job:
     job = await call.ask(JOB_GET, JobGet(caller=call.caller, job=call.id("job", "job")))
     if not job.terminal:
         raise JobNotFinished(f"{job.id} is {job.state}: it has no results yet")
+    if job.transient and job.finalized_at:
+        raise NotFound(f"the results of {job.id} went with the answer to who waited for it")
     return job
