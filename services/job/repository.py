@@ -24,7 +24,7 @@ JOBS = Collection(
         ("payload", "created_at"),
         ("notified", "created_at"),
         ("owes", "created_at"),
-        ("awaited_until", "created_at"),
+        ("awaited_until",),
     ),
     filters=(
         ("project", "created_at"),
@@ -154,4 +154,4 @@ async def owing(store: Store) -> list[Job]:
 
 async def forsaken(store: Store, now: datetime) -> list[Job]:
     """Return transient jobs for which nobody waits any more, and whose data have not gone."""
-    return await store.find(JOBS, Where("awaited_until", "<", now), limit=BATCH)
+    return await store.find(JOBS, Where("awaited_until", "<", now), sort=("awaited_until", "id"), limit=BATCH)

@@ -125,8 +125,9 @@ async def test_parts_that_were_swept_away_end_an_upload(house: House) -> None:
     """An upload whose parts are gone fails, says why, and is not tried for long."""
     async with open_put(house.objects.sign_put(KEY), house.ask) as put:
         await put.write(bytes(20 * MIB))
-        while not await house.objects.sweep(-1):
-            await asyncio.sleep(0.01)
+        while house.way.count("PUT", "partNumber") < 2 or house.way.handling:
+            await asyncio.sleep(0.01)  # a store may keep an upload that is swept while a part of it comes
+        assert await house.objects.sweep(-1) == 1
         with pytest.raises(StoreUnavailable, match="swept away"):
             await put.commit()
     assert await house.objects.stat(KEY) is None

@@ -63,6 +63,7 @@ def some_jobs() -> Iterator[Job]:
         more: dict[str, Any] = {"labels": {"study": f"s{n % 40}"}, "payload": f"pay_{n % 50:026d}", "map": map_}
         more |= {"notified": n % 20 != 0, "owes": "finalize" if n % 30 == 0 else None, "deleting": n % 35 == 0}
         more |= {"stopped_at": at(n + 5) if state in TERMINAL else None, "state": state}
+        more |= {"awaited_until": at(n + 30) if n % 25 == 0 else None}
         yield a_job(id=f"job_{n:026d}", cancel_requested_at=at(n) if n % 8 == 0 else None, **more, **of(n))
 
 
@@ -90,7 +91,8 @@ def some_deliveries() -> Iterator[Delivery]:
 
 def some_payloads() -> Iterator[Payload]:
     for n in range(COUNT):
-        payload = Payload(id=f"pay_{n:026d}", state=list(PayloadState)[n % 4], updated_at=at(n), **of(n))
+        state, transient = list(PayloadState)[n % 4], n % 25 == 0
+        payload = Payload(id=f"pay_{n:026d}", state=state, transient=transient, updated_at=at(n), **of(n))
         yield payload.but(name=f"n{n}", labels={"study": f"s{n % 40}"}, job=f"job_{n:026d}" if n % 2 else None)
 
 
@@ -204,6 +206,7 @@ def of_jobs(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
         yield "owed", jobs.owed(store, JobOwed(kind=kind))
     yield "live", all_of(jobs.live(store))
     yield "owing", jobs.owing(store)
+    yield "forsaken", jobs.forsaken(store, at(300))
 
 
 def of_maps(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
@@ -245,6 +248,7 @@ def of_payloads(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "payload_by_key", repository.payload_by_key("name:p2:n2")
     yield "of_job", repository.of_job(job)
     yield "in_state", repository.in_state(PayloadState.DELETING, at(300))
+    yield "transient", repository.transient(at(300))
     yield "totals", repository.totals(payload)
     yield "files_at", repository.files_at(payload, ["a/0002"])
     yield "some_files", repository.some_files(payload)
