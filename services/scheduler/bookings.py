@@ -24,7 +24,7 @@ from services.scheduler.turns import OVERDUE_AFTER, Line, Place, Rules
 #: Jobs are wide that ask several GPUs, and at least one of so many that the usual node for them has.
 WIDE = 2
 #: One of so many nodes is booked at most; of fewer, one; and never more than so many.
-NODES, MOST = 6, 64
+NODES, MOST = 6, 48
 #: So many nodes are looked at for a booking: those that have most of it free.
 LOOKED_AT = 32
 #: So many bookings are made by a plan; those behind them come in the next ones.
