@@ -224,13 +224,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
-        folder = os.environ.get(SECRETS_DIR)
-        if folder and not Path(folder).is_dir():
-            raise Invalid(f"{SECRETS_DIR}: there is no folder {folder}")
-        secrets = (SecretsSettingsSource(settings_cls, Path(folder)),) if folder else ()
         file = os.environ.get("GURNEY_CONFIG")
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
-        return (init_settings, env_settings, *secrets, *toml)
+        return (init_settings, env_settings, *secrets(settings_cls), *toml)
+
+
+def secrets(settings_cls: type[BaseSettings]) -> tuple[SecretsSettingsSource, ...]:
+    """Return the folder of secrets as a source, where one is named; raises `Invalid` where it is not there."""
+    folder = os.environ.get(SECRETS_DIR)
+    if folder and not Path(folder).is_dir():
+        raise Invalid(f"{SECRETS_DIR}: there is no folder {folder}")
+    return (SecretsSettingsSource(settings_cls, Path(folder)),) if folder else ()
 
 
 def misspelt(variables: Iterable[str]) -> dict[str, str]:

@@ -1,21 +1,14 @@
 """The deployment of one MAP: `GURNEY_MIS_*` environment variables. `docs/migrate/mis.md` tells them."""
 
-import os
-from pathlib import Path
 from posixpath import basename, isabs, normpath
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gurney.client.http import Json
 from gurney.errors import Invalid
-from gurney.settings import MIB, SECRETS_DIR
+from gurney.settings import MIB, secrets
 
 PREFIX = "GURNEY_MIS_"
 #: Where the generations expect what is said nowhere.
@@ -95,9 +88,7 @@ class MisSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
-        folder = os.environ.get(SECRETS_DIR)
-        secrets = (SecretsSettingsSource(settings_cls, Path(folder)),) if folder else ()
-        return (init_settings, env_settings, *secrets)
+        return (init_settings, env_settings, *secrets(settings_cls))
 
 
 def load() -> MisSettings:

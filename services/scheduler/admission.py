@@ -25,7 +25,7 @@ from gurney.subjects import JOB_GET
 from services.scheduler import feasible, forecast, lifecycle, machine
 from services.scheduler.blocker import blocker
 from services.scheduler.office import Office
-from services.scheduler.order import Entry, alone, entry_of
+from services.scheduler.order import Entry, alone, entry_of, lanes_of, waits
 from services.scheduler.placer import Placer
 from services.scheduler.plan import Decision
 from services.scheduler.policy import evaluate
@@ -166,10 +166,11 @@ class AdmissionDesk:
     def _waiting(self, entry: Entry, *, names: bool = False) -> Waiting:
         now, cluster = clock.now(), self._cluster
         snapshot, rules = cluster.snapshot(now), cluster.rules(now)
-        place, wait_s = forecast.outlook(entry, cluster.queue.lanes, snapshot, rules)
+        lanes = lanes_of(
+            cluster.queue.shapes if waits(cluster.queue.shapes, entry) else cluster.queue.with_one_more(entry)
+        )
+        place, wait_s = forecast.outlook(entry, lanes, snapshot, rules)
         short = evaluate(snapshot, alone(entry), rules).reasons(entry)
-        shapes = cluster.queue.shapes if cluster.queue.get(entry.job_id) else cluster.queue.with_one_more(entry)
-        lanes = {lane: entries for each in shapes.values() for lane, entries in each.items()}
         found = blocker(entry, lanes, snapshot, rules)
         return Waiting(
             position=place,

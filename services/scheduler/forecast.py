@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.scheduler.grid import Home, runs
-from services.scheduler.order import Entry, Lanes, waits
+from services.scheduler.order import Entry, Lanes
 from services.scheduler.predict import opening
 from services.scheduler.shape import Device, Shape, takes
 from services.scheduler.shares import Using
@@ -31,13 +31,10 @@ Mask = npt.NDArray[np.bool_]
 
 
 def outlook(entry: Entry, lanes: Lanes, snapshot: Snapshot, rules: Rules) -> tuple[int, float | None]:
-    """Return the place of a job among those that wait, itself counted, and the seconds until it starts."""
+    """Return the place of a job among `lanes`, where it is one, itself counted, and the seconds until it starts."""
     place = 1 + sum(map(len, ahead(entry, lanes.values(), rules.ranking(snapshot.using, snapshot.whole))))
     if booking := next((each for each in snapshot.bookings.values() if each.entry is entry), None):
         return place, max(0.0, (booking.until - rules.now).total_seconds())
-    if not waits({entry.shape: lanes}, entry):
-        alike = sorted((*lanes.get(entry.lane, ()), entry), key=lambda each: each.key)
-        lanes = {**lanes, entry.lane: alike}
     return place, _Rehearsal(lanes, snapshot, rules).starts(entry, place)
 
 
@@ -112,7 +109,7 @@ class _Rehearsal:
 
     def _fitting(self, view: NodeView) -> Mask:
         """Tell for which rows a node has room."""
-        home = view.kinds, tuple(sorted(view.labels.items()))
+        home = view.home
         if home not in self._runs:
             self._runs[home] = np.array([runs(home, shape) for shape in self._shapes], dtype=np.bool_)
         free = [self._takes_of(view.devices[uuid]) <= mib for uuid, mib in view.free_mib.items() if mib]

@@ -64,6 +64,10 @@ def alone(entry: Entry) -> Shapes:
     return {entry.shape: {entry.lane: [entry]}}
 
 
+def lanes_of(shapes: Shapes) -> Lanes:
+    return {lane: entries for lanes in shapes.values() for lane, entries in lanes.items()}
+
+
 def waits(waiting: Shapes, entry: Entry) -> bool:
     """Tell whether a job waits, and at this attempt."""
     lane = waiting.get(entry.shape, {}).get(entry.lane, ())
@@ -87,7 +91,7 @@ class Queue:
 
     @property
     def lanes(self) -> Lanes:
-        return {lane: entries for lanes in self._shapes.values() for lane, entries in lanes.items()}
+        return lanes_of(self._shapes)
 
     def get(self, job_id: str) -> Entry | None:
         return self._entries.get(job_id)

@@ -10,7 +10,7 @@ from gurney.model.resources import Amount, Gpu
 from gurney.model.run import Node, NodeState, Placement
 from services.scheduler.board import Board
 from services.scheduler.demand import Typical
-from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Room
+from services.scheduler.grid import DRAINING, LOST, READY, SILENT, Home, Room
 from services.scheduler.order import Entry
 from services.scheduler.shape import MILLI, NEVER, Device, Shape, device_of, mib, milli, takes
 from services.scheduler.shares import Using
@@ -123,12 +123,16 @@ class NodeView:
         """Return the UUIDs of the GPUs that would do and have room."""
         return [uuid for uuid, device in self.devices.items() if self.free_mib[uuid] >= takes(device, shape)]
 
+    @property
+    def home(self) -> Home:
+        return self.kinds, tuple(sorted(self.labels.items()))
+
     @cached_property
     def room(self) -> Room:
         """What is free, as the board keeps it."""
         return Room(
             standing=SILENT if self.state is NodeState.READY and self.silent else STANDINGS[self.state],
-            home=(self.kinds, tuple(sorted(self.labels.items()))),
+            home=self.home,
             cpu=self.free_cpu,
             memory=self.free_memory,
             gpus=tuple((self.devices[uuid], free) for uuid, free in self.free_mib.items()),

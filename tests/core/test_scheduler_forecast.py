@@ -14,7 +14,7 @@ from gurney.model.resources import Quota
 from gurney.model.run import Node, Placement
 from services.scheduler import forecast
 from services.scheduler.forecast import outlook
-from services.scheduler.order import Entry, Queue, entry_of
+from services.scheduler.order import Entry, Queue, entry_of, lanes_of
 from services.scheduler.predict import UNKNOWN_S, Durations
 from services.scheduler.snapshot import Held, Snapshot, held_by
 from services.scheduler.turns import Rules
@@ -139,7 +139,8 @@ def test_who_does_not_wait_yet_stands_behind_those_who_do() -> None:
     """A dry run is told what a job would be that comes now."""
     queue, snapshot = Queue(), full([a_node()], ("n1", 10))
     queue.add(a_job(1, age_s=9))
-    assert outlook(a_job(2), queue.lanes, snapshot, RULES) == (2, 10 + UNKNOWN_S)
+    job = a_job(2)
+    assert outlook(job, lanes_of(queue.with_one_more(job)), snapshot, RULES) == (2, 10 + UNKNOWN_S)
     assert len(queue) == 1
 
 
