@@ -32,7 +32,7 @@ BEATS_UNTIL_LOST = 3
 
 _PREFIX = "GURNEY_"
 #: Variables of what has settings of its own.
-OTHERS = ("GURNEY_MIS_",)
+OTHERS = ("GURNEY_MIS_", "GURNEY_INFERENCE_SERVER_")
 #: How alike a variable and a setting are at least when one is the other misspelt.
 ALIKE = 0.75
 

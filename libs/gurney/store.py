@@ -15,9 +15,9 @@ Change = Callable[[D], tuple[D, Sequence[Event]] | None]
 
 
 class Store:
-    """One per service."""
+    """One per service. Without an outbox, documents have no events."""
 
-    def __init__(self, documents: Documents, outbox: Outbox, guard: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, documents: Documents, outbox: Outbox | None, guard: Callable[[], None] = lambda: None) -> None:
         self.documents = documents
         self._outbox = outbox
         self._guard = guard
@@ -49,7 +49,7 @@ class Store:
         self._guard()
         results = await self.documents.cas(writes)
         for write, fault in zip(writes, results, strict=True):
-            if fault is None and write.events:
+            if fault is None and write.events and self._outbox:
                 self._outbox.push(write.collection, write.events)
         return results
 

@@ -21,6 +21,15 @@ Mode = Literal["validation", "serialization"]
 REF = "#/components/schemas/"
 FIRST_ERROR = 400
 
+ABOUT = (
+    "Runs containerised medical AI applications. A job in three steps: register a MAP (POST /v1/maps), create a "
+    "payload and put files into it (POST /v1/payloads), submit (POST /v1/jobs). Events and NATS subjects: "
+    "/asyncapi.json."
+)
+WHICH = (
+    "Token (the embedded server keeps an administrator's in the file `token` of its data folder); it stays in this tab"
+)
+
 _PART = re.compile(r"\{(\w+)\}")
 
 PROBLEM_SCHEMA: Json = {
@@ -54,12 +63,17 @@ def document(routes: Sequence[Route]) -> Json:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Gurney", "version": version("gurney"), "license": {"name": "Apache-2.0"}},
+        "info": {
+            "title": "Gurney",
+            "description": ABOUT,
+            "version": version("gurney"),
+            "license": {"name": "Apache-2.0"},
+        },
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": schemas.used_by(paths),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": WHICH}},
         },
     }
 

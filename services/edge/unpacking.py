@@ -5,11 +5,7 @@ nobody is left to open it, its owner lets it go.
 """
 
 import asyncio
-import contextlib
-import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import IO
 
 from aiohttp import web
 
@@ -18,9 +14,8 @@ from gurney.archive import Limits, Member, Unpacked, unpack
 from gurney.errors import Conflict, GurneyError, NotFound
 from gurney.model.common import Ref
 from gurney.model.payload import BegunUploads, CreatePayload, Payload, PayloadCreate, Uploaded
-from gurney.objects.layout import translated
-from gurney.objects.threads import hop
 from gurney.settings import MIB
+from gurney.spool import spooled
 from gurney.subjects import PAYLOAD_CREATE, PAYLOAD_DISCARD, PAYLOAD_OPEN
 from gurney.tasks import Together
 from services.edge import upload
@@ -48,7 +43,8 @@ async def make(call: Call, body: CreatePayload, *, transient: bool = False, zip_
     most = call.edge.settings.max_upload
     upload.refuse_large(call.request.content_length or 0, most)
     limits = Limits(entries=call.edge.settings.max_archive_files, bytes=most, zip_only=zip_only)
-    async with _spooled(call) as spool, unpack(spool, limits) as archive:
+    spooling = spooled(call.edge.settings.data / "spool", upload.chunks_of(call))
+    async with spooling as spool, unpack(spool, limits) as archive:
         mine = ids.new_id("pay")
         question = PayloadCreate(
             id=mine,
@@ -60,40 +56,6 @@ async def make(call: Call, body: CreatePayload, *, transient: bool = False, zip_
         )
         payload = await call.ask(PAYLOAD_CREATE, question)
         return await _filled(call, mine, archive) if payload.id == mine else payload  # else the request came before
-
-
-# --- the spool ---
-
-
-@contextlib.asynccontextmanager
-async def _spooled(call: Call) -> AsyncIterator[Path]:
-    file = await hop(_unnamed, call.edge.settings.data / "spool")
-    try:
-        gathered: list[bytes] = []
-        size = 0
-        async for chunk in upload.chunks_of(call):
-            gathered.append(chunk)
-            size += len(chunk)
-            if size >= SMALL:
-                await hop(_write, file, gathered)
-                gathered, size = [], 0
-        await hop(_write, file, gathered)
-        yield Path(f"/proc/self/fd/{file.fileno()}")
-    finally:
-        await hop(file.close)
-
-
-@translated()
-def _unnamed(folder: Path) -> IO[bytes]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=folder)
-
-
-@translated()
-def _write(file: IO[bytes], parts: Sequence[bytes]) -> None:
-    for part in parts:
-        file.write(part)
-    file.flush()
 
 
 # --- the payload ---

@@ -3,14 +3,13 @@
 from posixpath import basename, isabs, normpath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
 
 from gurney.client.http import Json
-from gurney.errors import Invalid
-from gurney.settings import MIB, secrets
+from gurney.facade import FacadeSettings
+from gurney.settings import MIB
 
-PREFIX = "GURNEY_MIS_"
 #: Where the generations expect what is said nowhere.
 INPUT, OUTPUT, MODELS = "/var/monai/input", "/var/monai/output", "/opt/monai/models"
 
@@ -21,17 +20,25 @@ def _absolute(path: str) -> str:
     return normpath(path)
 
 
+def _program(line: str) -> str:
+    if not line.split():
+        raise ValueError("must name a program")
+    return line
+
+
 Folder = Annotated[str, AfterValidator(_absolute)]
 
 
-class MisSettings(BaseSettings):
+class MisSettings(FacadeSettings):
     """What a deployment says. Durations in seconds, memory in MiB."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GURNEY_MIS_", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     map_urn: str = Field(min_length=1, max_length=1024)
     """The MAP, as it is registered."""
-    map_entrypoint: str | None = None
+    map_entrypoint: Annotated[str, AfterValidator(_program)] | None = None
     """What its container runs, split on spaces; None: what the MAP says."""
     map_cpu: int = Field(default=1, ge=1)
     """Cores of a request."""
@@ -47,10 +54,6 @@ class MisSettings(BaseSettings):
     """Folder of the models, which the application is told."""
     timeout: float = Field(default=50.0, gt=0, le=86_400)
     """Seconds that a request may take."""
-    server: str = Field(default="http://127.0.0.1:8350", pattern=r"^https?://[^/?#@]+/?$")
-    """Where Gurney listens."""
-    token: SecretStr = Field(min_length=1)
-    """Token of a developer there; `gurney_mis_token` in the folder of secrets."""
     host: str = "127.0.0.1"
     """Address on which it listens."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -77,31 +80,6 @@ class MisSettings(BaseSettings):
         """What each run asks. It waits for room: that is part of its time."""
         resources = {"cpu": self.map_cpu, "memory": self.map_memory * MIB, "gpus": self.map_gpu}
         return {**resources, "timeout_s": self.timeout, "admission": "queue"}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del dotenv_settings, file_secret_settings
-        return (init_settings, env_settings, *secrets(settings_cls))
-
-
-def load() -> MisSettings:
-    """Return what the environment says; raises `Invalid` with one line that names each variable at fault."""
-    try:
-        found = MisSettings()
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        told = (f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in faults)
-        raise Invalid("; ".join(told)) from None
-    if found.map_entrypoint is not None and not found.map_entrypoint.split():
-        raise Invalid(f"{PREFIX}MAP_ENTRYPOINT: must name a program")
-    return found
 
 
 def folder_of(path: str) -> str:

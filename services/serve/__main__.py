@@ -21,18 +21,26 @@ else:
 
 
 #: What stands before older clients, and is a client itself: it is served alone.
-MIS = "mis"
+FACADES = ("mis", "inference-server")
 
 
 def serve(settings: Settings, names: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for, or cannot go on for."""
-    if tuple(names) == (MIS,):
-        from services.mis.__main__ import serve as serve_mis
-
-        return serve_mis(settings)
+    if len(names) == 1 and names[0] in FACADES:
+        return _serve_facade(settings, names[0])
     telemetry.setup(settings, "-".join(names))
     run(_serve(settings, names))
     return 0
+
+
+def _serve_facade(settings: Settings, name: str) -> int:
+    if name == "mis":
+        from services.mis.__main__ import serve as serve_mis
+
+        return serve_mis(settings)
+    from services.inference_server.__main__ import serve as serve_inference_server
+
+    return serve_inference_server(settings)
 
 
 async def _serve(settings: Settings, names: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ def serve(
 ) -> int:
     """Run one or several services of a deployment in this process: edge, map, payload, job, scheduler, notifier, agent.
 
-    `mis` alone is MONAI Inference Service for one MAP, over another server's API (`docs/migrate/mis.md`).
+    Alone, `mis` and `inference-server` serve the clients of older systems, over another server's API (`docs/migrate`).
     Where its NATS, documents and objects are, the settings say (`docs/settings.md`). SIGTERM takes no new requests and
     gives open ones 10 s. Exit code 78: something is wrongly set up; 75: something did not come in time.
 

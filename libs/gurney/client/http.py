@@ -28,6 +28,14 @@ _JOB_AT = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """Bytes as they come; `size` where the server has said how many."""
+
+    chunks: AsyncIterator[bytes]
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerEvent:
     """An event of `GET /v1/events` or of a job: `type` such as `job.succeeded`, `id` to resume after."""
 

@@ -3,10 +3,11 @@
 import asyncio
 import codecs
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gurney.client.http import Http, Json, Moved, ServerEvent, filters, query, segment
+from gurney.client.http import CHUNK, Http, Incoming, Json, Moved, ServerEvent, filters, query, segment
 from gurney.client.payloads import Payloads
 from gurney.clock import monotonic
 from gurney.errors import Unavailable
@@ -102,6 +103,13 @@ class Jobs:
         """Download the results, each file verified; returns the local paths."""
         results = (await self.get(job))["results"]
         return await Payloads(self._http).download(results, into, moved=moved) if results else []
+
+    @asynccontextmanager
+    async def results(self, job: str, *, tar: bool = False) -> AsyncIterator[Incoming]:
+        """Yield the results as a zip, or tar, as it comes."""
+        headers = {"Accept": "application/x-tar" if tar else "application/zip"}
+        async with self._http.stream("GET", self._of(job, "/results"), headers=headers) as response:
+            yield Incoming(response.content.iter_chunked(CHUNK), response.content_length)
 
     async def result(self, job: str, path: str) -> bytes:
         async with self._http.stream("GET", self._of(job, f"/results/{segment(path)}")) as response:

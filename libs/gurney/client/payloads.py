@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from gurney.client.http import CHUNK, Json, Moved, chunks_of, file_path, filters, query
+from gurney.client.http import CHUNK, Incoming, Json, Moved, chunks_of, file_path, filters, query
 from gurney.client.named import Named
 from gurney.errors import IntegrityError, Invalid
 from gurney.paths import check_path
@@ -112,12 +113,27 @@ class Payloads(Named):
         async with self._http.stream("GET", f"{self._of(ref)}/archive", headers=headers) as response:
             return await response.read()
 
-    async def create_from_archive(self, archive: Path | str, *, name: str | None = None) -> Json:
-        """Create a payload and unpack a zip or tar into it."""
-        kind = "application/zip" if str(archive).endswith(".zip") else "application/x-tar"
-        path = self._path + query(filters(name=name))
+    @asynccontextmanager
+    async def reading(self, ref: str, path: str) -> AsyncIterator[Incoming]:
+        """Yield one file's content as it comes."""
+        async with self._http.stream("GET", self._file(ref, path)) as response:
+            yield Incoming(response.content.iter_chunked(CHUNK), response.content_length)
+
+    async def create_from_archive(
+        self,
+        archive: Path | str,
+        *,
+        name: str | None = None,
+        label: Mapping[str, str] | None = None,
+        kind: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Create a payload and unpack a zip or tar into it; `kind`: its media type, by default as its name says."""
+        kind = kind or ("application/zip" if str(archive).endswith(".zip") else "application/x-tar")
+        path = self._path + query(filters(name=name, label=label))
+        headers = {"Content-Type": kind} | ({"Idempotency-Key": idempotency_key} if idempotency_key else {})
         data = chunks_of(str(archive), None)
-        answer: Json = await self._http.json("POST", path, data=data, headers={"Content-Type": kind})
+        answer: Json = await self._http.json("POST", path, data=data, headers=headers)
         return answer
 
     def _file(self, ref: str, path: str) -> str:

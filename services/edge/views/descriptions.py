@@ -3,15 +3,12 @@
 import asyncio
 import json
 from functools import cache
-from pathlib import Path
 
 from aiohttp import web
 
+from gurney import docs_page
 from services.edge import asyncapi, openapi, respond
 from services.edge.call import Call, Route
-
-PAGE = Path(__file__).parents[1] / "docs.html"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 async def openapi_json(call: Call) -> web.Response:
@@ -25,8 +22,7 @@ async def asyncapi_json(call: Call) -> web.Response:
 
 async def page(call: Call) -> web.Response:
     del call
-    text = await asyncio.to_thread(PAGE.read_text, "utf-8")
-    return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": POLICY})
+    return await asyncio.to_thread(docs_page.page)
 
 
 @cache

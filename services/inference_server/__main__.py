@@ -1,0 +1,72 @@
+"""`gurney serve inference-server`: models and tasks for InferenceServer's clients, until a signal."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+
+from gurney import facade, telemetry
+from gurney.client import AsyncClient
+from gurney.documents.choice import documents_of
+from gurney.errors import Invalid
+from gurney.settings import Settings
+from gurney.store import Store
+from services.inference_server.call import Server
+from services.inference_server.keeper import Keeper
+from services.inference_server.models import Models
+from services.inference_server.repository import COUNTERS, MODELS, TASKS
+from services.inference_server.server import application, is_near
+from services.inference_server.settings import PREFIX, InferenceServerSettings
+from services.inference_server.stock import Stock
+from services.inference_server.tasks import Tasks
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for."""
+    telemetry.setup(settings, "inference-server")
+    mine = InferenceServerSettings.load()
+    _require_near(mine)
+    facade.until_signal(lambda stop: _serve(mine, settings, stop))
+    return 0
+
+
+async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asyncio.Event) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        settings = settings.model_copy(update={"data": mine.data.absolute()})
+        alone = settings.mongo_url is None
+        if alone:
+            stack.enter_context(facade.folder_locked(settings.data))
+        documents = documents_of(settings)
+        stack.push_async_callback(documents.close)
+        await facade.once_there(lambda: documents.open([MODELS, TASKS, COUNTERS]), settings.start_timeout)
+        gurney = await stack.enter_async_context(AsyncClient(mine.server, mine.token.get_secret_value()))
+        store, stock = Store(documents, None), Stock(gurney)
+        models = Models(store, gurney, stock, mine)
+        keeper = Keeper(store, gurney, stock, models, mine, alone=alone)
+        server = Server(mine, settings.max_upload, store, models, Tasks(store, gurney, stock, keeper))
+        await facade.once_there(gurney.whoami, settings.start_timeout)
+        keeping = asyncio.create_task(keeper.run())
+        stack.push_async_callback(_ended, keeping)
+        for listener in mine.listeners:
+            host, port = getattr(mine, f"{listener}_host"), getattr(mine, f"{listener}_port")
+            found = await stack.enter_async_context(facade.listening(application(server, listener), host, port))
+            facade.say(f"Gurney serves inference-server, {listener}, on http://{found[0]}:{found[1]}")
+        await stop.wait()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _require_near(mine: InferenceServerSettings) -> None:
+    """Raise `Invalid` where others than a private network could reach the private listener."""
+    if "private" not in mine.listeners:
+        return
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(mine.private_host, None)}
+    except OSError as error:
+        raise Invalid(f"{PREFIX}PRIVATE_HOST: {mine.private_host}: {error.strerror or error}") from None
+    far = sorted(address for address in found if not is_near(address))
+    if far or not found or ipaddress.ip_address(min(found).partition("%")[0]).is_unspecified:
+        raise Invalid(f"{PREFIX}PRIVATE_HOST: {mine.private_host} is no address of a private network")

@@ -1,0 +1,87 @@
+"""What a listener says of itself: an OpenAPI 3.1 document, made of its routes."""
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from gurney.client.http import Json
+from services.inference_server.call import Route
+from services.inference_server.replies import TOLD, UNPROCESSABLE
+from services.inference_server.settings import Listener
+from services.inference_server.stock import MEDIA
+
+ABOUT: dict[Listener, str] = {
+    "public": "Post a zip as a task, poll it by its uid, fetch its output.",
+    "private": "All of models and tasks. For the loopback device and private networks only.",
+    "v2": "Version 2.0: tar archives. Models, and tasks by their number, need the header X-Token.",
+}
+_PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+
+
+def document(listener: Listener, routes: Sequence[Route]) -> Json:
+    """Return the document of these routes."""
+    paths: dict[str, Json] = {}
+    for route in routes:
+        paths.setdefault(_PART.sub(r"{\1}", route.path), {})[route.method.lower()] = _operation(route)
+    scheme = {"type": "apiKey", "in": "header", "name": "X-Token", "description": "X-Token; it stays in this tab"}
+    guarded = any(route.needs_token for route in routes)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"InferenceServer, {listener}",
+            "description": ABOUT[listener],
+            "version": version("gurney"),
+            "license": {"name": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": {}, "securitySchemes": {"token": scheme} if guarded else {}},
+    }
+
+
+def _operation(route: Route) -> Json:
+    media = MEDIA[route.format] if route.sends_archive else "application/json"
+    answers = {"200": {"description": "OK", "content": {media: {}}}}
+    if route.sends_archive:
+        answers |= {str(status): {"description": text} for status, text in TOLD.items()}
+    if route.query.model_fields or route.file != "none":
+        answers |= {str(UNPROCESSABLE): {"description": "Something is missing, or wrong"}}
+    noun = route.view.__module__.rpartition(".")[2]
+    operation: Json = {
+        "operationId": f"{noun}_{route.view.__name__}",
+        "tags": ["models" if "models" in route.path else "tasks"],
+        "summary": route.does,
+        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "responses": answers,
+        "security": [{"token": []}] if route.needs_token else [],
+    }
+    if route.file != "none":
+        schema = {"type": "object", "properties": {route.part: {"type": "string", "format": "binary"}}}
+        content = {"multipart/form-data": {"schema": schema}}
+        operation["requestBody"] = {"required": route.file == "needed", "content": content}
+    return operation
+
+
+def _path_parameters(route: Route) -> list[Json]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PART.findall(route.path)
+    ]
+
+
+def _query_parameters(route: Route) -> list[Json]:
+    schema = route.query.model_json_schema()
+    needed = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in needed, "schema": _given(each)}
+        for name, each in schema.get("properties", {}).items()
+    ]
+
+
+def _given(schema: Json) -> Json:
+    """Return the schema of a parameter that is given: there is no null in a query."""
+    kept = {key: value for key, value in schema.items() if key not in {"anyOf", "title"} and value is not None}
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            kept |= choice
+    return kept

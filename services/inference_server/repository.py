@@ -1,0 +1,123 @@
+"""The collections of the façade, and their queries."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from gurney.clock import rfc3339
+from gurney.documents.port import Collection, Query, Where
+from gurney.errors import NotFound, RevisionConflict
+from gurney.store import Store
+from services.inference_server.documents import Counter, Model, Task, Todo
+
+MODELS = Collection("inference_server_models", Model, (("created_at",), ("map", "created_at")))
+TASKS = Collection("inference_server_tasks", Task, (("created_at",), ("todo", "created_at")))
+COUNTERS = Collection("inference_server_counters", Counter)
+
+#: Tasks that are read at once.
+BATCH = 256
+#: Most models in a list.
+MOST_MODELS = 10_000
+
+
+class Numbers:
+    """Gives numbers out, each once. A process takes a few at a time, so a restart leaves a gap."""
+
+    BLOCK = 32
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._next = 0
+        self._end = 0
+        self._lock = asyncio.Lock()
+
+    async def next(self) -> int:
+        async with self._lock:
+            if self._next == self._end:
+                self._end = await self._taken() + 1
+                self._next = self._end - self.BLOCK
+            self._next += 1
+            return self._next - 1
+
+    async def _taken(self) -> int:
+        """Return the last number of a block that is ours."""
+        while True:
+            try:
+                found = await self._store.documents.get(COUNTERS, self._name)
+                if found is None:
+                    taken = await self._store.insert(COUNTERS, Counter(id=self._name, last=self.BLOCK))
+                else:
+                    taken = await self._store.replace(COUNTERS, found.next(last=found.last + self.BLOCK))
+            except RevisionConflict:
+                continue
+            return taken.last
+
+
+async def models(store: Store) -> list[Model]:
+    """Return all models, in the order in which they were posted."""
+    return await store.find(MODELS, Where("map", "!=", None), limit=MOST_MODELS)
+
+
+async def model_named(store: Store, human_readable_id: str) -> Model:
+    """Return a model; raises `NotFound`."""
+    return _posted(await store.documents.by_key(MODELS, f"name:{human_readable_id}"))
+
+
+async def model_numbered(store: Store, number: int) -> Model:
+    return _posted(await store.documents.by_key(MODELS, f"number:{number}"))
+
+
+async def model_of(store: Store, uid: str) -> Model:
+    return _posted(await store.documents.get(MODELS, uid))
+
+
+def _posted(found: Model | None) -> Model:
+    if found is None or found.map is None:
+        raise NotFound("Model not found")
+    return found
+
+
+async def half_posted(store: Store, before: datetime) -> list[Model]:
+    """Return models that were begun before this and never finished."""
+    return await store.find(MODELS, Where("map", "=", None), Where("created_at", "<", before))
+
+
+async def tasks(store: Store) -> AsyncIterator[Task]:
+    """Yield all tasks, deleted ones too, in the order in which they were posted."""
+    after: tuple[Any, ...] | None = None
+    while True:
+        query = Query((), descending=False, limit=BATCH, after=after)
+        found = await store.documents.find(TASKS, query)
+        for task in found:
+            if task.todo is not Todo.POST:
+                yield task
+        if len(found) < BATCH:
+            return
+        after = (rfc3339(found[-1].created_at), found[-1].id)
+
+
+async def task_of(store: Store, uid: str) -> Task:
+    """Return a task that is there, and not deleted; raises `NotFound`."""
+    return _there(await store.documents.get(TASKS, uid))
+
+
+async def task_numbered(store: Store, number: int) -> Task:
+    return _there(await store.documents.by_key(TASKS, f"number:{number}"))
+
+
+def _there(found: Task | None) -> Task:
+    if found is None or found.is_deleted or found.todo is Todo.POST:
+        raise NotFound("Task not found")
+    return found
+
+
+async def task_of_job(store: Store, job: str) -> Task | None:
+    return await store.documents.by_key(TASKS, f"job:{job}")
+
+
+async def owed(store: Store, todo: Todo, before: datetime | None = None) -> list[Task]:
+    """Return tasks to which this is owed, longest waiting first."""
+    where = [Where("todo", "=", todo), *([Where("created_at", "<", before)] if before else [])]
+    return await store.find(TASKS, *where, limit=BATCH)

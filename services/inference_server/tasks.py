@@ -1,0 +1,163 @@
+"""Tasks, as clients ask for them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gurney import clock
+from gurney.client import AsyncClient
+from gurney.client.http import Incoming, Json
+from gurney.errors import Conflict, NotFound, RevisionConflict, Unavailable
+from gurney.ids import new_secret
+from gurney.store import Store
+from gurney.tasks import Together
+from services.inference_server import machine, repository
+from services.inference_server.documents import Format, Model, Numbered, Status, Task, Todo
+from services.inference_server.keeper import Keeper
+from services.inference_server.machine import Seen
+from services.inference_server.patience import patiently, promptly
+from services.inference_server.repository import TASKS, Numbers
+from services.inference_server.stock import KIND, Stock
+
+RUNS = "Task is running"
+
+
+class Tasks:
+    def __init__(self, store: Store, gurney: AsyncClient, stock: Stock, keeper: Keeper) -> None:
+        self._store = store
+        self._gurney = gurney
+        self._stock = stock
+        self._keeper = keeper
+        self._numbers = Numbers(store, "tasks")
+
+    async def post(self, model: Model, format: Format, archive: Path, uid: str | None = None) -> Task:  # noqa: A002
+        """Store a task; when it is answered, nothing of it can get lost. Raises `Conflict` where the uid is taken."""
+        task = Task(
+            id=uid or new_secret(),
+            number=await self._numbers.next(),
+            format=format,
+            model=model.id,
+            model_human_readable_id=model.human_readable_id,
+            todo=Todo.POST,
+            created_at=clock.now(),
+        )
+        try:
+            await self._store.insert(TASKS, task)
+        except RevisionConflict:
+            raise Conflict("there is a task with this uid already") from None
+        try:
+            async with Together() as group:
+                kept = group.start(self._stock.keep(task, archive, "archive"))
+                made = group.start(self._keeper.submission(task, model, archive))
+            after = made.result().but(upload=kept.result())
+            await self._store.replace(TASKS, after)
+        except BaseException:
+            await asyncio.shield(self._undo(task))
+            raise
+        if after.todo is not Todo.WATCH:
+            self._keeper.soon(task.id)
+        return after
+
+    async def _undo(self, task: Task) -> None:
+        await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
+        self._keeper.soon(task.id)
+
+    # --- what is told ---
+
+    async def of(self, uid: str) -> Seen:
+        """Return what is to be told of a task; raises `NotFound`."""
+        return await self.seen(await repository.task_of(self._store, uid))
+
+    async def numbered(self, number: int) -> Seen:
+        return await self.seen(await repository.task_numbered(self._store, number))
+
+    async def seen(self, task: Task) -> Seen:
+        """Return what is to be told. While nobody tells of its job, a task is pending: it is alive, for all we know."""
+        if task.status is not None or task.job is None:
+            return machine.seen(task, None)
+        try:
+            job = await promptly(self._gurney.jobs.get(task.job))
+        except Unavailable:
+            return machine.seen(task, None)
+        except NotFound:  # somebody has deleted it: so will this be
+            self._keeper.soon(task.id)
+            raise
+        if job["state"] in machine.TERMINAL:
+            self._keeper.soon(task.id)
+        return machine.seen(task, job)
+
+    async def all(self) -> AsyncIterator[Seen]:
+        """Yield all tasks, deleted ones too."""
+        running = {job["id"]: job async for job in self._gurney.jobs.list(label={KIND: "task"}, state="running")}
+        async for task in repository.tasks(self._store):
+            yield machine.seen(task, running.get(task.job or ""))
+
+    @asynccontextmanager
+    async def archive(self, thing: Numbered) -> AsyncIterator[Incoming]:
+        """Yield what was posted, as it was; raises `NotFound`, `Unavailable`."""
+        if thing.upload is None:
+            raise NotFound("nothing was posted")
+        async with self._stock.reading(thing.upload) as incoming:
+            yield incoming
+
+    @asynccontextmanager
+    async def output(self, task: Task, format: Format) -> AsyncIterator[Incoming]:  # noqa: A002
+        """Yield the output of a task that has one; raises `NotFound`, `Unavailable`."""
+        if task.output is not None:
+            async with self._stock.reading(task.output) as incoming:
+                yield incoming
+        else:
+            async with self._gurney.jobs.results(task.job or "", tar=format == "tar") as incoming:
+                yield incoming
+
+    # --- what is said ---
+
+    async def say(self, uid: str, status: Status) -> Seen:
+        """Set a status: it counts from then on, and the task's job stops."""
+        async with self._keeper.lock(uid):
+            task = await repository.task_of(self._store, uid)
+            after = await self._store.replace(TASKS, machine.said(task, status, clock.now()))
+        self._keeper.soon(uid)
+        return machine.seen(after, None)
+
+    async def post_output(self, uid: str, archive: Path) -> Seen:
+        """Set the output: the task is finished, and its job stops."""
+        async with self._keeper.lock(uid):
+            task = await repository.task_of(self._store, uid)
+            kept = await self._stock.keep(task, archive, f"output-{task.revision}")
+            after = machine.said(task, Status.FINISHED, clock.now(), kept)
+            await self._store.replace(TASKS, after)
+            await self._stock.drop(task.output)
+        self._keeper.soon(uid)
+        return machine.seen(after, None)
+
+    async def delete(self, uid: str, *, also_running: bool) -> Seen:
+        """Delete a task: one that is pending never starts. Raises `Conflict` where it runs, unless that may be ended.
+
+        Raises `Unavailable` where it cannot be told whether it runs.
+        """
+        async with self._keeper.lock(uid):
+            task = await repository.task_of(self._store, uid)
+            before = machine.seen(task, await self._stopped(task, also_running=also_running))
+            if before.status is Status.RUNNING and not also_running:
+                raise Conflict(RUNS)
+            after = await self._store.replace(TASKS, machine.deleted(before, clock.now()))
+        self._keeper.soon(uid)
+        return machine.seen(after, None)
+
+    async def _stopped(self, task: Task, *, also_running: bool) -> Json | None:
+        """Return the task's job, stopped; None where it has no say."""
+        if task.status is not None or task.job is None:
+            return None
+        ref = task.job
+        try:
+            job = await patiently(lambda: self._gurney.jobs.get(ref))
+            if job["state"] in machine.TERMINAL or (job["state"] == "running" and not also_running):
+                return job
+            job = await patiently(lambda: self._keeper.stopped(ref))
+        except NotFound:
+            return None
+        if job["started_at"] and not also_running:
+            raise Conflict(RUNS)  # it had begun when it was stopped
+        return job
