@@ -93,6 +93,11 @@ RUN_GPU_UTILIZATION = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
 )
 RUN_BYTES = Counter("gurney_run_bytes_total", "Bytes of files that applications found and left.", ["direction"])
+CONTENTS = Counter(
+    "gurney_contents_total",
+    "Runs that were given what their MAP brings along: fetched for them, or kept from a run before.",
+    ["result"],
+)
 DELIVERIES = Counter("gurney_deliveries_total", "Attempts to deliver to a job handler.", ["result"])
 BYTES = Counter("gurney_bytes_total", "Bytes of files that clients moved.", ["direction"])
 SPANS = Counter("gurney_spans_total", "Spans of traces: sent to the collector, or lost.", ["result"])

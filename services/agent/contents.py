@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from gurney import telemetry
 from gurney.runtime.folder import remove_tree, sync
 from services.agent.folders import Work, size_of
 
@@ -50,8 +51,10 @@ class Contents:
         kept = self.path(digest)
         async with self._fetching[kept.name]:
             if await asyncio.to_thread(_link, work, kept):
+                telemetry.CONTENTS.labels("kept").inc()
                 return
             await self._fetch(kept, fill)
+            telemetry.CONTENTS.labels("fetched").inc()
         await self._trim()
 
     async def digests(self) -> list[str]:

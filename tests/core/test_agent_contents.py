@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from gurney import clock
 from gurney.content import digest_of
@@ -63,11 +64,19 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
+def counted() -> list[float]:
+    """Return how many runs there were for which content was fetched, and how many for which it was kept."""
+    found = [REGISTRY.get_sample_value("gurney_contents_total", {"result": each}) for each in ("fetched", "kept")]
+    return [each or 0 for each in found]
+
+
 async def test_content_is_fetched_once_for_all_runs(house: House) -> None:
-    """Runs that need the same at once, and later, find it by a link; it is fetched once."""
+    """Runs that need the same at once, and later, find it by a link; it is fetched once, and the metric says so."""
+    before = counted()
     runs = await asyncio.gather(*(house.bring("a", f"run{number}") for number in range(4)))
     runs.append(await house.bring("a", "later"))
     assert house.fetched == ["a"]
+    assert [now - then for then, now in zip(before, counted(), strict=True)] == [1, 4]
     for work in runs:
         assert (work.content / "model").read_bytes() == b"a" * SIZE
 
