@@ -63,6 +63,8 @@ class Route:
     sends_archive: bool = False
     #: Of what is posted and sent.
     format: Format = "zip"
+    #: It makes something: what is away is waited for inside, not by asking for all of it again.
+    creates: bool = False
     #: Version 2.0 asks for a token here.
     needs_token: bool = False
 

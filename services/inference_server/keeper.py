@@ -30,13 +30,17 @@ from gurney.spool import spooled
 from gurney.store import Store
 from services.inference_server import machine, repository
 from services.inference_server.documents import Model, Task, Todo
-from services.inference_server.models import FORSAKEN_S, Models
+from services.inference_server.models import Models
 from services.inference_server.repository import TASKS
 from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.stock import KIND, Stock, labels_of
 
-#: Seconds between two rounds; of jobs that ended, this much is looked at again.
-ROUND_S, OVERLAP_S = 2.0, 60.0
+#: Seconds between two rounds, and between two looks at jobs that have ended.
+ROUND_S, WATCH_S = 2.0, 10.0
+#: Seconds of jobs' ends that are looked at once more, and after which all are: an end may be told late.
+OVERLAP_S, WHOLE_S = 10.0, 600.0
+#: Seconds after which nobody is posting any more what was begun.
+FORSAKEN_S = 3600.0
 #: Seconds that a job may take to stop before others have their turn.
 STOP_S = 20
 #: Archives that are unpacked at once.
@@ -69,17 +73,16 @@ class Keeper:
         self._gate = asyncio.Semaphore(WIDTH)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tending: dict[str, asyncio.Task[None]] = {}
+        self._began = clock.now()
+        self._tidied: float | None = None
         self._watched_until: datetime | None = None
+        self._watched_whole = 0.0
 
     async def run(self) -> None:
         """Make rounds until cancelled."""
-        begun = False
         try:
             while True:
                 try:
-                    if not begun:
-                        await self._begin()
-                        begun = True
                     await self._round()
                 except GurneyError as error:
                     _log.info("round is made again", reason=error.code)
@@ -103,33 +106,38 @@ class Keeper:
 
     # --- rounds ---
 
-    async def _begin(self) -> None:
-        await self._models.sweep(alone=self._alone)
-        await self._forsaken(timedelta(seconds=0 if self._alone else FORSAKEN_S))
-
-    async def _forsaken(self, age: timedelta) -> None:
-        """What was begun to be posted and never finished goes: nobody knows its uid."""
-        for task in await repository.owed(self._store, Todo.POST, clock.now() - age):
-            before = machine.seen(task, None)
+    async def _tidy(self, before: datetime) -> None:
+        """What was begun to be posted before this, and was never finished, goes: nobody knows of it."""
+        await self._models.sweep(before)
+        for task in await repository.owed(self._store, Todo.POST, before):
             with contextlib.suppress(RevisionConflict):
-                await self._store.replace(TASKS, machine.deleted(before, clock.now()))
+                await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
 
     async def _round(self) -> None:
-        if not self._alone:
-            await self._forsaken(timedelta(seconds=FORSAKEN_S))
+        if self._tidied is None or clock.monotonic() - self._tidied >= WHOLE_S:
+            # Who is alone and has just started knows that nobody else is posting.
+            age = 0.0 if self._alone and self._tidied is None else FORSAKEN_S
+            await self._tidy((self._began if self._tidied is None else clock.now()) - timedelta(seconds=age))
+            self._tidied = clock.monotonic()
         for todo in (Todo.SUBMIT, Todo.STOP, Todo.REMOVE):
             for task in await repository.owed(self._store, todo):
                 self.soon(task.id)
-        await self._watch()
+        if self._watched_until is None or clock.now() - self._watched_until >= timedelta(seconds=WATCH_S):
+            await self._watch()
 
     async def _watch(self) -> None:
-        """Settle tasks whose jobs have ended since the last look; at the first, since the oldest was posted."""
-        now = clock.now()
-        if self._watched_until is None:
-            oldest = await repository.owed(self._store, Todo.WATCH)
-            self._watched_until = oldest[0].created_at if oldest else now
-        since = clock.rfc3339(self._watched_until - timedelta(seconds=OVERLAP_S))
-        async for job in self._gurney.jobs.list(label={KIND: "task"}, completed_after=since):
+        """Settle tasks whose jobs have ended since the last look, and now and then since the oldest was posted.
+
+        Those that somebody polls are settled at once.
+        """
+        now, began = clock.now(), clock.monotonic()
+        since = self._watched_until
+        if since is None or began - self._watched_whole >= WHOLE_S:
+            waiting = await repository.owed(self._store, Todo.WATCH)
+            since = waiting[0].created_at if waiting else now
+            self._watched_whole = began
+        after = clock.rfc3339(since - timedelta(seconds=OVERLAP_S))
+        async for job in self._gurney.jobs.list(label={KIND: "task"}, completed_after=after):
             task = await repository.task_of_job(self._store, job["id"])
             if task is not None and task.todo is Todo.WATCH:
                 self.soon(task.id)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -27,8 +27,6 @@ FOLDER_MAPS = "urn:gurney:dir:"
 HARDENING = {"mode": "compatible", "reason": "models of InferenceServer may write into their root file system"}
 #: Seconds in which a MAP that proved unusable is not tried again.
 ANEW_S = 10.0
-#: Seconds after which nobody is posting what was begun.
-FORSAKEN_S = 3600.0
 
 _log = telemetry.log("inference-server")
 
@@ -138,10 +136,9 @@ class Models:
 
     # --- what was begun and never finished ---
 
-    async def sweep(self, *, alone: bool) -> None:
-        """Undo what nobody is posting any more; `alone`: nobody but this process, which has just started, posts."""
-        age = timedelta(seconds=0 if alone else FORSAKEN_S)
-        for model in await repository.half_posted(self._store, clock.now() - age):
+    async def sweep(self, before: datetime) -> None:
+        """Undo what was begun to be posted before this and never finished."""
+        for model in await repository.half_posted(self._store, before):
             await self._undo(model, model)
 
     async def _undo(self, begun: Model, model: Model) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from gurney.clock import rfc3339
 from gurney.documents.port import Collection, Query, Where
-from gurney.errors import NotFound, RevisionConflict
+from gurney.errors import Conflict, NotFound, RevisionConflict
 from gurney.store import Store
 from services.inference_server.documents import Counter, Model, Task, Todo
+from services.inference_server.patience import patiently
 
 MODELS = Collection("inference_server_models", Model, (("created_at",), ("map", "created_at")))
 TASKS = Collection("inference_server_tasks", Task, (("created_at",), ("todo", "created_at")))
@@ -36,7 +37,7 @@ class Numbers:
     async def next(self) -> int:
         async with self._lock:
             if self._next == self._end:
-                self._end = await self._taken() + 1
+                self._end = await patiently(self._taken) + 1
                 self._next = self._end - self.BLOCK
             self._next += 1
             return self._next - 1
@@ -111,6 +112,34 @@ def _there(found: Task | None) -> Task:
     if found is None or found.is_deleted or found.todo is Todo.POST:
         raise NotFound("Task not found")
     return found
+
+
+async def insert(store: Store, task: Task) -> None:
+    """Store a new task; a database that is away is waited for. Raises `Conflict` where its uid is taken."""
+
+    async def once() -> None:
+        try:
+            await store.insert(TASKS, task)
+        except RevisionConflict:
+            found = await store.documents.get(TASKS, task.id)
+            if found is None or found.number != task.number:  # else the answer was lost the first time
+                raise Conflict("there is a task with this uid already") from None
+
+    await patiently(once)
+
+
+async def replace(store: Store, task: Task) -> None:
+    """Store the next revision of a task that is ours alone; a database that is away is waited for."""
+
+    async def once() -> None:
+        try:
+            await store.replace(TASKS, task)
+        except RevisionConflict:
+            found = await store.documents.get(TASKS, task.id)
+            if found is None or found.revision < task.revision:
+                raise
+
+    await patiently(once)
 
 
 async def task_of_job(store: Store, job: str) -> Task | None:

@@ -20,8 +20,8 @@ from services.inference_server.queries import (
 )
 from services.inference_server.views import models, tasks, version2
 
-POST_MODEL = Route("POST", "/api/models/", models.create, "Post a model.", ModelQuery, file="optional")
-POST_TASK = partial(Route, "POST", "/api/tasks/", file="needed")
+POST_MODEL = Route("POST", "/api/models/", models.create, "Post a model.", ModelQuery, file="optional", creates=True)
+POST_TASK = partial(Route, "POST", "/api/tasks/", file="needed", creates=True)
 
 PUBLIC: Sequence[Route] = (
     Route("GET", "/api/models/", models.public_index, "List the models."),
@@ -51,12 +51,12 @@ _Tar = partial(Route, format="tar")
 _Guarded = partial(_Tar, needs_token=True)
 
 VERSION_2: Sequence[Route] = (
-    _Tar("POST", "/api/tasks/", version2.create, "Post a task.", TaskQueryV2, file="needed"),
+    _Tar("POST", "/api/tasks/", version2.create, "Post a task.", TaskQueryV2, file="needed", creates=True),
     _Tar("GET", "/api/tasks/outputs/", version2.output, "Fetch a task's output.", UidQuery, sends_archive=True),
     _Tar("DELETE", "/api/tasks/", version2.delete, "Delete a task.", UidQuery),
     _Guarded("GET", "/api/tasks/", version2.get, "Show a task.", NumberQuery),
     _Guarded("PUT", "/api/tasks/", version2.put, "Set a task's status; its job stops.", StatusQueryV2),
-    _Guarded("POST", "/api/models/", models.create_v2, "Post a model.", ModelQueryV2, file="optional"),
+    _Guarded("POST", "/api/models/", models.create_v2, "Post a model.", ModelQueryV2, file="optional", creates=True),
     _Guarded("GET", "/api/models/", models.find_v2, "Show a model.", FindModelQuery),
     _Guarded(
         "GET", "/api/models/tars/", models.archive_v2, "Fetch a model's tar.", ModelNumberQuery, sends_archive=True

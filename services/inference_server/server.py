@@ -14,6 +14,7 @@ from gurney.clock import monotonic
 from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
 from services.inference_server import openapi
 from services.inference_server.call import Call, Route, Server
+from services.inference_server.patience import patiently
 from services.inference_server.replies import AWAY, NOT_FOUND, UNPROCESSABLE, Refused, faults_of, missing, refused
 from services.inference_server.routes import POST_MODEL, PRIVATE, PUBLIC, VERSION_2
 from services.inference_server.settings import Listener
@@ -109,7 +110,9 @@ def _bound(server: Server, route: Route) -> Handler:
 async def _viewed(call: Call, faults: Sequence[object]) -> web.StreamResponse:
     if faults:
         raise Refused(UNPROCESSABLE, faults)
-    return await call.route.view(call)
+    if call.route.creates:
+        return await call.route.view(call)
+    return await patiently(lambda: call.route.view(call))
 
 
 def _require_token(server: Server, request: web.Request) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gurney import clock
 from gurney.client import AsyncClient
 from gurney.client.http import Incoming, Json
-from gurney.errors import Conflict, NotFound, RevisionConflict, Unavailable
+from gurney.errors import Conflict, NotFound, Unavailable
 from gurney.ids import new_secret
 from gurney.store import Store
 from gurney.tasks import Together
@@ -42,16 +42,13 @@ class Tasks:
             todo=Todo.POST,
             created_at=clock.now(),
         )
-        try:
-            await self._store.insert(TASKS, task)
-        except RevisionConflict:
-            raise Conflict("there is a task with this uid already") from None
+        await repository.insert(self._store, task)
         try:
             async with Together() as group:
                 kept = group.start(self._stock.keep(task, archive, "archive"))
                 made = group.start(self._keeper.submission(task, model, archive))
             after = made.result().but(upload=kept.result())
-            await self._store.replace(TASKS, after)
+            await repository.replace(self._store, after)
         except BaseException:
             await asyncio.shield(self._undo(task))
             raise
@@ -60,7 +57,7 @@ class Tasks:
         return after
 
     async def _undo(self, task: Task) -> None:
-        await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
+        await repository.replace(self._store, machine.deleted(machine.seen(task, None), clock.now()))
         self._keeper.soon(task.id)
 
     # --- what is told ---

@@ -7,6 +7,7 @@ from services.inference_server import repository
 from services.inference_server.call import Call
 from services.inference_server.documents import Status, Task
 from services.inference_server.machine import Seen
+from services.inference_server.patience import patiently
 from services.inference_server.replies import (
     ALIVE,
     AWAY,
@@ -36,7 +37,7 @@ async def posted(call: Call, name: str, uid: str | None = None) -> Task:
     if call.archive is None:
         raise RuntimeError("its route needs a file")
     try:
-        model = await repository.model_named(call.server.store, name)
+        model = await patiently(lambda: repository.model_named(call.server.store, name))
     except NotFound:
         raise Refused(MODEL_NOT_FOUND, "ModelNotFound") from None
     return await call.server.tasks.post(model, call.route.format, call.archive, uid)
