@@ -58,7 +58,7 @@ class Numbers:
 
 async def models(store: Store) -> list[Model]:
     """Return all models, in the order in which they were posted."""
-    return await store.find(MODELS, Where("map", "!=", None), limit=MOST_MODELS)
+    return [model for model in await store.find(MODELS, limit=MOST_MODELS) if model.map]
 
 
 async def model_named(store: Store, human_readable_id: str) -> Model:

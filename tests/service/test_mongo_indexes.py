@@ -25,6 +25,8 @@ from gurney.settings import Settings
 from gurney.store import Store
 from gurney.testing.mongo import MongoServer
 from services.edge import repository as edge
+from services.inference_server import repository as inference_server
+from services.inference_server.documents import Model, Task, Todo
 from services.job import repository as jobs
 from services.map import repository as maps
 from services.notifier import repository as notifier
@@ -144,6 +146,19 @@ def some_times() -> Iterator[RunTimes]:
         yield RunTimes(id=f"sha256:{n}", epoch=1, seconds=(1.0,))
 
 
+def some_models() -> Iterator[Model]:
+    for n in range(COUNT):
+        known = {"human_readable_id": f"m{n}", "container_tag": "t", "map": f"map_{n}" if n % 20 else None}
+        yield Model(id=f"{n:064x}", number=n, created_at=at(n), **known)
+
+
+def some_tasks() -> Iterator[Task]:
+    for n in range(COUNT):
+        todo = list(Todo)[n // 10 % 6] if n % 10 == 0 else Todo.NOTHING
+        known = {"model": f"{0:064x}", "model_human_readable_id": "m0", "todo": todo, "job": f"job_{n:026d}"}
+        yield Task(id=f"u{n}", number=n, created_at=at(n), **known)
+
+
 WORLD: dict[Collection[Any], Callable[[], Iterable[Document]]] = {
     jobs.JOBS: some_jobs,
     maps.MAPS: some_maps,
@@ -157,6 +172,8 @@ WORLD: dict[Collection[Any], Callable[[], Iterable[Document]]] = {
     scheduler.PROJECT_PASTS: some_pasts,
     scheduler.RUN_TIMES: some_times,
     edge.TOKENS: some_tokens,
+    inference_server.MODELS: some_models,
+    inference_server.TASKS: some_tasks,
 }
 
 
@@ -276,6 +293,19 @@ def of_edge(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "tokens", edge.tokens(store.documents, 3, None)
 
 
+def of_inference_server(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
+    yield "models", inference_server.models(store)
+    yield "half_posted", inference_server.half_posted(store, at(300))
+    yield "tasks", drained(inference_server.tasks(store))
+    for todo in Todo:
+        yield "owed", inference_server.owed(store, todo)
+        yield "owed", inference_server.owed(store, todo, at(300))
+
+
+async def drained(items: AsyncIterator[Any]) -> int:
+    return len([each async for each in items])
+
+
 Asking = Callable[[Store], Iterator[tuple[str, Awaitable[Any]]]]
 
 REPOSITORIES: Sequence[tuple[ModuleType | type, Asking]] = (
@@ -285,10 +315,12 @@ REPOSITORIES: Sequence[tuple[ModuleType | type, Asking]] = (
     (payloads.Repository, of_payloads),
     (scheduler, of_scheduler),
     (edge, of_edge),
+    (inference_server, of_inference_server),
 )
 
 #: These ask by id or unique key alone, or are asked by others that are listed.
 BY_ID = {"get", "under_key", "payload", "file", "files_by_id", "claim", "derived"}
+BY_ID |= {"model_named", "model_numbered", "model_of", "task_of", "task_numbered", "task_of_job", "insert", "replace"}
 
 
 def queries_of(repository: ModuleType | type) -> set[str]:
