@@ -9,12 +9,13 @@ from gurney import facade, telemetry
 from gurney.client import AsyncClient
 from gurney.documents.choice import documents_of
 from gurney.errors import Invalid
+from gurney.ids import new_asker
 from gurney.settings import Settings
 from gurney.store import Store
 from services.inference_server.call import Server
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
-from services.inference_server.repository import COUNTERS, MODELS, TASKS
+from services.inference_server.repository import ALL
 from services.inference_server.server import application, is_near
 from services.inference_server.settings import PREFIX, InferenceServerSettings
 from services.inference_server.stock import Stock
@@ -33,17 +34,18 @@ def serve(settings: Settings) -> int:
 async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as stack:
         settings = settings.model_copy(update={"data": mine.data.absolute()})
-        alone = settings.mongo_url is None
-        if alone:
+        if settings.mongo_url is None:
             stack.enter_context(facade.folder_locked(settings.data))
         documents = documents_of(settings)
         stack.push_async_callback(documents.close)
-        await facade.once_there(lambda: documents.open([MODELS, TASKS, COUNTERS]), settings.start_timeout)
+        await facade.once_there(lambda: documents.open(ALL), settings.start_timeout)
         gurney = await stack.enter_async_context(AsyncClient(mine.server, mine.token.get_secret_value()))
         store, stock = Store(documents, None), Stock(gurney)
-        models = Models(store, gurney, stock, mine)
-        keeper = Keeper(store, gurney, stock, models, mine, alone=alone)
-        server = Server(mine, settings.max_upload, store, models, Tasks(store, gurney, stock, keeper))
+        me = new_asker()
+        models = Models(store, gurney, stock, mine, me=me)
+        keeper = Keeper(store, gurney, stock, models, mine, me=me)
+        tasks = Tasks(store, gurney, stock, keeper, me=me)
+        server = Server(mine, settings.max_upload, store, models, tasks)
         await facade.once_there(gurney.whoami, settings.start_timeout)
         keeping = asyncio.create_task(keeper.run())
         stack.push_async_callback(_ended, keeping)

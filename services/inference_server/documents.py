@@ -37,6 +37,8 @@ class Numbered(Dated):
     #: The integer that clients see as `id`.
     number: int
     format: Format = "zip"
+    #: The process that is posting it, or has posted it.
+    poster: str = ""
     #: Payload with the archive as it was posted, in one file.
     upload: str | None = None
 
@@ -89,6 +91,12 @@ class Task(Numbered):
 
     def unique_keys(self) -> tuple[str, ...]:
         return (*super().unique_keys(), *((f"job:{self.job}",) if self.job else ()))
+
+
+class Poster(Document):
+    """A process of the façade, which says now and then that it lives: what it was posting when it died is undone."""
+
+    seen_at: Timestamp
 
 
 class Counter(Document):

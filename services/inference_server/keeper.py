@@ -5,7 +5,7 @@ Each step is taken under the task's lock and ends with one compare-and-set, so t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,10 +28,11 @@ from gurney.errors import (
 )
 from gurney.spool import spooled
 from gurney.store import Store
+from gurney.tasks import Together
 from services.inference_server import machine, repository
 from services.inference_server.documents import Model, Task, Todo
 from services.inference_server.models import Models
-from services.inference_server.repository import TASKS
+from services.inference_server.repository import POSTERS, TASKS
 from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.stock import KIND, Stock, labels_of
 
@@ -39,8 +40,8 @@ from services.inference_server.stock import KIND, Stock, labels_of
 ROUND_S, WATCH_S = 2.0, 10.0
 #: Seconds of jobs' ends that are looked at once more, and after which all are: an end may be told late.
 OVERLAP_S, WHOLE_S = 10.0, 600.0
-#: Seconds after which nobody is posting any more what was begun.
-FORSAKEN_S = 3600.0
+#: Seconds between two times that a process says that it lives; after what silence it is dead, and is forgotten.
+LIVES_S, DEAD, FORGOTTEN = 10.0, timedelta(seconds=30), timedelta(days=1)
 #: Seconds that a job may take to stop before others have their turn.
 STOP_S = 20
 #: Archives that are unpacked at once.
@@ -52,7 +53,7 @@ _log = telemetry.log("inference-server")
 
 
 class Keeper:
-    """`alone`: no other process has the same documents."""
+    """`me`: the process, as others know it."""
 
     def __init__(
         self,
@@ -62,38 +63,44 @@ class Keeper:
         models: Models,
         settings: InferenceServerSettings,
         *,
-        alone: bool,
+        me: str,
     ) -> None:
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._models = models
         self._settings = settings
-        self._alone = alone
+        self._me = me
         self._gate = asyncio.Semaphore(WIDTH)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tending: dict[str, asyncio.Task[None]] = {}
-        self._began = clock.now()
-        self._tidied: float | None = None
+        self._steady_since: datetime | None = None
         self._watched_until: datetime | None = None
         self._watched_whole = 0.0
 
     async def run(self) -> None:
         """Make rounds until cancelled."""
+        rounds = [(self._do_owed, ROUND_S), (self._watch, WATCH_S), (self._sweep, LIVES_S)]
         try:
-            while True:
-                try:
-                    await self._round()
-                except GurneyError as error:
-                    _log.info("round is made again", reason=error.code)
-                except Exception:
-                    _log.exception("round failed and is made again")
-                await asyncio.sleep(ROUND_S)
+            async with Together() as group:
+                for make, pause_s in rounds:
+                    group.start(self._rounds(make, pause_s))
         finally:
             tending = list(self._tending.values())
             for each in tending:
                 each.cancel()
             await asyncio.gather(*tending, return_exceptions=True)
+
+    async def _rounds(self, make: Callable[[], Awaitable[None]], pause_s: float) -> None:
+        while True:
+            try:
+                await make()
+            except GurneyError as error:
+                self._steady_since = None
+                _log.info("round is made again", reason=error.code)
+            except Exception:
+                _log.exception("round failed and is made again")
+            await asyncio.sleep(pause_s)
 
     def lock(self, uid: str) -> asyncio.Lock:
         """Return the lock under which a task is changed in this process."""
@@ -106,24 +113,28 @@ class Keeper:
 
     # --- rounds ---
 
-    async def _tidy(self, before: datetime) -> None:
-        """What was begun to be posted before this, and was never finished, goes: nobody knows of it."""
-        await self._models.sweep(before)
-        for task in await repository.owed(self._store, Todo.POST, before):
-            with contextlib.suppress(RevisionConflict):
-                await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
-
-    async def _round(self) -> None:
-        if self._tidied is None or clock.monotonic() - self._tidied >= WHOLE_S:
-            # Who is alone and has just started knows that nobody else is posting.
-            age = 0.0 if self._alone and self._tidied is None else FORSAKEN_S
-            await self._tidy((self._began if self._tidied is None else clock.now()) - timedelta(seconds=age))
-            self._tidied = clock.monotonic()
+    async def _do_owed(self) -> None:
         for todo in (Todo.SUBMIT, Todo.STOP, Todo.REMOVE):
             for task in await repository.owed(self._store, todo):
                 self.soon(task.id)
-        if self._watched_until is None or clock.now() - self._watched_until >= timedelta(seconds=WATCH_S):
-            await self._watch()
+
+    async def _sweep(self) -> None:
+        """Say that this process lives; what was being posted by one that died goes: nobody knows of it."""
+        now = clock.now()
+        await repository.lives(self._store, self._me, now)
+        # Where the database was away nobody could say so: then all get their time.
+        self._steady_since = self._steady_since or now
+        if now - self._steady_since < DEAD:
+            return
+        living = await repository.posters(self._store, now - DEAD)
+        await self._models.sweep(living)
+        for task in await repository.owed(self._store, Todo.POST):
+            if task.poster not in living:
+                with contextlib.suppress(RevisionConflict):
+                    await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), now))
+        for dead in await repository.dead_posters(self._store, now - FORGOTTEN):
+            with contextlib.suppress(RevisionConflict):
+                await self._store.remove(POSTERS, dead)
 
     async def _watch(self) -> None:
         """Settle tasks whose jobs have ended since the last look, and now and then since the oldest was posted.

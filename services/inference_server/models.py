@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,15 @@ _log = telemetry.log("inference-server")
 
 
 class Models:
-    def __init__(self, store: Store, gurney: AsyncClient, stock: Stock, settings: InferenceServerSettings) -> None:
+    def __init__(
+        self, store: Store, gurney: AsyncClient, stock: Stock, settings: InferenceServerSettings, *, me: str
+    ) -> None:
+        """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._settings = settings
+        self._me = me
         self._numbers = Numbers(store, "models")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -46,6 +50,7 @@ class Models:
             id=digest_of(new_secret()),
             number=await self._numbers.next(),
             format=format,
+            poster=self._me,
             created_at=clock.now(),
             **asked,
         )
@@ -136,10 +141,11 @@ class Models:
 
     # --- what was begun and never finished ---
 
-    async def sweep(self, before: datetime) -> None:
-        """Undo what was begun to be posted before this and never finished."""
-        for model in await repository.half_posted(self._store, before):
-            await self._undo(model, model)
+    async def sweep(self, living: Collection[str]) -> None:
+        """Undo what nobody is posting any more; `living`: the processes that may be."""
+        for model in await repository.half_posted(self._store):
+            if model.poster not in living:
+                await self._undo(model, model)
 
     async def _undo(self, begun: Model, model: Model) -> None:
         """Let go what was made of a model; where Gurney is away, the sweep does the same later."""

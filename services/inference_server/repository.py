@@ -9,12 +9,14 @@ from gurney.clock import rfc3339
 from gurney.documents.port import Collection, Query, Where
 from gurney.errors import Conflict, NotFound, RevisionConflict
 from gurney.store import Store
-from services.inference_server.documents import Counter, Model, Task, Todo
+from services.inference_server.documents import Counter, Model, Poster, Task, Todo
 from services.inference_server.patience import patiently
 
 MODELS = Collection("inference_server_models", Model, (("created_at",), ("map", "created_at")))
 TASKS = Collection("inference_server_tasks", Task, (("created_at",), ("todo", "created_at")))
+POSTERS = Collection("inference_server_posters", Poster, (("seen_at",),))
 COUNTERS = Collection("inference_server_counters", Counter)
+ALL = (MODELS, TASKS, POSTERS, COUNTERS)
 
 #: Tasks that are read at once.
 BATCH = 256
@@ -80,9 +82,9 @@ def _posted(found: Model | None) -> Model:
     return found
 
 
-async def half_posted(store: Store, before: datetime) -> list[Model]:
-    """Return models that were begun before this and never finished."""
-    return await store.find(MODELS, Where("map", "=", None), Where("created_at", "<", before))
+async def half_posted(store: Store) -> list[Model]:
+    """Return models that are being posted, or never were to the end."""
+    return await store.find(MODELS, Where("map", "=", None))
 
 
 async def tasks(store: Store) -> AsyncIterator[Task]:
@@ -146,7 +148,24 @@ async def task_of_job(store: Store, job: str) -> Task | None:
     return await store.documents.by_key(TASKS, f"job:{job}")
 
 
-async def owed(store: Store, todo: Todo, before: datetime | None = None) -> list[Task]:
+async def owed(store: Store, todo: Todo) -> list[Task]:
     """Return tasks to which this is owed, longest waiting first."""
-    where = [Where("todo", "=", todo), *([Where("created_at", "<", before)] if before else [])]
-    return await store.find(TASKS, *where, limit=BATCH)
+    return await store.find(TASKS, Where("todo", "=", todo), limit=BATCH)
+
+
+async def lives(store: Store, poster: str, now: datetime) -> None:
+    """Note that a process lives."""
+    found = await store.documents.get(POSTERS, poster)
+    if found is None:
+        await store.insert(POSTERS, Poster(id=poster, seen_at=now))
+    else:
+        await store.replace(POSTERS, found.next(seen_at=now))
+
+
+async def posters(store: Store, since: datetime) -> set[str]:
+    """Return the processes that have said since then that they live."""
+    return {each.id for each in await store.find(POSTERS, Where("seen_at", ">=", since), sort=("seen_at", "id"))}
+
+
+async def dead_posters(store: Store, before: datetime) -> list[Poster]:
+    return await store.find(POSTERS, Where("seen_at", "<", before), sort=("seen_at", "id"))

@@ -24,11 +24,13 @@ RUNS = "Task is running"
 
 
 class Tasks:
-    def __init__(self, store: Store, gurney: AsyncClient, stock: Stock, keeper: Keeper) -> None:
+    def __init__(self, store: Store, gurney: AsyncClient, stock: Stock, keeper: Keeper, *, me: str) -> None:
+        """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._keeper = keeper
+        self._me = me
         self._numbers = Numbers(store, "tasks")
 
     async def post(self, model: Model, format: Format, archive: Path, uid: str | None = None) -> Task:  # noqa: A002
@@ -37,6 +39,7 @@ class Tasks:
             id=uid or new_secret(),
             number=await self._numbers.next(),
             format=format,
+            poster=self._me,
             model=model.id,
             model_human_readable_id=model.human_readable_id,
             todo=Todo.POST,

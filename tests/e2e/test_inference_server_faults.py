@@ -159,8 +159,11 @@ async def test_posts_and_polls_while_parts_are_killed(facade: Facade, stack: Sta
 
 
 async def clean(stack: Stack, count: int | None) -> None:
-    """Wait until no job is owed anything; then there are as many as tasks, and of payloads only what is kept."""
-    async with Api(stack.url, stack.token) as api, asyncio.timeout(work.PATIENCE_S):
+    """Wait until no job is owed anything; then there are as many as tasks, and of payloads only what is kept.
+
+    What was being posted as the façade died goes half a minute later.
+    """
+    async with Api(stack.url, stack.token) as api, asyncio.timeout(2 * work.PATIENCE_S):
         while not all(job["finalized_at"] for job in await api.all("/v1/jobs")):
             await asyncio.sleep(0.2)
         jobs = await api.all("/v1/jobs")

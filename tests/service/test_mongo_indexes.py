@@ -26,7 +26,7 @@ from gurney.store import Store
 from gurney.testing.mongo import MongoServer
 from services.edge import repository as edge
 from services.inference_server import repository as inference_server
-from services.inference_server.documents import Model, Task, Todo
+from services.inference_server.documents import Model, Poster, Task, Todo
 from services.job import repository as jobs
 from services.map import repository as maps
 from services.notifier import repository as notifier
@@ -174,6 +174,7 @@ WORLD: dict[Collection[Any], Callable[[], Iterable[Document]]] = {
     edge.TOKENS: some_tokens,
     inference_server.MODELS: some_models,
     inference_server.TASKS: some_tasks,
+    inference_server.POSTERS: lambda: [Poster(id=f"p{n}", seen_at=at(n)) for n in range(COUNT)],
 }
 
 
@@ -295,11 +296,13 @@ def of_edge(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
 
 def of_inference_server(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "models", inference_server.models(store)
-    yield "half_posted", inference_server.half_posted(store, at(300))
+    yield "half_posted", inference_server.half_posted(store)
+    yield "lives", inference_server.lives(store, "new", at(900))
+    yield "posters", inference_server.posters(store, at(200))
+    yield "dead_posters", inference_server.dead_posters(store, at(200))
     yield "tasks", drained(inference_server.tasks(store))
     for todo in Todo:
         yield "owed", inference_server.owed(store, todo)
-        yield "owed", inference_server.owed(store, todo, at(300))
 
 
 async def drained(items: AsyncIterator[Any]) -> int:
