@@ -18,6 +18,7 @@ from services.inference_server.models import Models
 from services.inference_server.repository import ALL
 from services.inference_server.server import application, is_near
 from services.inference_server.settings import PREFIX, InferenceServerSettings
+from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock
 from services.inference_server.tasks import Tasks
 
@@ -43,8 +44,9 @@ async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asynci
         store, stock = Store(documents, None), Stock(gurney)
         me = new_asker()
         models = Models(store, gurney, stock, mine, me=me)
-        keeper = Keeper(store, gurney, stock, models, mine, me=me)
-        tasks = Tasks(store, gurney, stock, keeper, me=me)
+        steps = Steps(store, gurney, stock, models, mine)
+        keeper = Keeper(store, gurney, models, steps, me=me)
+        tasks = Tasks(store, gurney, stock, steps, keeper, me=me)
         server = Server(mine, settings.max_upload, store, models, tasks)
         await facade.once_there(gurney.whoami, settings.start_timeout)
         keeping = asyncio.create_task(keeper.run())

@@ -64,8 +64,8 @@ def submitted(task: Task, job: str) -> Task:
 
 
 def failed(task: Task, reason: str, now: datetime) -> Task:
-    """Return the task of which there will be no job."""
-    return task.next(todo=Todo.NOTHING, status=Status.FAILED, reason=reason, finished_at=now)
+    """Return the task for which there will be no job; what was made for one is to go."""
+    return task.next(todo=Todo.STOP, status=Status.FAILED, reason=reason, finished_at=now)
 
 
 def said(task: Task, status: Status, now: datetime, output: str | None = None) -> Task:

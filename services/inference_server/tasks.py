@@ -18,17 +18,21 @@ from services.inference_server.keeper import Keeper
 from services.inference_server.machine import Seen
 from services.inference_server.patience import patiently, promptly
 from services.inference_server.repository import TASKS, Numbers
+from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND, Stock
 
 RUNS = "Task is running"
 
 
 class Tasks:
-    def __init__(self, store: Store, gurney: AsyncClient, stock: Stock, keeper: Keeper, *, me: str) -> None:
+    def __init__(
+        self, store: Store, gurney: AsyncClient, stock: Stock, steps: Steps, keeper: Keeper, *, me: str
+    ) -> None:
         """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
+        self._steps = steps
         self._keeper = keeper
         self._me = me
         self._numbers = Numbers(store, "tasks")
@@ -49,7 +53,7 @@ class Tasks:
         try:
             async with Together() as group:
                 kept = group.start(self._stock.keep(task, archive, "archive"))
-                made = group.start(self._keeper.submission(task, model, archive))
+                made = group.start(self._steps.submission(task, model, archive))
             after = made.result().but(upload=kept.result())
             await repository.replace(self._store, after)
         except BaseException:
@@ -60,8 +64,8 @@ class Tasks:
         return after
 
     async def _undo(self, task: Task) -> None:
-        await repository.replace(self._store, machine.deleted(machine.seen(task, None), clock.now()))
-        self._keeper.soon(task.id)
+        """Leave a task to the sweep, which comes in seconds: until then Gurney may still be making something of it."""
+        await repository.replace(self._store, task.next(poster=""))
 
     # --- what is told ---
 
@@ -155,7 +159,7 @@ class Tasks:
             job = await patiently(lambda: self._gurney.jobs.get(ref))
             if job["state"] in machine.TERMINAL or (job["state"] == "running" and not also_running):
                 return job
-            job = await patiently(lambda: self._keeper.stopped(ref))
+            job = await patiently(lambda: self._steps.stopped(ref))
         except NotFound:
             return None
         if job["started_at"] and not also_running:

@@ -130,7 +130,7 @@ def test_no_failure_is_told_as_a_success(steps: list[str], state: str) -> None:
         match step:
             case "settle" if task.todo in {Todo.WATCH, Todo.STOP}:
                 task = machine.settled(task, a_job(state))
-            case "fail" if task.todo is Todo.WATCH:
+            case "fail" if task.todo is Todo.WATCH and task.status is None:
                 task = machine.failed(task, "why", NOW)
             case "output":
                 task, word = machine.said(task, Status.FINISHED, NOW, "pay"), True
