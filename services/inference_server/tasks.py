@@ -11,7 +11,6 @@ from gurney.client.http import Incoming, Json
 from gurney.errors import Conflict, NotFound, Unavailable
 from gurney.ids import new_secret
 from gurney.store import Store
-from gurney.tasks import Together
 from services.inference_server import machine, repository
 from services.inference_server.documents import Format, Model, Numbered, Status, Task, Todo
 from services.inference_server.keeper import Keeper
@@ -51,10 +50,9 @@ class Tasks:
         )
         await repository.insert(self._store, task)
         try:
-            async with Together() as group:
-                kept = group.start(self._stock.keep(task, archive, "archive"))
-                made = group.start(self._steps.submission(task, model, archive))
-            after = made.result().but(upload=kept.result())
+            after = await self._steps.submission(task, model, archive)
+            kept = await self._stock.keep(task, archive, "archive")  # while the job runs
+            after = after.but(upload=kept)
             await repository.replace(self._store, after)
         except BaseException:
             await asyncio.shield(self._undo(task))
