@@ -8,14 +8,14 @@ from gurney.client.http import Json
 from gurney.errors import MapNotReady
 from services.mis.settings import MisSettings
 
-#: Tells MAPs of one URN that are described in different ways from each other.
+#: Names what a deployment says of its MAP: its URN, which Gurney writes in a way of its own, and its description.
 LABEL = "gurney.mis"
 
 
 async def ready(gurney: AsyncClient, settings: MisSettings) -> Json:
     """Return the MAP once it can run; raises `MapNotReady` with the reason why it cannot."""
     label = {LABEL: _digest(settings)}
-    known = [found async for found in gurney.maps.list(urn=settings.map_urn, label=label)]
+    known = [found async for found in gurney.maps.list(label=label)]
     usable = [found for found in known if found["state"] in {"ready", "registering"}]
     registered = (
         usable[0]
@@ -30,4 +30,5 @@ async def ready(gurney: AsyncClient, settings: MisSettings) -> Json:
 
 
 def _digest(settings: MisSettings) -> str:
-    return hashlib.sha256(json.dumps(settings.description, sort_keys=True).encode()).hexdigest()[:16]
+    said = json.dumps([settings.map_urn, settings.description], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -25,6 +25,8 @@ READY_WITHIN_S = 60
 
 pytestmark = [pytest.mark.timeout(180)]
 
+#: Runs the script in its input.
+FOLDER = "urn:gurney:dir:shell"
 COPY = f"""
 echo "{MARK} in the log"
 test "$MONAI_INPUTPATH" = "$HOLOSCAN_INPUT_PATH" && test -n "$MONAI_OUTPUTPATH" || exit 9
@@ -46,13 +48,13 @@ class Reply:
 class Mis:
     """`gurney serve mis`, as a process, and its client."""
 
-    def __init__(self, url: str, token: str, log: Path, **changes: str) -> None:
+    def __init__(self, url: str, token: str, log: Path, *, urn: str = FOLDER, **changes: str) -> None:
         port = free_port()
         self.environment = {
             "GURNEY_MIS_SERVER": url,
             "GURNEY_MIS_TOKEN": token,
             "GURNEY_MIS_PORT": str(port),
-            "GURNEY_MIS_MAP_URN": "urn:gurney:dir:shell",
+            "GURNEY_MIS_MAP_URN": urn,
             "GURNEY_MIS_MAP_ENTRYPOINT": "/bin/sh -c exec${IFS}/bin/sh${IFS}$MONAI_INPUTPATH/run.sh",
             "GURNEY_MIS_MAP_OUTPUT_PATH": "/var/monai/output",
             "GURNEY_MIS_MAP_MEMORY": "256",
@@ -80,9 +82,9 @@ class Mis:
 
 
 @asynccontextmanager
-async def serving(api: Api, log: Path, **changes: str) -> AsyncIterator[Mis]:
+async def serving(api: Api, log: Path, urn: str, **changes: str) -> AsyncIterator[Mis]:
     """Serve a MAP that does what its input says."""
-    mis = Mis(api.url, api.token or "", log, **changes)
+    mis = Mis(api.url, api.token or "", log, urn=urn, **changes)
     await asyncio.to_thread(mis.start)
     try:
         yield mis
@@ -91,9 +93,15 @@ async def serving(api: Api, log: Path, **changes: str) -> AsyncIterator[Mis]:
 
 
 @pytest.fixture
-async def mis(api: Api, tmp_path: Path) -> AsyncIterator[Mis]:
+def urn() -> str:
+    """The MAP that is served."""
+    return FOLDER
+
+
+@pytest.fixture
+async def mis(api: Api, tmp_path: Path, urn: str) -> AsyncIterator[Mis]:
     """The service as most tests have it."""
-    async with serving(api, tmp_path / "mis.log", GURNEY_MIS_TIMEOUT="20") as running:
+    async with serving(api, tmp_path / "mis.log", urn, GURNEY_MIS_TIMEOUT="20") as running:
         yield running
 
 
@@ -192,9 +200,9 @@ async def test_a_map_that_fails_is_told(mis: Mis, api: Api, server: Server) -> N
 
 
 @pytest.mark.req("MIS-07", "MIS-12")
-async def test_a_request_past_its_time_is_ended(api: Api, server: Server, tmp_path: Path) -> None:
+async def test_a_request_past_its_time_is_ended(api: Api, server: Server, tmp_path: Path, urn: str) -> None:
     """500 that says so; then its job is over and nothing of its run is left."""
-    async with serving(api, tmp_path / "mis.log", GURNEY_MIS_TIMEOUT="1") as mis:
+    async with serving(api, tmp_path / "mis.log", urn, GURNEY_MIS_TIMEOUT="1") as mis:
         answer = await mis.upload(packed(SLEEP))
         assert answer.status == 500
         assert "timed out after 1 s" in answer.detail
@@ -241,7 +249,7 @@ async def test_a_kill_of_the_service_stops_the_job(mis: Mis, api: Api, server: S
 
 
 @pytest.mark.req("MIS-01", "MIS-11")
-async def test_the_deployment_says_what_a_run_gets(api: Api, tmp_path: Path) -> None:
+async def test_the_deployment_says_what_a_run_gets(api: Api, tmp_path: Path, urn: str) -> None:
     """CPU, memory, paths and timeout are those of the settings, and the base path stands before the routes."""
     changes = {
         "GURNEY_MIS_MAP_CPU": "2",
@@ -251,7 +259,7 @@ async def test_the_deployment_says_what_a_run_gets(api: Api, tmp_path: Path) -> 
         "GURNEY_MIS_BASE_PATH": "/mis/one",
         "GURNEY_MIS_TIMEOUT": "40",
     }
-    async with serving(api, tmp_path / "mis.log", **changes) as mis:
+    async with serving(api, tmp_path / "mis.log", urn, **changes) as mis:
         answer = await mis.upload(packed('echo "$MONAI_MODELPATH" > "$MONAI_OUTPUTPATH/models"'))
         assert (answer.status, unpacked(answer.body)) == (200, {"results/models": b"/models\n"}), answer.body
         assert (await mis.ask("GET", "/docs")).status == 200
@@ -259,12 +267,12 @@ async def test_the_deployment_says_what_a_run_gets(api: Api, tmp_path: Path) -> 
     assert (job["resources"]["cpu"], job["resources"]["memory"], job["timeout_s"]) == (2, 300 * 1024**2, 40)
 
 
-async def test_the_map_is_registered_once(api: Api, tmp_path: Path) -> None:
+async def test_the_map_is_registered_once(api: Api, tmp_path: Path, urn: str) -> None:
     """A second start finds it; another description is another MAP, and both may be served at a time."""
     for turn in range(2):
         async with (
-            serving(api, tmp_path / f"one-{turn}.log") as one,
-            serving(api, tmp_path / f"two-{turn}.log", GURNEY_MIS_MAP_ENTRYPOINT="/bin/false") as two,
+            serving(api, tmp_path / f"one-{turn}.log", urn) as one,
+            serving(api, tmp_path / f"two-{turn}.log", urn, GURNEY_MIS_MAP_ENTRYPOINT="/bin/false") as two,
         ):
             answers = await asyncio.gather(*(each.upload(packed("true")) for each in (one, two)))
             assert [answer.status for answer in answers] == [200, 500]
@@ -366,9 +374,9 @@ class Lot:
 @pytest.mark.req("MIS-05")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.long)])
-async def test_nothing_is_left_of_many_requests(api: Api, server: Server, tmp_path: Path, count: int) -> None:
+async def test_nothing_is_left_of_many_requests(api: Api, server: Server, tmp_path: Path, count: int, urn: str) -> None:
     """Whatever becomes of a request, after it disk, object store and documents have nothing of input or output."""
-    async with serving(api, tmp_path / "mis.log", GURNEY_MIS_TIMEOUT="0.5") as mis:
+    async with serving(api, tmp_path / "mis.log", urn, GURNEY_MIS_TIMEOUT="0.5") as mis:
         lot = Lot(mis, api)
         kinds = [lot.fine] * 6 + [lot.failing] * 5 + [lot.late] * 2 + [lot.bad] * 2
         kinds += [lot.gone, lot.gone, lot.gone_soon, lot.gone_soon, lot.killed]
