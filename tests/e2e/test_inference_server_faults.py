@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import pytest
 
 from gurney.testing.child import Child
 from gurney.testing.stack import Stack
-from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
 from tests.e2e.inference_server import Facade, packed, unpacked
@@ -22,6 +21,8 @@ from tests.e2e.kill_stack import ENVIRONMENT
 PENDING, FAILED = 551, 552
 #: Seconds between two polls of a client, and for which a part stays away.
 POLL_S, AWAY_S = 0.5, 1.0
+#: Seconds in which all that is owed is done.
+PATIENCE_S = 180
 #: Of so many tasks one fails.
 FAILS = 5
 MODEL = "shell"
@@ -163,13 +164,27 @@ async def clean(stack: Stack, count: int | None) -> None:
 
     What was being posted as the façade died goes half a minute later.
     """
-    async with Api(stack.url, stack.token) as api, asyncio.timeout(2 * work.PATIENCE_S):
-        while not all(job["finalized_at"] for job in await api.all("/v1/jobs")):
-            await asyncio.sleep(0.2)
+    async with Api(stack.url, stack.token) as api:
+        assert await until_none(lambda: unsettled(api)) == []
         jobs = await api.all("/v1/jobs")
-        if count is not None:
-            assert len(jobs) == count
-        kept = {job["results"] for job in jobs}
-        while inputs := {job["payload"] for job in jobs} & {each["id"] for each in await api.all("/v1/payloads")}:
-            assert not inputs & kept
-            await asyncio.sleep(0.2)
+        assert count in {None, len(jobs)}
+        scratch = {job["payload"] for job in jobs} - {job["results"] for job in jobs}
+        assert await until_none(lambda: those_of(api, scratch)) == []
+
+
+async def unsettled(api: Api) -> list[str]:
+    """Return what is wrong with each job that is not finalized."""
+    jobs = [job for job in await api.all("/v1/jobs") if not job["finalized_at"]]
+    return [f"{job['labels']} {job['state']} since {job['created_at']}" for job in jobs]
+
+
+async def those_of(api: Api, payloads: set[str]) -> list[str]:
+    return [each["id"] for each in await api.all("/v1/payloads") if each["id"] in payloads]
+
+
+async def until_none(look: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """Return what is left when there is nothing any more, or no patience."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while (found := await look()) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.5)
+    return found
