@@ -15,6 +15,8 @@ MODELS = Collection("inference_server_models", Model, (("created_at",), ("map", 
 TASKS = Collection("inference_server_tasks", Task, (("created_at",), ("todo", "created_at")))
 COUNTERS = Collection("inference_server_counters", Counter)
 
+#: What clients are told.
+NO_MODEL = "Model not found"
 #: Tasks that are read at once.
 BATCH = 256
 #: Most models in a list.
@@ -75,7 +77,7 @@ async def model_of(store: Store, uid: str) -> Model:
 
 def _posted(found: Model | None) -> Model:
     if found is None or found.map is None:
-        raise NotFound("Model not found")
+        raise NotFound(NO_MODEL)
     return found
 
 
