@@ -163,6 +163,9 @@ async def stream(
             async for chunk in incoming.chunks:
                 await response.write(chunk)
             await response.write_eof()
+    except ConnectionError:  # the client has gone
+        if not response.prepared:
+            raise
     except GurneyError as error:
         if response.prepared:
             if request.transport is not None:

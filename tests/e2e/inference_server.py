@@ -90,6 +90,12 @@ class InferenceServer:
     def log(self) -> str:
         return self.child.log.read_text()
 
+    @property
+    def stumbles(self) -> list[str]:
+        """What it has logged of faults of its own."""
+        mine = [line for line in self.log.splitlines() if '"part": "inference-server"' in line]
+        return [line for line in mine if '"exception"' in line or '"request failed"' in line]
+
     async def ask(self, listener: Listener, method: str, path: str, **options: Any) -> Reply:
         """Send a request; its path is written as it goes over the wire."""
         url = URL(self.bases[listener] + path, encoded=True)
@@ -166,12 +172,10 @@ class InferenceServer:
                 await asyncio.sleep(0.02)
 
 
-def form(
-    body: bytes, name: str = "zip_file", filename: str | None = "in.zip", kind: str | None = None
-) -> aiohttp.FormData:
+def form(body: bytes, name: str = "zip_file") -> aiohttp.FormData:
     """Return a body with one file."""
-    data = aiohttp.FormData(default_to_multipart=True)
-    data.add_field(name, body, filename=filename, content_type=kind or MEDIA.get(name))
+    data = aiohttp.FormData()
+    data.add_field(name, io.BytesIO(body), filename="in.zip", content_type=MEDIA.get(name))
     return data
 
 
