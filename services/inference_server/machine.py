@@ -17,6 +17,8 @@ _STATUS = {
     "failed": Status.FAILED,
     "canceled": Status.FAILED,
 }
+#: What a job is until then, in its order.
+ALIVE = ("requested", "scheduled", "running")
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 
 
@@ -48,7 +50,8 @@ def settled(task: Task, job: Json) -> Task:
     reason = job["reason"]["code"] if job["reason"] else None
     has_results = job["state"] == "succeeded"
     if task.status is not None:  # somebody has said it
-        return task.next(todo=Todo.NOTHING, has_results=has_results)
+        began = task.dispatched_at or _time(job["started_at"])
+        return task.next(todo=Todo.NOTHING, has_results=has_results, dispatched_at=began)
     return task.next(
         todo=Todo.NOTHING,
         status=said.status,

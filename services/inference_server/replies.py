@@ -152,9 +152,9 @@ def require_output(seen: Seen) -> None:
 
 
 async def stream(
-    request: web.Request, source: AbstractAsyncContextManager[Incoming], media: str, *, absent: int, away: int
+    request: web.Request, source: AbstractAsyncContextManager[Incoming], media: str, *, absent: Refused, away: int
 ) -> web.StreamResponse:
-    """Send bytes as they come. Raises `Refused` with the status `absent` or `away` where they do not begin to come."""
+    """Send bytes as they come. Raises `absent`, or `Refused` with `away`, where they do not begin to come."""
     response = web.StreamResponse(headers={"Content-Type": media})
     try:
         async with source as incoming:
@@ -163,13 +163,16 @@ async def stream(
             async for chunk in incoming.chunks:
                 await response.write(chunk)
             await response.write_eof()
+    except ConnectionError:  # the client has gone
+        if not response.prepared:
+            raise
     except GurneyError as error:
         if response.prepared:
             if request.transport is not None:
                 request.transport.abort()  # the status is out: only a broken connection tells the client
             return response
         if isinstance(error, NotFound):
-            raise Refused(absent, TOLD[absent]) from error
+            raise absent from error
         if isinstance(error, Unavailable):
             raise Refused(away, TOLD.get(away, str(error))) from error
         raise

@@ -18,6 +18,8 @@ POSTERS = Collection("inference_server_posters", Poster, (("seen_at",),))
 COUNTERS = Collection("inference_server_counters", Counter)
 ALL = (MODELS, TASKS, POSTERS, COUNTERS)
 
+#: What clients are told.
+NO_MODEL = "Model not found"
 #: Tasks that are read at once.
 BATCH = 256
 #: Most models in a list.
@@ -78,7 +80,7 @@ async def model_of(store: Store, uid: str) -> Model:
 
 def _posted(found: Model | None) -> Model:
     if found is None or found.map is None:
-        raise NotFound("Model not found")
+        raise NotFound(NO_MODEL)
     return found
 
 

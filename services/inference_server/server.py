@@ -118,7 +118,7 @@ async def _viewed(call: Call, faults: Sequence[object]) -> web.StreamResponse:
 def _require_token(server: Server, request: web.Request) -> None:
     wanted = server.settings.v2_token
     given = request.headers.get(TOKEN, "")
-    if wanted is None or not compare_digest(given.encode(), wanted.get_secret_value().encode()):
+    if wanted is None or not compare_digest(given.encode(errors="surrogateescape"), wanted.get_secret_value().encode()):
         raise Refused(NO_TOKEN, "X-Token header invalid")
 
 

@@ -1,6 +1,7 @@
 """Tasks, as clients ask for them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND, Stock
 
 RUNS = "Task is running"
+#: Jobs that are asked for at once.
+PAGE = 1000
 
 
 class Tasks:
@@ -90,10 +93,17 @@ class Tasks:
         return machine.seen(task, job)
 
     async def all(self) -> AsyncIterator[Seen]:
-        """Yield all tasks, deleted ones too."""
-        running = {job["id"]: job async for job in self._gurney.jobs.list(label={KIND: "task"}, state="running")}
+        """Yield all tasks, deleted ones too, each as it is told alone."""
+        alive: dict[str, Json] = {}
+        for state in machine.ALIVE:
+            found = self._gurney.jobs.list(label={KIND: "task"}, state=state, limit=PAGE)
+            alive |= {job["id"]: job async for job in found}
         async for task in repository.tasks(self._store):
-            yield machine.seen(task, running.get(task.job or ""))
+            if task.status is not None or task.job is None or task.job in alive:
+                yield machine.seen(task, alive.get(task.job or ""))
+            else:  # its job has ended, and it is about to be settled
+                with contextlib.suppress(NotFound):
+                    yield await self.seen(task)
 
     @asynccontextmanager
     async def archive(self, thing: Numbered) -> AsyncIterator[Incoming]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from aiohttp import BodyPartReader, ClientPayloadError, web
+from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from gurney.spool import spooled
@@ -19,27 +19,28 @@ TOO_LARGE = 413
 @asynccontextmanager
 async def posted(request: web.Request, name: str, folder: Path, most: int) -> AsyncIterator[Path | None]:
     """Yield the file of this name; None where there is none. Raises `Refused`."""
-    part = await _part(request, name)
-    if part is None:
+    found = await _part(request, name)
+    if found is None:
         yield None
     else:
-        async with spooled(folder, _chunks(part, name, most)) as archive:
+        async with spooled(folder, _chunks(*found, name, most)) as archive:
             yield archive
 
 
-async def _part(request: web.Request, name: str) -> BodyPartReader | None:
+async def _part(request: web.Request, name: str) -> tuple[MultipartReader, BodyPartReader] | None:
     if not request.content_type.startswith("multipart/"):
         return None
     try:
-        async for part in await request.multipart():
+        reader = await request.multipart()
+        async for part in reader:
             if isinstance(part, BodyPartReader) and part.name == name and part.filename is not None:
-                return part
+                return reader, part
     except BROKEN:
         return None
     return None
 
 
-async def _chunks(part: BodyPartReader, name: str, most: int) -> AsyncIterator[bytes]:
+async def _chunks(reader: MultipartReader, part: BodyPartReader, name: str, most: int) -> AsyncIterator[bytes]:
     size = 0
     try:
         while chunk := await part.read_chunk(CHUNK):
@@ -47,5 +48,6 @@ async def _chunks(part: BodyPartReader, name: str, most: int) -> AsyncIterator[b
             if size > most:
                 raise Refused(TOO_LARGE, f"at most {most} bytes are allowed")
             yield chunk
+        await reader.next()  # a part that nothing ends has been cut
     except BROKEN as error:
         raise Refused(422, [fault(["body", name], "broke off, or is malformed")]) from error

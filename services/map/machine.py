@@ -1,5 +1,6 @@
 """The states of a MAP: `registering` -> `ready` | `invalid` -> `unregistered`. Pure; nobody else assigns `state`."""
 
+import contextlib
 from datetime import datetime, timedelta
 
 from gurney.errors import MapNotReady, MapUnreadable
@@ -115,8 +116,15 @@ def _read(document: Map, report: InspectReport, now: datetime) -> Map:
 def _described(document: Map, report: InspectReport) -> tuple[tuple[Manifest, ...], Description]:
     if document.supplied is None:
         return manifest.read(report.manifests)
-    description = supplied.described(document.supplied, report.command)
+    description = supplied.described(document.supplied, report.command or _said(report))
     return manifest.raw(report.manifests), description.but(content=document.content)
+
+
+def _said(report: InspectReport) -> tuple[str, ...]:
+    """Return the command that manifests name: folders have no other."""
+    with contextlib.suppress(MapUnreadable):
+        return manifest.read(report.manifests)[1].command
+    return ()
 
 
 def _to(document: Map, state: MapState) -> Map:

@@ -17,6 +17,7 @@ from gurney.testing.stack import Stack
 from tests.e2e import work
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
+from tests.e2e.inference_server import InferenceServer
 from tests.e2e.servers import Server
 
 #: Short waits, small limits of uploads and outputs, and a machine of two cores whatever this one has.
@@ -127,3 +128,27 @@ async def api(client_of: ClientOf) -> AsyncIterator[Api]:
         if job["state"] in {"requested", "scheduled", "running"}:
             await client.post(f"/v1/jobs/{job['id']}/cancel")
             await work.ended(client, job["id"])
+
+
+@pytest.fixture(scope="module")
+def inference_process(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServer]:
+    """The façade for InferenceServer's clients that a module's tests share; nothing of it is to be stopped."""
+    process = InferenceServer(server, tmp_path_factory.mktemp("inference"))
+    process.start()
+    yield process
+    process.child.stop()
+
+
+@pytest.fixture
+async def inference(inference_process: InferenceServer) -> AsyncIterator[InferenceServer]:
+    """The shared façade, whose tasks end with the test; no client makes it stumble."""
+    yield inference_process
+    await inference_process.over()
+    assert inference_process.stumbles == []
+
+
+@pytest.fixture
+async def native(inference: InferenceServer) -> AsyncIterator[Api]:
+    """Gurney's own API, in the façade's project."""
+    async with Api(inference.server.url, inference.token) as client:
+        yield client

@@ -15,8 +15,9 @@ from gurney.testing.child import Child
 from gurney.testing.stack import Stack
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
-from tests.e2e.inference_server import Facade, packed, unpacked
+from tests.e2e.inference_server import InferenceServer
 from tests.e2e.kill_stack import ENVIRONMENT
+from tests.e2e.test_runs import packed, unpacked
 
 PENDING, FAILED = 551, 552
 #: Seconds between two polls of a client, and for which a part stays away.
@@ -40,22 +41,25 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
-async def facade(stack: Stack, tmp_path: Path) -> AsyncIterator[Facade]:
+async def facade(stack: Stack, tmp_path: Path) -> AsyncIterator[InferenceServer]:
     """The façade, with its documents in MongoDB, and a model whose tasks do what their input says."""
     environment = {
         "GURNEY_MONGO_URL": stack.mongo.url,
         "GURNEY_INFERENCE_SERVER_CPU": "0.05",
         "GURNEY_INFERENCE_SERVER_MEMORY": str(16 * 1024**2),
     }
-    async with Facade(stack.url, stack.token, tmp_path, **environment) as running:
-        await running.post_model("urn:gurney:dir:shell", MODEL)
-        yield running
+    (tmp_path / "facade").mkdir()
+    facade = await asyncio.to_thread(InferenceServer, stack, tmp_path / "facade", **environment)
+    await asyncio.to_thread(facade.start)
+    await facade.model(human_readable_id=MODEL)
+    yield facade
+    await asyncio.to_thread(facade.child.stop)
 
 
 class Client:
     """Somebody's program: it posts, polls, fetches; where a connection breaks it does the same again."""
 
-    def __init__(self, facade: Facade, session: aiohttp.ClientSession, number: int) -> None:
+    def __init__(self, facade: InferenceServer, session: aiohttp.ClientSession, number: int) -> None:
         self._facade = facade
         self._session = session
         self._fails = number % FAILS == 0
@@ -96,14 +100,14 @@ class Client:
                 data = aiohttp.FormData()
                 data.add_field("zip_file", body, filename="input.zip")
             try:
-                url = self._facade.public + path
+                url = self._facade.bases["public"] + path
                 async with self._session.request(method, url, data=data, params=query) as answer:
                     return answer.status, await answer.read()
             except aiohttp.ClientError:
                 await asyncio.sleep(0.1)
 
 
-async def clients_of(facade: Facade, count: int) -> list[Client]:
+async def clients_of(facade: InferenceServer, count: int) -> list[Client]:
     """Run so many clients at once, to their ends."""
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
@@ -138,16 +142,16 @@ async def dying(parts: dict[str, Child]) -> AsyncIterator[Counter[str]]:
 
 @pytest.mark.req("INF-02", "INF-09")
 @pytest.mark.parametrize("count", [100, pytest.param(1_000, marks=pytest.mark.long)])
-async def test_many_posts_and_polls_at_once(facade: Facade, stack: Stack, count: int) -> None:
+async def test_many_posts_and_polls_at_once(facade: InferenceServer, count: int) -> None:
     """Nobody is told what is not allowed at that moment, each gets what is his, and no scratch is left."""
     clients = await clients_of(facade, count)
     assert [client.faults for client in clients if client.faults] == []
-    await clean(stack, count)
+    await clean(facade, count)
 
 
 @pytest.mark.req("INF-02", "INF-09")
 @pytest.mark.parametrize("count", [60, pytest.param(1_000, marks=pytest.mark.long)])
-async def test_posts_and_polls_while_parts_are_killed(facade: Facade, stack: Stack, count: int) -> None:
+async def test_posts_and_polls_while_parts_are_killed(facade: InferenceServer, stack: Stack, count: int) -> None:
     """What is away is waited for: a task that is alive is pending, whichever part has just died, the façade too."""
     parts = {"facade": facade.child, **stack.parts}
     clients: list[Client] = []
@@ -156,15 +160,15 @@ async def test_posts_and_polls_while_parts_are_killed(facade: Facade, stack: Sta
             clients += await clients_of(facade, count)
     print(f"{len(clients)} tasks, killed: {dict(killed)}, told: {dict(sum((c.codes for c in clients), Counter()))}")
     assert [client.faults for client in clients if client.faults] == []
-    await clean(stack, None)
+    await clean(facade, None)
 
 
-async def clean(stack: Stack, count: int | None) -> None:
+async def clean(facade: InferenceServer, count: int | None) -> None:
     """Wait until no job is owed anything; then there are as many as tasks, and of payloads only what is kept.
 
     What was being posted as the façade died goes half a minute later.
     """
-    async with Api(stack.url, stack.token) as api:
+    async with Api(facade.server.url, facade.token) as api:
         assert await until_none(lambda: unsettled(api)) == []
         jobs = await api.all("/v1/jobs")
         assert count in {None, len(jobs)}

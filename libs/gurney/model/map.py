@@ -77,7 +77,7 @@ class AskedContent(Input):
 class AskedDescription(Input):
     """What a registrant says of an image that has no manifests, or whose manifests are not to count."""
 
-    #: None: the image's own entrypoint and command.
+    #: None: the image's own entrypoint and command; where there is none, what its manifests say.
     command: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)] | None = None
     environment: dict[str, str] = Field(default={}, max_length=1024)
     working_directory: str | None = None

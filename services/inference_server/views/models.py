@@ -83,4 +83,6 @@ async def archive_v2(call: Call) -> web.StreamResponse:
 
 async def _sent(call: Call, model: Model) -> web.StreamResponse:
     source = call.server.tasks.archive(model)
-    return await stream(call.request, source, MEDIA[model.format], absent=NOT_FOUND, away=AWAY)
+    return await stream(
+        call.request, source, MEDIA[model.format], absent=Refused(NOT_FOUND, repository.NO_MODEL), away=AWAY
+    )

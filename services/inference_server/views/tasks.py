@@ -59,7 +59,9 @@ async def output(call: Call) -> web.StreamResponse:
 async def output_of(call: Call, seen: Seen) -> web.StreamResponse:
     require_output(seen)
     source = call.server.tasks.output(seen.task, call.route.format)
-    return await stream(call.request, source, MEDIA[call.route.format], absent=NO_OUTPUT, away=ALIVE)
+    return await stream(
+        call.request, source, MEDIA[call.route.format], absent=Refused(NO_OUTPUT, TOLD[NO_OUTPUT]), away=ALIVE
+    )
 
 
 async def public_delete(call: Call) -> web.Response:
@@ -90,7 +92,7 @@ async def input_archive(call: Call) -> web.StreamResponse:
     """Send what was posted, as it was."""
     task = await repository.task_of(call.server.store, call.text("uid"))
     source = call.server.tasks.archive(task)
-    return await stream(call.request, source, MEDIA[task.format], absent=NOT_FOUND, away=AWAY)
+    return await stream(call.request, source, MEDIA[task.format], absent=Refused(NOT_FOUND, TOLD[NOT_FOUND]), away=AWAY)
 
 
 async def post_output(call: Call) -> web.Response:
