@@ -105,14 +105,15 @@ async def tasks(store: Store) -> AsyncIterator[Task]:
 
 async def task_of(store: Store, uid: str) -> Task:
     """Return a task that is there, and not deleted; raises `NotFound`."""
-    return _there(await store.documents.get(TASKS, uid))
+    return there(await store.documents.get(TASKS, uid))
 
 
 async def task_numbered(store: Store, number: int) -> Task:
-    return _there(await store.documents.by_key(TASKS, f"number:{number}"))
+    return there(await store.documents.by_key(TASKS, f"number:{number}"))
 
 
-def _there(found: Task | None) -> Task:
+def there(found: Task | None) -> Task:
+    """Return a task that clients may know of; raises `NotFound`."""
     if found is None or found.is_deleted or found.todo is Todo.POST:
         raise NotFound("Task not found")
     return found

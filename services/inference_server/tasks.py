@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gurney import clock
 from gurney.client import AsyncClient
 from gurney.client.http import Incoming, Json
 from gurney.errors import Conflict, NotFound, Unavailable
-from gurney.ids import new_secret
+from gurney.ids import new_asker, new_secret
 from gurney.store import Store
 from services.inference_server import machine, repository
 from services.inference_server.documents import Format, Model, Numbered, Status, Task, Todo
@@ -127,22 +127,22 @@ class Tasks:
 
     async def say(self, uid: str, status: Status) -> Seen:
         """Set a status: it counts from then on, and the task's job stops."""
-        async with self._keeper.lock(uid):
-            task = await repository.task_of(self._store, uid)
-            after = await self._store.replace(TASKS, machine.said(task, status, clock.now()))
-        self._keeper.soon(uid)
-        return machine.seen(after, None)
+        return await self._changed(uid, lambda task: machine.said(task, status, clock.now()))
 
     async def post_output(self, uid: str, archive: Path) -> Seen:
         """Set the output: the task is finished, and its job stops."""
-        async with self._keeper.lock(uid):
-            task = await repository.task_of(self._store, uid)
-            kept = await self._stock.keep(task, archive, f"output-{task.revision}")
-            after = machine.said(task, Status.FINISHED, clock.now(), kept)
-            await self._store.replace(TASKS, after)
-            await self._stock.drop(task.output)
-        self._keeper.soon(uid)
-        return machine.seen(after, None)
+        task = await repository.task_of(self._store, uid)
+        kept = await self._stock.keep(task, archive, f"output-{new_asker()}")
+        before: set[str | None] = set()
+
+        def said(task: Task) -> Task:
+            before.add(task.output)
+            return machine.said(task, Status.FINISHED, clock.now(), kept)
+
+        after = await self._changed(uid, said)
+        for output in before - {kept}:
+            await self._stock.drop(output)
+        return after
 
     async def delete(self, uid: str, *, also_running: bool) -> Seen:
         """Delete a task: one that is pending never starts. Raises `Conflict` where it runs, unless that may be ended.
@@ -150,11 +150,20 @@ class Tasks:
         Raises `Unavailable` where it cannot be told whether it runs.
         """
         async with self._keeper.lock(uid):
-            task = await repository.task_of(self._store, uid)
-            before = machine.seen(task, await self._stopped(task, also_running=also_running))
-            if before.status is Status.RUNNING and not also_running:
-                raise Conflict(RUNS)
-            after = await self._store.replace(TASKS, machine.deleted(before, clock.now()))
+            job = await self._stopped(await repository.task_of(self._store, uid), also_running=also_running)
+
+            def deleted(task: Task) -> Task:
+                before = machine.seen(task, job)
+                if before.status is Status.RUNNING and not also_running:
+                    raise Conflict(RUNS)
+                return machine.deleted(before, clock.now())
+
+            return await self._changed(uid, deleted)
+
+    async def _changed(self, uid: str, change: Callable[[Task], Task]) -> Seen:
+        """Change a task that is there, whatever becomes of it meanwhile; raises `NotFound`."""
+        await repository.task_of(self._store, uid)
+        after = await self._store.update(TASKS, uid, lambda task: (change(repository.there(task)), ()))
         self._keeper.soon(uid)
         return machine.seen(after, None)
 
@@ -170,6 +179,10 @@ class Tasks:
             job = await patiently(lambda: self._steps.stopped(ref))
         except NotFound:
             return None
-        if job["started_at"] and not also_running:
+        if also_running:
+            return job
+        if job["started_at"]:
             raise Conflict(RUNS)  # it had begun when it was stopped
+        if job["state"] not in machine.TERMINAL:
+            raise Unavailable("its job has not stopped yet", retry_after_s=1)
         return job

@@ -16,6 +16,7 @@ from tests.e2e.inference_server import (
     SHELL,
     UNKNOWN,
     InferenceServer,
+    Listener,
     form,
     waits,
 )
@@ -40,7 +41,8 @@ TOLD_ALIVE, TOLD_FAILED, TOLD_UNKNOWN = "Task pending", "Task failed", "Task not
 @pytest.mark.req("INF-06")
 async def test_each_listener_says_what_it_is(inference: InferenceServer) -> None:
     """A welcome that names the listener, a page for people, and a document for machines."""
-    for listener, name in (("public", "public"), ("private", "private"), ("v2", "version 2.0")):
+    named: dict[Listener, str] = {"public": "public", "private": "private", "v2": "version 2.0"}
+    for listener, name in named.items():
         welcome = (await inference.ask(listener, "GET", "/")).must(200).json
         assert welcome["message"].startswith("Hello world")
         assert name in welcome["message"]
