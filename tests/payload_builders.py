@@ -61,10 +61,13 @@ class Jobs:
     def __init__(self) -> None:
         self.live: set[str] = set()
         self.ended: set[str] = set()
+        self.finalized: set[str] = set()
 
     async def alive(self, asked: JobRefs) -> JobsAlive:
-        known = set(asked.jobs)
-        return JobsAlive(live=tuple(known & self.live), ended=tuple(known & self.ended))
+        live, ended, finalized = (
+            tuple(each.intersection(asked.jobs)) for each in (self.live, self.ended, self.finalized)
+        )
+        return JobsAlive(live=live, ended=ended, finalized=finalized)
 
 
 @dataclass

@@ -98,6 +98,7 @@ class Handlers:
         return JobsAlive(
             live=tuple(job.id for job in found if not job.terminal),
             ended=tuple(job.id for job in found if job.terminal),
+            finalized=tuple(job.id for job in found if job.finalized_at),
         )
 
     async def needed(self, question: Digests) -> Digests:

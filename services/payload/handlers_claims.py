@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeGuard
 
 from gurney.documents.port import Write
-from gurney.errors import KeyTaken, NotFound, PayloadInUse, RevisionConflict
+from gurney.errors import KeyTaken, RevisionConflict
 from gurney.ids import new_id
 from gurney.model.common import Empty
 from gurney.model.payload import (
@@ -21,9 +21,10 @@ from gurney.model.payload import (
     ReleaseClaim,
     RestoreClaims,
 )
-from services.payload import machine, policy
+from services.payload import machine
 from services.payload.desk import Desk
 from services.payload.effects import conflicted, drop_claims, payload_event
+from services.payload.holds import delete_unclaimed, end_outlived
 from services.payload.repository import CLAIMS, PAYLOADS
 
 
@@ -49,6 +50,7 @@ class ClaimHandlers:
             raise
 
     async def restore(self, asked: RestoreClaims) -> Empty:
+        """Insert claims that are missing; a job that has ended since it was listed holds nothing by them."""
         now = self._desk.now()
         claims = [machine.claim(payload, job, "input", now) for payload, job in asked.claims]
         documents = self._desk.store.documents
@@ -59,7 +61,9 @@ class ClaimHandlers:
             Write(CLAIMS, claim.id, 0, claim) for claim in claims if claim.id not in known and claim.payload in there
         ]
         if writes:
-            conflicted(writes, await self._desk.store.write(*writes))
+            lost = conflicted(writes, await self._desk.store.write(*writes))
+            made = {write.id for write in writes} - set(lost)
+            await end_outlived(self._desk, [claim for claim in claims if claim.id in made])
         return Empty()
 
     async def release(self, asked: ReleaseClaim) -> Empty:
@@ -116,9 +120,7 @@ class ClaimHandlers:
 
     async def finalize(self, asked: FinalizeInput) -> Empty:
         await self._drop(machine.claim_id(asked.payload, asked.job, "input"))
-        payload = await self._desk.repository.payload(asked.payload)
-        if payload is not None:
-            await self._delete_unclaimed(payload)
+        await delete_unclaimed(self._desk, await self._desk.repository.payload(asked.payload))
         return Empty()
 
     async def drop(self, asked: DropJob) -> Empty:
@@ -128,17 +130,11 @@ class ClaimHandlers:
             if payload.state is PayloadState.DRAFT:
                 await self._desk.deletion.doom(payload)
             else:
-                await self._delete_unclaimed(payload)
+                await delete_unclaimed(self._desk, payload)
             if asked.wait:
                 await self._desk.deletion.finish(payload.id)
         await self._desk.files.clear(asked.job)
         return Empty()
-
-    async def _delete_unclaimed(self, payload: Payload) -> None:
-        if policy.goes_with_last_claim(payload) and not await self._desk.repository.claimed(payload.id):
-            with contextlib.suppress(PayloadInUse, NotFound):  # a job was quicker, or somebody else deleted it
-                await self._desk.deletion.delete(payload.id, unclaimed=True)
-                await self._desk.deletion.finish_transient(payload)
 
     async def _drop(self, claim_id: str) -> None:
         claim = await self._desk.store.documents.get(CLAIMS, claim_id)

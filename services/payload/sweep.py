@@ -6,12 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 from gurney import telemetry
 from gurney.errors import NotFound, PayloadInUse
-from gurney.model.job import JobsAlive
-from gurney.model.payload import Claim, File, PayloadState
-from services.payload import file_machine, machine, policy
+from gurney.model.payload import File, PayloadState
+from services.payload import file_machine, policy
 from services.payload.desk import Desk
-from services.payload.effects import drop_claims, update
-from services.payload.repository import BATCH, CLAIMS
+from services.payload.holds import end_outlived
+from services.payload.repository import BATCH
 
 #: A payload marked for deletion is decided at once; a draft or a claim outlives its job for a moment.
 MOMENT = timedelta(seconds=60)
@@ -112,31 +111,19 @@ class Sweep:
             await self._desk.objects.delete(unknown)
 
     async def claims(self) -> None:
-        """Drop holding claims of jobs that never came to be, and of MAPs that run no more; end those of ended jobs."""
+        """Let holding claims go whose jobs, or MAPs, no longer need them."""
         after: tuple[str, str] | None = None
         while claims := await self._desk.repository.held_before(self._before(CLAIM), after):
-            alive = await self._ask([claim.job for claim in claims])
-            known = {*alive.live, *alive.ended}
-            await drop_claims(self._desk.store, [claim for claim in claims if claim.job not in known])
-            for claim in claims:
-                if claim.job in alive.ended:
-                    await self._end_hold(claim)
+            await end_outlived(self._desk, claims)
             last = claims[-1]
             after = (str(last.model_dump(mode="json")["created_at"]), last.id)
-
-    async def _end_hold(self, claim: Claim) -> None:
-        if await self._desk.store.documents.get(CLAIMS, claim.id):
-            await update(self._desk.store, CLAIMS, claim.id, machine.end_hold)
 
     async def drafts(self) -> None:
         """Let drafts go whose job has ended, with another run's results or none, or is gone."""
         drafts = await self._desk.repository.in_state(PayloadState.DRAFT, self._desk.now() - MOMENT)
         if not drafts:
             return
-        live = set((await self._ask([draft.job or "" for draft in drafts])).live)
+        live = set((await self._desk.alive(sorted({draft.job or "" for draft in drafts}))).live)
         for draft in drafts:
             if draft.job not in live:
                 await self._desk.deletion.doom(draft)
-
-    async def _ask(self, jobs: Sequence[str]) -> JobsAlive:
-        return await self._desk.alive(sorted(set(jobs)))

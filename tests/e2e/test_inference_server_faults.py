@@ -183,7 +183,9 @@ async def unsettled(api: Api) -> list[str]:
 
 
 async def those_of(api: Api, payloads: set[str]) -> list[str]:
-    return [each["id"] for each in await api.all("/v1/payloads") if each["id"] in payloads]
+    """Return those payloads that are still there, with what holds them."""
+    found = [each for each in await api.all("/v1/payloads") if each["id"] in payloads]
+    return [f"{each['id']} {each['labels']} {each['claims']} claims, held by {each['held_by']}" for each in found]
 
 
 async def until_none(look: Callable[[], Awaitable[list[str]]]) -> list[str]:

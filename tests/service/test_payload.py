@@ -684,6 +684,7 @@ async def test_claims_are_idempotent_released_and_restored(house: House) -> None
     """A claim counts once; released it holds nothing; restored it holds again, of payloads that are there."""
     made = await house.create()
     job = new_id("job")
+    house.jobs.live.add(job)
     await house.claim(made.id, job)
     await house.claim(made.id, job)
     assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).held_by == (job,)
@@ -692,6 +693,21 @@ async def test_claims_are_idempotent_released_and_restored(house: House) -> None
     await house.ask(s.PAYLOAD_RESTORE, RestoreClaims(claims=((made.id, job), (new_id("pay"), job))))
     assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=made.id))).held_by == (job,)
     assert (await house.documents.totals(CLAIMS, ()))[0] == 1
+
+
+async def test_a_claim_that_is_restored_too_late_holds_nothing(house: House) -> None:
+    """A job that ended since it was listed as live keeps its input; one that is finalized lets it go."""
+    ended, finalized = new_id("job"), new_id("job")
+    house.jobs.ended |= {ended, finalized}
+    house.jobs.finalized.add(finalized)
+    kept, gone = await house.create(), await house.create()
+    for made in (kept, gone):
+        await house.upload(made.id, {"a": b"1"})
+    await house.ask(s.PAYLOAD_RESTORE, RestoreClaims(claims=((kept.id, ended), (gone.id, finalized))))
+    found = await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=kept.id))
+    assert (found.held_by, found.claims) == ((), 1)
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))
 
 
 async def test_a_draft_is_no_input(house: House) -> None:

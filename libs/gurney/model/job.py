@@ -314,6 +314,8 @@ class JobsAlive(Message):
 
     live: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
+    #: Of those that have ended, the ones that have let go of their inputs.
+    finalized: tuple[str, ...] = ()
 
 
 class JobOwed(Message):

@@ -1,0 +1,35 @@
+"""What becomes of holding claims whose jobs no longer need them, and of payloads that nobody claims any more."""
+
+import contextlib
+from collections.abc import Sequence
+
+from gurney.errors import NotFound, PayloadInUse
+from gurney.model.payload import Claim, Payload
+from services.payload import machine, policy
+from services.payload.desk import Desk
+from services.payload.effects import drop_claims, update
+from services.payload.repository import CLAIMS
+
+
+async def end_outlived(desk: Desk, claims: Sequence[Claim]) -> None:
+    """End holds of jobs that have ended, and drop those of jobs that are finalized, deleted or never were.
+
+    Those of MAPs that run no more go, too. What a finalized job alone had claimed goes, as it would have gone with it.
+    """
+    alive = await desk.alive(sorted({claim.job for claim in claims}))
+    finalized = set(alive.finalized)
+    known = {*alive.live, *alive.ended} - finalized
+    await drop_claims(desk.store, [claim for claim in claims if claim.job not in known])
+    for claim in claims:
+        if claim.job in finalized and claim.kind == "input":
+            await delete_unclaimed(desk, await desk.repository.payload(claim.payload))
+        elif claim.job in alive.ended and await desk.store.documents.get(CLAIMS, claim.id):
+            await update(desk.store, CLAIMS, claim.id, machine.end_hold)
+
+
+async def delete_unclaimed(desk: Desk, payload: Payload | None) -> None:
+    """Let a payload go that is to go with its last claim, and has none."""
+    if payload and policy.goes_with_last_claim(payload) and not await desk.repository.claimed(payload.id):
+        with contextlib.suppress(PayloadInUse, NotFound):  # a job was quicker, or somebody else deleted it
+            await desk.deletion.delete(payload.id, unclaimed=True)
+            await desk.deletion.finish_transient(payload)
