@@ -1,6 +1,7 @@
 """InferenceServer's models as they are in the field: images without manifests, run by a real Docker daemon."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
@@ -10,7 +11,7 @@ from gurney.testing.docker import DockerDaemon, make_image
 from gurney.testing.registry import Registry
 from tests.e2e import work
 from tests.e2e.api import Api, Json
-from tests.e2e.inference_server import ALIVE, FAILED, InferenceServer
+from tests.e2e.inference_server import ALIVE, FAILED, InferenceServer, form
 from tests.e2e.servers import Server
 from tests.e2e.test_containers import containers
 from tests.e2e.test_runs import packed, unpacked
@@ -145,3 +146,38 @@ async def test_a_running_task_is_ended(inference: InferenceServer, native: Api, 
     async with asyncio.timeout(work.PATIENCE_S):
         while await asyncio.to_thread(containers, docker_daemon, job["id"]):
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def slow_registry() -> AsyncIterator[str]:
+    """The address of a registry that takes every question and answers none."""
+    over = asyncio.Event()
+
+    async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        over.set()
+
+
+@pytest.mark.req("INF-02", "INF-11")
+async def test_while_an_image_is_pulled_its_tasks_are_alive(inference: InferenceServer, slow_registry: str) -> None:
+    """They can be deleted, and somebody else can do their work: his output counts, whatever he says beside it."""
+    model = await inference.model(f"{slow_registry}/slow:1")
+    deleted, *others = [await inference.task(model, packed()) for _ in range(4)]
+    for uid in (deleted, *others):
+        (await inference.public("GET", f"/api/tasks/{uid}")).must(ALIVE)
+    assert (await inference.private("DELETE", f"/api/tasks/{deleted}")).must(200).json["status"] == 0
+
+    async def worked(uid: str) -> None:
+        body = packed(uid)
+        (await inference.private("PUT", f"/api/tasks/?uid={uid}&status=1")).must(200)
+        (await inference.private("POST", f"/api/tasks/outputs/{uid}", data=form(body))).must(200)
+        async with asyncio.timeout(work.PATIENCE_S):
+            while (await inference.told(uid))["input_volume_id"] is not None:  # its input goes, whatever the image does
+                await asyncio.sleep(0.02)
+        assert (await inference.public("GET", f"/api/tasks/{uid}")).must(200).body == body
+
+    await asyncio.gather(*(worked(uid) for uid in others))
