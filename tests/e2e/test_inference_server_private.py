@@ -147,6 +147,18 @@ async def test_what_is_not_there_is_told_plainly(inference: InferenceServer) -> 
     assert (answer.status, answer.json) == (NO_MODEL, {"detail": "ModelNotFound"})
 
 
+@pytest.mark.parametrize("origin", ["https://example.org", "http://localhost:3000", "null", ""])
+async def test_a_page_of_another_site_is_not_answered(inference: InferenceServer, origin: str) -> None:
+    """What a browser sends for it is 403 before anything is done; its own pages and programs are answered."""
+    asked = {"container_tag": SHELL, "human_readable_id": f"of-{len(origin)}"}
+    path, headers = "/api/models/", {"Origin": origin}
+    answer = await inference.private("POST", path, params=asked, headers=headers)
+    assert (answer.status, answer.told) == (403, "the private API is not for pages of other sites")
+    (await inference.private("GET", f"/api/models/human_readable_id/{asked['human_readable_id']}")).must(UNKNOWN)
+    own = {"Origin": inference.bases["private"]}
+    (await inference.private("POST", path, params=asked, headers=own)).must(200)
+
+
 async def test_the_output_is_there_on_both_listeners(inference: InferenceServer, tmp_path: Path) -> None:
     """551 to 553 and the zip are those of the public listener, less one level."""
     model = await inference.model()
