@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 
 from gurney import facade, telemetry
@@ -71,6 +70,5 @@ def _require_near(mine: InferenceServerSettings) -> None:
         found = {str(each[4][0]) for each in socket.getaddrinfo(mine.private_host, None)}
     except OSError as error:
         raise Invalid(f"{PREFIX}PRIVATE_HOST: {mine.private_host}: {error.strerror or error}") from None
-    far = sorted(address for address in found if not is_near(address))
-    if far or not found or ipaddress.ip_address(min(found).partition("%")[0]).is_unspecified:
+    if not all(map(is_near, found)):
         raise Invalid(f"{PREFIX}PRIVATE_HOST: {mine.private_host} is no address of a private network")

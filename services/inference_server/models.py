@@ -93,7 +93,11 @@ class Models:
     async def _anew(self, model: Model) -> str:
         """Register the model's MAP once more; one whose image is the same goes again."""
         made = await self._registered(model, None)
-        found = await patiently(lambda: self._gurney.maps.settled(made["id"]))
+        try:
+            found = await patiently(lambda: self._gurney.maps.settled(made["id"]))
+        except asyncio.CancelledError:
+            await asyncio.shield(self._unregister(made["id"]))
+            raise
         if found["state"] != "ready":
             await self._unregister(found["id"])
             raise _unusable(found)

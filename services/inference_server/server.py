@@ -27,6 +27,14 @@ WELCOME: dict[Listener, str] = {
     "private": "Hello world - this is the private API",
     "v2": "Hello world - this is the API of version 2.0",
 }
+#: What `ipaddress` takes for private has more, such as Teredo's addresses, behind which is anybody.
+NEAR = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
 TOKEN = "X-Token"  # noqa: S105  # the header's name
 FOREIGN, FAULT, NO_TOKEN = 403, 500, 400
 _STATUS = ((NotFound, NOT_FOUND), (Conflict, 409), (Unavailable, AWAY))
@@ -72,13 +80,13 @@ def routes_of(server: Server, listener: Listener) -> Sequence[Route]:
 
 
 def is_near(address: str | None) -> bool:
-    """Tell whether an address is of the loopback device or of a private network (RFC 1918, RFC 4193)."""
+    """Tell whether an address is of the loopback device, of a private network (RFC 1918, RFC 4193) or of a link."""
     try:
         found = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:
         return False
     plain = getattr(found, "ipv4_mapped", None) or found
-    return plain.is_loopback or (plain.is_private and not plain.is_unspecified)
+    return any(plain in network for network in NEAR)
 
 
 class _Moved(web.HTTPTemporaryRedirect):
@@ -149,9 +157,22 @@ def _observed(listener: Listener) -> Middleware:
     return observed
 
 
+def _foreign(request: web.Request) -> str | None:
+    """Say why the private listener does not answer; None where it does.
+
+    A browser also sends what pages of other sites ask, from where somebody near looks at them.
+    """
+    if not is_near(request.remote):
+        return "the private API answers private networks only"
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.rpartition("/")[2] != request.host:
+        return "the private API is not for pages of other sites"
+    return None
+
+
 async def _answered(request: web.Request, handler: Handler, listener: Listener) -> web.StreamResponse:
-    if listener == "private" and not is_near(request.remote):
-        return refused(FOREIGN, "the private API answers private networks only")
+    if listener == "private" and (why := _foreign(request)):
+        return refused(FOREIGN, why)
     try:
         return await handler(request)
     except _Moved:

@@ -6,9 +6,10 @@ Everything of a task that lies with Gurney has its label, so that also what an a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from gurney import clock, telemetry
 from gurney.client import AsyncClient
@@ -35,6 +36,8 @@ from services.inference_server.stock import Stock, labels_of
 
 #: Seconds for which a job that is to stop is waited for before others have their turn.
 STOP_S = 5
+#: Seconds after which a task whose image is waited for is looked at again: what it has is to go when it is deleted.
+LOOK_S = 1.0
 #: Archives that are unpacked once more at a time.
 WIDTH = 4
 #: What no repetition mends: the task has failed.
@@ -79,15 +82,29 @@ class Steps:
                 made = await self._stock.unpack(task, archive, "input")
             task = await self._store.replace(TASKS, task.next(input=made))
         find = self._models.pulled if model.pull_on_every_run else self._models.usable
-        return task, model, await find(model)
+        return task, model, await self._found(task, find(model))
+
+    async def _found(self, task: Task, find: Coroutine[Any, Any, str]) -> str:
+        """Return the MAP; raises `RevisionConflict` where somebody changes the task while its image is waited for."""
+        finding = asyncio.create_task(find)
+        try:
+            while not (await asyncio.wait({finding}, timeout=LOOK_S))[0]:
+                await self._require_same(task)
+            return finding.result()
+        finally:
+            finding.cancel()
+            await asyncio.gather(finding, return_exceptions=True)
+
+    async def _require_same(self, task: Task) -> None:
+        if (await self._store.get(TASKS, task.id)).revision != task.revision:
+            raise RevisionConflict
 
     async def submit(self, task: Task, lock: asyncio.Lock) -> None:
         """Make the task's job. Only that is done under its lock: nobody waits for an image to delete a task."""
         try:
             task, model, map_id = await self.prepare(task)
             async with lock:
-                if (await self._store.get(TASKS, task.id)).revision != task.revision:
-                    raise RevisionConflict
+                await self._require_same(task)
                 await self._store.replace(TASKS, machine.submitted(task, await self._job(task, model, map_id)))
         except RevisionConflict:
             raise
@@ -143,7 +160,7 @@ class Steps:
             await self._store.replace(TASKS, machine.settled(task, ended))
             return
         async for payload in self._gurney.payloads.list(label=labels_of(task)):
-            if payload["id"] not in {task.upload, task.output}:
+            if not payload["keep"]:  # archives stay: somebody may be posting the output right now
                 await self._stock.drop(payload["id"])
         await self._store.replace(TASKS, task.next(todo=Todo.NOTHING, input=None))
 

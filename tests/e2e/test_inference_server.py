@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gurney.testing.embedded import EmbeddedProcess
 from tests.e2e import work
 from tests.e2e.api import Api
+from tests.e2e.conftest import ENVIRONMENT
 from tests.e2e.inference_server import (
     ALIVE,
     FAILED,
@@ -259,6 +261,32 @@ async def test_models_come_from_outside_where_that_is_said(closed: InferenceServ
     assert len((await closed.public("GET", "/api/models/")).must(200).json) == 1
     described = (await closed.public("GET", "/openapi.json")).json["paths"]
     assert described["/api/models/"].keys() == {"get"}
+
+
+@pytest.fixture
+async def paper(tmp_path: Path, maps: Path) -> AsyncIterator[InferenceServer]:
+    """A façade before a server whose node has a GPU on paper."""
+
+    def begin() -> tuple[EmbeddedProcess, InferenceServer]:
+        server = EmbeddedProcess(tmp_path / "server", maps, ENVIRONMENT | {"GURNEY_GPUS": "1x16Gi"}).start()
+        process = InferenceServer(server, tmp_path)
+        process.start()
+        return server, process
+
+    server, process = await asyncio.to_thread(begin)
+    yield process
+    await asyncio.to_thread(process.child.stop)
+    await asyncio.to_thread(server.stop)
+
+
+@pytest.mark.req("INF-01")
+async def test_a_model_that_needs_a_gpu_has_one(paper: InferenceServer) -> None:
+    """A whole one for the run, while a model that needs none sees none."""
+    script = 'printf "%s" "$CUDA_VISIBLE_DEVICES" > "$HOLOSCAN_OUTPUT_PATH/sees"'
+    for needs in (True, False):
+        uid = await paper.task(await paper.model(use_gpu=str(needs)), packed(script))
+        sees = unpacked((await paper.output(uid)).must(200).body)["sees"]
+        assert bool(sees) is needs
 
 
 async def test_a_model_that_needs_a_gpu_fails_where_there_is_none(inference: InferenceServer) -> None:

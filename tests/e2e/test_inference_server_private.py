@@ -6,6 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from gurney import clock
+from gurney.client import AsyncClient
+from gurney.documents.sqlite import SqliteDocuments
+from gurney.store import Store
+from services.inference_server.documents import Status, Task, Todo
+from services.inference_server.models import Models
+from services.inference_server.repository import ALL, TASKS
+from services.inference_server.settings import InferenceServerSettings
+from services.inference_server.steps import Steps
+from services.inference_server.stock import Stock
 from tests.e2e import work
 from tests.e2e.api import Api, Json
 from tests.e2e.inference_server import (
@@ -137,6 +147,18 @@ async def test_what_is_not_there_is_told_plainly(inference: InferenceServer) -> 
     assert (answer.status, answer.json) == (NO_MODEL, {"detail": "ModelNotFound"})
 
 
+@pytest.mark.parametrize("origin", ["https://example.org", "http://localhost:3000", "null", ""])
+async def test_a_page_of_another_site_is_not_answered(inference: InferenceServer, origin: str) -> None:
+    """What a browser sends for it is 403 before anything is done; its own pages and programs are answered."""
+    asked = {"container_tag": SHELL, "human_readable_id": f"of-{len(origin)}"}
+    path, headers = "/api/models/", {"Origin": origin}
+    answer = await inference.private("POST", path, params=asked, headers=headers)
+    assert (answer.status, answer.told) == (403, "the private API is not for pages of other sites")
+    (await inference.private("GET", f"/api/models/human_readable_id/{asked['human_readable_id']}")).must(UNKNOWN)
+    own = {"Origin": inference.bases["private"]}
+    (await inference.private("POST", path, params=asked, headers=own)).must(200)
+
+
 async def test_the_output_is_there_on_both_listeners(inference: InferenceServer, tmp_path: Path) -> None:
     """551 to 553 and the zip are those of the public listener, less one level."""
     model = await inference.model()
@@ -255,6 +277,32 @@ async def test_a_uid_can_be_given(inference: InferenceServer) -> None:
     for uid in ("a/b", "", "a\nb", "x" * 256):
         refused = await inference.private("POST", "/api/tasks/", params=query | {"uid": uid}, data=form(packed()))
         assert refused.must(422).told[0]["loc"] == ["query", "uid"]
+
+
+async def test_who_stops_a_task_lets_no_output_go(api: Api, tmp_path: Path) -> None:
+    """What somebody is posting right then is not known of the task yet; its input goes all the same."""
+    archive = tmp_path / "a.zip"
+    await asyncio.to_thread(archive.write_bytes, packed())
+    task = Task(
+        id=NOBODY,
+        number=1,
+        model="m",
+        model_human_readable_id="m",
+        created_at=clock.now(),
+        todo=Todo.STOP,
+        status=Status.FINISHED,
+    )
+    documents = SqliteDocuments(tmp_path / "documents", sync="normal")
+    await documents.open(ALL)
+    async with AsyncClient(api.url, api.token) as gurney:
+        store, stock, settings = Store(documents, None), Stock(gurney), InferenceServerSettings(token="t")
+        output = await stock.keep(task, archive, "output-1")
+        await stock.unpack(task, archive, "input")
+        await store.insert(TASKS, task)
+        await Steps(store, gurney, stock, Models(store, gurney, stock, settings, me="me"), settings).stop(task)
+    assert (await store.get(TASKS, task.id)).todo is Todo.NOTHING
+    assert [each["id"] for each in await api.all("/v1/payloads")] == [output]
+    await documents.close()
 
 
 # --- deletion ---
