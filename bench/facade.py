@@ -1,10 +1,10 @@
-"""What InferenceServer's façade costs over a job of Gurney's own: one task after another, and one of 500 MB.
+"""What the façades cost over a job of Gurney's own: one request after another, and one of 500 MB.
 
     .venv/bin/python bench/facade.py [--rounds 100] [--size 500]
 
-A small zip goes in, its files come out: posted as a task and polled through the façade, beside the same through
-Gurney's API (payload of the zip, job, polled as often, archive of the results), in turn. Then a zip of incompressible
-bytes goes in and comes out, and the resident memory of the façade and of the server is looked at meanwhile.
+A small zip goes in, its files come out: posted as a task of InferenceServer and polled, uploaded to MONAI Inference
+Service, and through Gurney's API (payload of the zip, job, polled as often, archive of the results), in turn. Then a
+zip of incompressible bytes goes in and comes out, and the resident memory of façade and server is looked at meanwhile.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -39,8 +40,9 @@ COPY = 'cp -r "$HOLOSCAN_INPUT_PATH"/. "$HOLOSCAN_OUTPUT_PATH"/'
 class Sides:
     """The same work, through the façade and through the API."""
 
-    def __init__(self, public: str, gurney: AsyncClient, map_id: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, public: str, mis: str, gurney: AsyncClient, map_id: str, session: aiohttp.ClientSession) -> None:
         self._public = public
+        self._mis = mis
         self._gurney = gurney
         self._map = map_id
         self._session = session
@@ -68,11 +70,21 @@ class Sides:
         await self.output(await self.post(archive))
         return 1e3 * (time.perf_counter() - began)
 
+    async def uploaded(self, archive: Path) -> float:
+        began = time.perf_counter()
+        with archive.open("rb") as file:
+            form = aiohttp.FormData()
+            form.add_field("file", file, filename="input.zip")
+            async with self._session.post(f"{self._mis}/upload/", data=form) as answer:
+                assert answer.status == 200, await answer.text()
+                assert sum([len(chunk) async for chunk in answer.content.iter_chunked(MIB)])
+        return 1e3 * (time.perf_counter() - began)
+
     async def job(self, archive: Path) -> float:
         began = time.perf_counter()
         payload = await self._gurney.payloads.create_from_archive(archive)
-        asked = {"resources": {"cpu": 1, "memory": 64 * MIB, "gpus": 0}}
-        job = await self._gurney.jobs.create(map=self._map, payload=payload["id"], **asked)
+        resources = {"cpu": 1, "memory": 64 * MIB, "gpus": 0}
+        job = await self._gurney.jobs.create(map=self._map, payload=payload["id"], resources=resources)
         while True:
             job = await self._gurney.jobs.get(job["id"])
             if job["state"] == "succeeded":
@@ -110,29 +122,42 @@ def zipped(path: Path, size: int) -> Path:
 
 
 async def overhead(sides: Sides, archive: Path, rounds: int) -> None:
-    tasks, jobs = [], []
+    works = {"a task of InferenceServer": sides.task, "an upload to MIS": sides.uploaded, "a job": sides.job}
+    took: dict[str, list[float]] = {name: [] for name in works}
     for number in range(-5, rounds):
-        pair = (sides.task, sides.job) if number % 2 else (sides.job, sides.task)
-        took = {work: await work(archive) for work in pair}
-        if number >= 0:  # the first few warm up
-            tasks.append(took[sides.task])
-            jobs.append(took[sides.job])
-    print(row("a task through the facade", tasks, "ms"))
-    print(row("a job through the API", jobs, "ms"))
-    over = [task - job for task, job in zip(tasks, jobs, strict=True)]
-    print(row(f"over the job (asked: {MOST_MS})", over, "ms"))
+        names = list(works)
+        for name in names[number % 3 :] + names[: number % 3]:  # each goes first as often as the others
+            milliseconds = await works[name](archive)
+            if number >= 0:  # the first few warm up
+                took[name].append(milliseconds)
+    for name, values in took.items():
+        print(row(name, values, "ms"))
+    jobs = took.pop("a job")
+    print(f"over the job, where {MOST_MS} ms are asked for at the median:")
+    for name, values in took.items():
+        over = [value - job for value, job in zip(values, jobs, strict=True)]
+        print(row(name, over, "ms"))
 
 
-async def memory(sides: Sides, archive: Path, facade: int, server: int) -> None:
-    resident = Resident(facade=facade, server=server)
+async def memory(name: str, move: Callable[[Path], Awaitable[float]], archive: Path, **pids: int) -> None:
+    resident = Resident(**pids)
     watching = asyncio.create_task(resident.watch())
-    began = time.perf_counter()
-    uid = await sides.post(archive)
-    posted = time.perf_counter() - began
-    size = await sides.output(uid)
+    seconds = await move(archive) / 1e3
     watching.cancel()
-    print(f"{size / 1e6:.0f} MB, posted in {posted:.1f} s, fetched", end="; ")
-    print(", ".join(f"{name} +{grown:.1f} MiB" for name, grown in resident.grown.items()), f"(asked: {MOST_MIB})")
+    grown = ", ".join(f"{part} +{mib:.1f} MiB" for part, mib in resident.grown.items())
+    print(f"{name}: in and out in {seconds:.1f} s; {grown} (asked: {MOST_MIB})")
+
+
+@contextmanager
+def serving(name: str, folder: Path, ready: str, **said: str) -> Iterator[Child]:
+    """Serve a façade."""
+    prefix = f"GURNEY_{name.upper().replace('-', '_')}_"
+    environment = {f"{prefix}{key}": value for key, value in said.items()}
+    child = Child([GURNEY, "serve", name], folder / f"{name}.log", environment).start()
+    try:
+        yield child.until(lambda: ready in child.log.read_text(), 60)
+    finally:
+        child.stop()
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -142,23 +167,26 @@ async def main(options: argparse.Namespace) -> None:
         urn = make_map(folder / "maps", "copy", ["/bin/sh", "-c", COPY])
         server = stack.enter_context(EmbeddedProcess(folder / "data", folder / "maps", {"GURNEY_DOCKER_URL": "none"}))
         gurney = await stack.enter_async_context(AsyncClient(server.url, server.token))
-        ports = {"PUBLIC_PORT": str(free_port()), "PRIVATE_PORT": str(free_port())}
-        said = {"SERVER": server.url, "TOKEN": server.token, "DATA": str(folder / "facade"), "MEMORY": str(64 * MIB)}
-        environment = {f"GURNEY_INFERENCE_SERVER_{name}": value for name, value in (said | ports).items()}
-        facade = Child([GURNEY, "serve", "inference-server"], folder / "facade.log", environment).start()
-        stack.callback(facade.stop)
-        facade.until(lambda: "private, on" in facade.log.read_text(), 60)
+        public, private, mis = free_port(), free_port(), free_port()
+        said = {"SERVER": server.url, "TOKEN": server.token}
+        told = {"PUBLIC_PORT": f"{public}", "PRIVATE_PORT": f"{private}", "MEMORY": f"{64 * MIB}"}
+        first = serving(
+            "inference-server", folder, "private, on", **said, **told, DATA=f"{folder / 'inference-server'}"
+        )
+        second = serving("mis", folder, "serves mis", **said, PORT=f"{mis}", MAP_URN=urn, MAP_MEMORY="256")
+        tasks, uploads = stack.enter_context(first), stack.enter_context(second)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         query = {"container_tag": urn, "human_readable_id": "copy", "use_gpu": "false"}
-        private = f"http://127.0.0.1:{ports['PRIVATE_PORT']}"
-        async with session.post(f"{private}/api/models/", params=query) as answer:
+        async with session.post(f"http://127.0.0.1:{private}/api/models/", params=query) as answer:
             assert answer.status == 200, await answer.text()
         document = await gurney.maps.settled((await gurney.maps.register(urn))["id"])
-        sides = Sides(f"http://127.0.0.1:{ports['PUBLIC_PORT']}", gurney, document["id"], session)
+        here = "http://127.0.0.1"
+        sides = Sides(f"{here}:{public}", f"{here}:{mis}", gurney, document["id"], session)
         await overhead(sides, zipped(folder / "small.zip", 10_000), options.rounds)
         large = await asyncio.to_thread(zipped, folder / "large.zip", options.size * 1_000_000)
         for _ in range(2):
-            await memory(sides, large, facade.pid, server.pid)
+            await memory("InferenceServer", sides.task, large, facade=tasks.pid, server=server.pid)
+            await memory("MIS", sides.uploaded, large, facade=uploads.pid, server=server.pid)
 
 
 if __name__ == "__main__":
