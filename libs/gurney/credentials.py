@@ -47,7 +47,7 @@ def signed_on(settings: Settings, service: str) -> Settings:
 
 
 def client_tokens(settings: Settings) -> dict[str, tuple[str, Role]]:
-    """Return the tokens of clients that the edge is to know, by their subjects; raises `Invalid` where one is missing."""
+    """Return the tokens that the edge is to know, by their subjects; raises `Invalid` where one is missing."""
     found = {}
     for subject, role in settings.client_tokens.items():
         name = f"gurney_{subject.replace('-', '_')}_token"

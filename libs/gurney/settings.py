@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = None
     """Is an administrator's token at the edge from its first request on."""
     client_tokens: dict[str, Role] = {}
-    """Further tokens that are there then, as JSON of subjects and roles: `{"mis": "developer"}`. What each is, is a file
-    of `secrets_dir`: `gurney_mis_token`."""
+    """Further tokens that are there then, as JSON of subjects and roles: `{"mis": "developer"}`. What each is lies in
+    `secrets_dir`: `gurney_mis_token`."""
     run_secret: SecretStr = SecretStr("")
     """Signs the tokens that let a run's agent read its input and write its results. Shared by scheduler and payload."""
     sync: Literal["full", "normal"] = "full"
