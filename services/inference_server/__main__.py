@@ -17,7 +17,7 @@ from gurney.store import Store
 from services.inference_server.call import Server
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
-from services.inference_server.repository import ALL
+from services.inference_server.repository import ALL, COUNTERS
 from services.inference_server.server import application, is_near
 from services.inference_server.settings import PREFIX, InferenceServerSettings
 from services.inference_server.steps import Steps
