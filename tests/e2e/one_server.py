@@ -18,7 +18,8 @@ COMPOSE = ROOT / "compose"
 #: A loaded machine makes all images and starts all containers within it.
 PATIENCE_S = 420
 FAULTS = 400
-PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT")
+PRIVATE = "SITE_INFERENCE_SERVER_PRIVATE_PORT"
+PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT", PRIVATE)
 
 Json = dict[str, Any]
 
@@ -55,7 +56,7 @@ class OneServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sh(COMPOSE / "reset", "all", "--yes", **self.environment)
+        sh(COMPOSE / "reset", "all", "--yes", "--stopped", **self.environment)
         sh("docker", "run", "--rm", "--user=0:0", "--network=none", f"--volume={self.folder}:/folder",
            "--entrypoint=python", "gurney", "-Ic", "import shutil; shutil.rmtree('/folder/data')")  # fmt: skip
 
@@ -67,11 +68,12 @@ class OneServer:
         kept = [line for line in self.file.read_text().splitlines() if line.partition("=")[0] not in values]
         self.file.write_text("".join(f"{line}\n" for line in [*kept, *(f"{k}={v}" for k, v in values.items())]))
 
-    def prepare(self) -> Self:
-        """Set it up with free ports."""
+    def prepare(self, **more: str) -> Self:
+        """Set it up with free ports, and further settings."""
         done(self.setup("--host", "localhost", "--data", str(self.data)))
         ports = {name: str(free_port()) for name in PORTS}
         self.configure(COMPOSE_PROJECT_NAME=self.project, SITE_WEBHOOK_PRIVATE="all", SITE_BIND="127.0.0.1", **ports)
+        self.configure(**more)
         return self
 
     def compose(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -85,8 +87,8 @@ class OneServer:
         assert result.returncode == 0, f"{result.stderr[-2000:]}{logs}"
         return self
 
-    def reset(self, what: str) -> str:
-        return done(sh(COMPOSE / "reset", what, "--yes", **self.environment))
+    def reset(self, what: str, *options: str) -> str:
+        return done(sh(COMPOSE / "reset", what, "--yes", *options, **self.environment))
 
     def runs(self) -> list[str]:
         """Return the containers that its agent has made."""
@@ -136,8 +138,8 @@ class OneServer:
         assert status < FAULTS, (method, path, status, text)
         return json.loads(text) if said.startswith("application/json") else text
 
-    def tells(self, port: str, path: str) -> Any:
-        """Return what Jaeger or Prometheus says on this host."""
-        with closing(HTTPConnection("127.0.0.1", self.port(port), timeout=10)) as connection:
-            connection.request("GET", path)
+    def tells(self, port: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
+        """Return what is said on this host's loopback address: by Jaeger, Prometheus or a private listener."""
+        with closing(HTTPConnection("127.0.0.1", self.port(port), timeout=90)) as connection:
+            connection.request(method, path, body, headers)
             return json.load(connection.getresponse())
