@@ -19,7 +19,8 @@ COMPOSE = ROOT / "compose"
 PATIENCE_S = 420
 FAULTS = 400
 PRIVATE = "SITE_INFERENCE_SERVER_PRIVATE_PORT"
-PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT", PRIVATE)
+VERSION_2 = "SITE_INFERENCE_SERVER_V2_PORT"
+PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT", PRIVATE, VERSION_2)
 
 Json = dict[str, Any]
 
@@ -72,13 +73,17 @@ class OneServer:
         """Set it up with free ports, and further settings."""
         done(self.setup("--host", "localhost", "--data", str(self.data)))
         ports = {name: str(free_port()) for name in PORTS}
+        self.use("compose.yaml")
         self.configure(COMPOSE_PROJECT_NAME=self.project, SITE_WEBHOOK_PRIVATE="all", SITE_BIND="127.0.0.1", **ports)
         self.configure(**more)
         return self
 
+    def use(self, *files: str) -> None:
+        """Say which files of `compose/` make it up."""
+        self.configure(COMPOSE_FILE=os.pathsep.join(str(COMPOSE / file) for file in files))
+
     def compose(self, *command: str) -> subprocess.CompletedProcess[str]:
-        file = COMPOSE / "compose.yaml"
-        return sh("docker", "compose", "--env-file", self.file, "--file", file, *command, **self.environment)
+        return sh("docker", "compose", "--env-file", self.file, *command, **self.environment)
 
     def up(self) -> Self:
         """Start what does not run; return when all of it is healthy."""
@@ -121,10 +126,12 @@ class OneServer:
     def url(self) -> str:
         return f"https://localhost:{self.port('SITE_PORT')}"
 
-    def fetch(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, bytes]:
+    def fetch(
+        self, method: str, path: str, body: bytes | None = None, *, port: str = "SITE_PORT", **headers: str
+    ) -> tuple[int, str, bytes]:
         """Return status, content type and body of an answer over TLS; only this server's certificate is trusted."""
         trust = ssl.create_default_context(cafile=self.data / "tls.crt")
-        with closing(HTTPSConnection("localhost", self.port("SITE_PORT"), timeout=90, context=trust)) as connection:
+        with closing(HTTPSConnection("localhost", self.port(port), timeout=90, context=trust)) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.getheader("Content-Type", ""), answer.read()

@@ -17,7 +17,7 @@ import pytest
 
 from gurney.runtime.docker.daemon import Client
 from gurney.testing.docker import make_image
-from tests.e2e.one_server import PATIENCE_S, PRIVATE, Json, OneServer, done, sh
+from tests.e2e.one_server import PATIENCE_S, PRIVATE, VERSION_2, Json, OneServer, done, sh
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,7 +29,7 @@ T = TypeVar("T")
 SLOW = "gurney-test-slow:1"
 #: A run of it ends when somebody leaves a file in its output.
 APPLICATION = "echo begun; until [ -e /out/go ]; do sleep 0.1; done; echo done >/out/result"
-HTTPS_ONLY = {"8443/tcp"}
+HTTPS_ONLY = {"8443/tcp", "8123/tcp"}
 LOOPBACK = {"16686/tcp", "9090/tcp", "7000/tcp"}
 
 MODEL = "gurney-test-model:1"
@@ -354,6 +354,27 @@ def test_what_is_enabled_is_a_setting(site: OneServer) -> None:
     site.configure(**FACADES)
     site.up()
     assert site.fetch("POST", model("public"))[0] == 405
+
+
+@pytest.mark.req("INF-05")
+def test_version_2_is_behind_tls_too(site: OneServer) -> None:
+    """Where a site wants it, it is on a port of its own, and models are for who has its token."""
+
+    def asked(**headers: str) -> int:
+        return site.fetch("GET", "/api/models/?human_readable_id=none", None, port=VERSION_2, **headers)[0]
+
+    with pytest.raises(ConnectionRefusedError):
+        asked()
+    site.use("compose.yaml", "inference-server-2.yaml")
+    site.up()
+    token = (site.data / "secrets" / "gurney_inference_server_v2_token").read_text().strip()
+    assert (asked(), asked(**{"X-Token": token})) == (400, UNKNOWN)
+    assert site.fetch("GET", "/docs", port=VERSION_2)[0] == 200
+    assert json.loads(site.fetch("GET", "/", port=VERSION_2)[2])["message"].endswith("version 2.0")
+    site.use("compose.yaml")
+    site.up()
+    with pytest.raises(ConnectionRefusedError):
+        asked()
 
 
 @pytest.mark.req("INF-08")
