@@ -271,11 +271,12 @@ def test_the_demo(site: OneServer) -> None:
 
 
 def test_what_watches_sees_all(site: OneServer) -> None:
-    """Prometheus reaches every service, and Jaeger has traces of each that has done something."""
+    """Prometheus reaches every service and façade; Jaeger has traces of what was done, and none of idle looks."""
 
     def scraped() -> bool:
-        answer = site.tells("SITE_PROMETHEUS_PORT", "/api/v1/targets")
-        return all(target["health"] == "up" for target in answer["data"]["activeTargets"])
+        targets = site.tells("SITE_PROMETHEUS_PORT", "/api/v1/targets")["data"]["activeTargets"]
+        found = {target["labels"]["instance"] for target in targets}
+        return found >= {"inference-server", "mis"} and all(target["health"] == "up" for target in targets)
 
     def traced() -> bool:
         return {"gurney-edge", "gurney-job", "gurney-payload"} <= set(
@@ -286,6 +287,8 @@ def test_what_watches_sees_all(site: OneServer) -> None:
     site.ask("GET", "/v1/jobs")
     until(scraped)
     until(traced)
+    looks = urlencode({"service": "gurney-client", "operation": "GET /v1/jobs", "limit": 1})
+    assert site.tells("SITE_JAEGER_PORT", f"/api/traces?{looks}")["data"] == []
 
 
 @pytest.mark.req("INF-02", "INF-05", "INF-06", "INF-11", "INF-12")
