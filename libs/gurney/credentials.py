@@ -12,13 +12,19 @@ from pydantic import SecretStr
 from gurney import permissions
 from gurney.errors import Invalid
 from gurney.ids import new_secret
-from gurney.settings import Settings
+from gurney.model.access import Role
+from gurney.settings import SECRETS_DIR, Settings
 from gurney.subjects import AGENT
 
 #: The part of nats-server's configuration that says who may come in.
 USERS = "nats-users.conf"
-#: Settings that are secrets, with what begins them.
-SHARED = {"gurney_run_secret": "", "gurney_admin_token": "gurney_"}
+#: Settings that are secrets, those of façades too, with what begins them.
+SHARED = {
+    "gurney_run_secret": "",
+    "gurney_admin_token": "gurney_",
+    "gurney_inference_server_token": "gurney_",
+    "gurney_mis_token": "gurney_",
+}
 
 _PREFIX = "nats_"
 _AGENT_PREFIX = f"{_PREFIX}{AGENT}-"
@@ -38,6 +44,18 @@ def signed_on(settings: Settings, service: str) -> Settings:
     if password is None:
         return settings
     return settings.model_copy(update={"nats_user": user, "nats_password": SecretStr(password)})
+
+
+def client_tokens(settings: Settings) -> dict[str, tuple[str, Role]]:
+    """Return the tokens that the edge is to know, by their subjects; raises `Invalid` where one is missing."""
+    found = {}
+    for subject, role in settings.client_tokens.items():
+        name = f"gurney_{subject.replace('-', '_')}_token"
+        secret = _read(settings.secrets_dir / name) if settings.secrets_dir else None
+        if not secret:
+            raise Invalid.field("client_tokens", f"{SECRETS_DIR} has no file {name} with the token of {subject}")
+        found[subject] = secret, role
+    return found
 
 
 def generate(folder: Path, agents: Iterable[str] = (), *, with_operator: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page on which people read and try an API: made by a browser from `/openapi.json`, and it works offline."""
+"""The page on which people read and try an API. A browser makes it from the `openapi.json` beside it, offline too."""
 
 from functools import cache
 from importlib.resources import files
@@ -8,9 +8,12 @@ from aiohttp import web
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
+PAGE = files("gurney").joinpath("docs.html")
+
+
 @cache
 def _text() -> str:
-    return files("gurney").joinpath("docs.html").read_text("utf-8")
+    return PAGE.read_text("utf-8")
 
 
 def page() -> web.Response:

@@ -17,9 +17,12 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gurney import telemetry
+from gurney.client import AsyncClient
 from gurney.clock import monotonic
 from gurney.errors import AlreadyRunning, Invalid, Unavailable
-from gurney.settings import secrets
+from gurney.model.common import Health
+from gurney.settings import Settings, secrets
+from gurney.watch import Checks, WatchServer, checked
 
 #: Seconds between two tries to reach Gurney at the start.
 PAUSE_S = 0.5
@@ -67,15 +70,51 @@ class FacadeSettings(BaseSettings):
         return (init_settings, env_settings, *secrets(settings_cls))
 
 
-def until_signal(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run `main` with an event that SIGINT and SIGTERM set."""
+class Facade:
+    """What those see who watch over a façade: whether it serves, and what it stands on."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self._checks: Checks = {}
+
+    async def health(self) -> Health:
+        return await checked(self._checks)
+
+    async def serve(self, checks: Checks) -> None:
+        """Be ready where these parts are there, until cancelled."""
+        self.ready, self._checks = True, checks
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ready = False
+
+
+@contextlib.asynccontextmanager
+async def watched(settings: Settings, name: str) -> AsyncIterator[Facade]:
+    """Tell those who watch of a façade, from its start on, where the settings name a port for them."""
+    found = Facade()
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.metrics_port is not None:
+            await stack.enter_async_context(WatchServer(settings, {name: found}))
+        yield found
+
+
+async def answers(gurney: AsyncClient) -> None:
+    """Raise where Gurney does not answer this token. It is asked every few seconds: nobody wants a trace of that."""
+    with telemetry.span("watch", telemetry.INTERNAL, quiet=True):
+        await gurney.whoami()
+
+
+def until_signal(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main`, and cancel it at SIGINT or SIGTERM; one more while it ends does not disturb it."""
 
     async def run() -> None:
-        stop = asyncio.Event()
+        serving = asyncio.create_task(main)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await main(stop)
+            loop.add_signal_handler(number, lambda: serving.cancelling() or serving.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
 
     asyncio.run(run())
 

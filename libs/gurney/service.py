@@ -16,12 +16,13 @@ from gurney.clock import monotonic
 from gurney.consume import Handle, Puller
 from gurney.documents.port import Collection, Documents, Query
 from gurney.errors import GurneyError, NatsUnavailable, Unavailable
-from gurney.model.common import AWAY, READY, Empty, Health
+from gurney.model.common import Empty, Health
 from gurney.outbox import Outbox
 from gurney.settings import Settings
 from gurney.store import Store
 from gurney.streams import Consumer
 from gurney.subjects import HEALTH, Operation
+from gurney.watch import ANSWERS_WITHIN_S, Checks, checked
 
 _log = telemetry.log("service")
 
@@ -31,8 +32,6 @@ Task = Callable[[], Awaitable[None]]
 DECLARE_INTERVAL_S = 5.0
 #: Seconds in which those start whom a reconciler asks.
 OTHERS_START_S = 15.0
-#: Seconds after which a part that has not answered counts as away.
-ANSWERS_WITHIN_S = 2.0
 #: Seconds until a task that failed begins again: at first, and at most.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
@@ -50,7 +49,7 @@ class Parts:
     #: Entered after the connection stands, left before it goes.
     resources: Sequence[contextlib.AbstractAsyncContextManager[Any]] = ()
     #: What the service stands on beside NATS and documents: each raises where it is away.
-    checks: Mapping[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
+    checks: Checks = field(default_factory=dict)
 
 
 class Service:
@@ -167,9 +166,7 @@ class Service:
         if self._documents and self._collections:
             checks["documents"] = partial(self._documents.find, self._collections[0], Query(sort=("id",), limit=1))
         checks |= self._parts.checks
-        told = await asyncio.gather(*[_there(check) for check in checks.values()])
-        parts = dict(zip(checks, told, strict=True))
-        return Health(status="ready" if all(each == READY for each in told) else AWAY, parts=parts)
+        return await checked(checks)
 
     async def _nats_answers(self) -> None:
         if not await self.bus.answers(ANSWERS_WITHIN_S):
@@ -229,15 +226,6 @@ class Service:
                         await wake.wait()
         finally:
             self._wakes.discard(wake)
-
-
-async def _there(check: Callable[[], Awaitable[object]]) -> str:
-    try:
-        async with asyncio.timeout(ANSWERS_WITHIN_S):
-            await check()
-    except (GurneyError, TimeoutError):
-        return AWAY
-    return READY
 
 
 async def _cancel(tasks: Sequence["asyncio.Task[None]"]) -> None:

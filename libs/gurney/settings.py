@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from gurney.errors import Invalid
+from gurney.model.access import Role
 from gurney.model.job import Admission
 from gurney.model.resources import Quota
 
@@ -113,6 +114,9 @@ class Settings(BaseSettings):
     """MAPs that ask for a network get one that leads outside, and to no other run; otherwise no run has any."""
     admin_token: SecretStr | None = None
     """Is an administrator's token at the edge from its first request on."""
+    client_tokens: dict[str, Role] = {}
+    """Further tokens that are there then, as JSON of subjects and roles: `{"mis": "developer"}`. What each is lies in
+    `secrets_dir`: `gurney_mis_token`."""
     run_secret: SecretStr = SecretStr("")
     """Signs the tokens that let a run's agent read its input and write its results. Shared by scheduler and payload."""
     sync: Literal["full", "normal"] = "full"

@@ -1,20 +1,36 @@
 """For those who watch over a process of services: is it alive, is it ready, what are its figures."""
 
 import asyncio
-from typing import Self
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, Self
 
 from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gurney.errors import Unavailable
+from gurney.errors import GurneyError, Unavailable
 from gurney.model.common import AWAY, READY, Health
-from gurney.service import Service
 from gurney.settings import Settings
 
-#: The services of a process; None: it does not serve yet, or no more.
-Watched = dict[str, Service | None]
-
 STARTS = "starts"
+#: Seconds after which a part that has not answered counts as away.
+ANSWERS_WITHIN_S = 2.0
+
+#: What something stands on: each raises where it is away.
+Checks = Mapping[str, Callable[[], Awaitable[object]]]
+
+
+class Serving(Protocol):
+    """What serves, and knows what it stands on."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def health(self) -> Health:
+        """Tell which of the parts that it stands on are there."""
+
+
+#: What a process serves; None: it does not serve yet, or no more.
+Watched = Mapping[str, Serving | None]
 
 
 class WatchServer:
@@ -62,6 +78,23 @@ async def health_of(watched: Watched) -> Health:
     for health in await asyncio.gather(*[service.health() for service in watched.values() if service]):
         parts |= {part: said for part, said in health.parts.items() if parts.get(part) != AWAY}
     return Health(status=READY if all(said == READY for said in parts.values()) else AWAY, parts=parts)
+
+
+async def checked(checks: Checks) -> Health:
+    """Return which of these parts are there."""
+    told = await asyncio.gather(*[_there(check) for check in checks.values()])
+    return Health(
+        status=READY if all(said == READY for said in told) else AWAY, parts=dict(zip(checks, told, strict=True))
+    )
+
+
+async def _there(check: Callable[[], Awaitable[object]]) -> str:
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            await check()
+    except (GurneyError, TimeoutError):
+        return AWAY
+    return READY
 
 
 def _told(health: Health) -> web.Response:

@@ -15,6 +15,8 @@ CACHE_S = 5.0
 CACHED = 4096
 
 BEARER = "bearer "
+#: Subject of the first administrator.
+ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,10 @@ def new_token(secret: str, subject: str, role: Role, *, created_by: str, project
     )
 
 
-async def ensure_admin_token(documents: Documents, secret: str) -> None:
-    """Make this secret an administrator's token, where it is none yet."""
+async def ensure_token(documents: Documents, secret: str, subject: str, role: Role) -> None:
+    """Make this secret a token, where it is none yet."""
     await documents.open([TOKENS])
-    token = new_token(secret, "admin", Role.ADMINISTRATOR, created_by="admin")
+    token = new_token(secret, subject, role, created_by=ADMIN)
     (fault,) = await documents.cas([Write(TOKENS, token.id, 0, token)])
     if fault is not None and not isinstance(fault, KeyTaken):
         raise fault

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import socket
+from functools import partial
 
 from gurney import facade, telemetry
 from gurney.client import AsyncClient
 from gurney.documents.choice import documents_of
+from gurney.documents.port import Query
 from gurney.errors import Invalid
 from gurney.ids import new_asker
 from gurney.settings import Settings
@@ -14,12 +16,15 @@ from gurney.store import Store
 from services.inference_server.call import Server
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
-from services.inference_server.repository import ALL
+from services.inference_server.repository import ALL, COUNTERS
 from services.inference_server.server import application, is_near
 from services.inference_server.settings import PREFIX, InferenceServerSettings
 from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock
 from services.inference_server.tasks import Tasks
+
+#: A question that any database answers at once.
+ONE = Query(sort=("id",), limit=1)
 
 
 def serve(settings: Settings) -> int:
@@ -27,19 +32,20 @@ def serve(settings: Settings) -> int:
     telemetry.setup(settings, "inference-server")
     mine = InferenceServerSettings.load()
     _require_near(mine)
-    facade.until_signal(lambda stop: _serve(mine, settings, stop))
+    facade.until_signal(_serve(mine, settings))
     return 0
 
 
-async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asyncio.Event) -> None:
+async def _serve(mine: InferenceServerSettings, settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         settings = settings.model_copy(update={"data": mine.data.absolute()})
         if settings.mongo_url is None:
             stack.enter_context(facade.folder_locked(settings.data))
         documents = documents_of(settings)
         stack.push_async_callback(documents.close)
-        await facade.once_there(lambda: documents.open(ALL), settings.start_timeout)
         gurney = await stack.enter_async_context(AsyncClient(mine.server, mine.token.get_secret_value()))
+        watched = await stack.enter_async_context(facade.watched(settings, "inference-server"))
+        await facade.once_there(lambda: documents.open(ALL), settings.start_timeout)
         store, stock = Store(documents, None), Stock(gurney)
         me = new_asker()
         models = Models(store, gurney, stock, mine, me=me)
@@ -54,7 +60,9 @@ async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asynci
             host, port = getattr(mine, f"{listener}_host"), getattr(mine, f"{listener}_port")
             found = await stack.enter_async_context(facade.listening(application(server, listener), host, port))
             facade.say(f"Gurney serves inference-server, {listener}, on http://{found[0]}:{found[1]}")
-        await stop.wait()
+        await watched.serve(
+            {"documents": partial(documents.find, COUNTERS, ONE), "gurney": partial(facade.answers, gurney)}
+        )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

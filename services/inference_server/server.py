@@ -45,8 +45,13 @@ _log = telemetry.log("inference-server")
 
 def application(server: Server, listener: Listener) -> web.Application:
     """Return what a listener serves."""
-    slash = [web.normalize_path_middleware(append_slash=append, remove_slash=not append, redirect_class=_Moved)
-             for append in (True, False)]  # fmt: skip
+    # Where slashes are merged, aiohttp takes the last letter of a path for one, too.
+    slash = [
+        web.normalize_path_middleware(
+            append_slash=append, remove_slash=not append, merge_slashes=False, redirect_class=_Moved
+        )
+        for append in (True, False)
+    ]
     app = web.Application(middlewares=[_observed(listener), *slash])
     routes = routes_of(server, listener)
     for route in routes:

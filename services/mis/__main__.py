@@ -1,6 +1,6 @@
 """`gurney serve mis`: one MAP behind MONAI Inference Service's interface, until a signal."""
 
-import asyncio
+from functools import partial
 
 from gurney import facade, telemetry
 from gurney.client import AsyncClient
@@ -13,23 +13,19 @@ from services.mis.settings import MisSettings, folder_of
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for."""
     telemetry.setup(settings, "mis")
-    mis = MisSettings.load()
-    facade.until_signal(lambda stop: _serve(mis, settings.start_timeout, stop))
+    facade.until_signal(_serve(MisSettings.load(), settings))
     return 0
 
 
-async def _serve(settings: MisSettings, patience_s: float, stop: asyncio.Event) -> None:
-    async with AsyncClient(settings.server, settings.token.get_secret_value()) as gurney:
-        starting = asyncio.create_task(facade.once_there(lambda: ready(gurney, settings), patience_s))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            found = starting.result()
-            mis = Mis(settings, gurney, found["id"], folder_of(found["description"]["output_path"]))
-            # A client that goes away cancels his request.
-            listening = facade.listening(mis.application(), settings.host, settings.port, handler_cancellation=True)
-            async with listening as (host, port):
-                facade.say(f"Gurney serves mis on http://{host}:{port}{settings.base_path}")
-                await stop.wait()
-        starting.cancel()
-        stopping.cancel()
+async def _serve(mine: MisSettings, settings: Settings) -> None:
+    async with (
+        AsyncClient(mine.server, mine.token.get_secret_value()) as gurney,
+        facade.watched(settings, "mis") as watched,
+    ):
+        found = await facade.once_there(lambda: ready(gurney, mine), settings.start_timeout)
+        mis = Mis(mine, gurney, found["id"], folder_of(found["description"]["output_path"]))
+        # A client that goes away cancels his request.
+        listening = facade.listening(mis.application(), mine.host, mine.port, handler_cancellation=True)
+        async with listening as (host, port):
+            facade.say(f"Gurney serves mis on http://{host}:{port}{mine.base_path}")
+            await watched.serve({"gurney": partial(facade.answers, gurney)})

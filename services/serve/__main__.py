@@ -10,9 +10,9 @@ from typing import Any
 from gurney import telemetry
 from gurney.errors import NatsUnavailable
 from gurney.settings import Settings
-from gurney.watch import Watched, WatchServer
+from gurney.watch import WatchServer
 from services.serve.composition import Composition
-from services.serve.starting import start_all, stop_all
+from services.serve.starting import Started, start_all, stop_all
 
 if sys.platform == "win32":
     from asyncio import run
@@ -51,7 +51,7 @@ async def _serve(settings: Settings, names: Sequence[str]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         composition = Composition(settings, names)
         stack.push_async_callback(composition.close)
-        watched: Watched = dict.fromkeys(composition.names)
+        watched: Started = dict.fromkeys(composition.names)
         if settings.metrics_port is not None:
             await stack.enter_async_context(WatchServer(settings, watched))
         stack.push_async_callback(stop_all, watched)
@@ -61,7 +61,7 @@ async def _serve(settings: Settings, names: Sequence[str]) -> None:
         _say(f"Gurney stops {', '.join(watched)}")
 
 
-async def _until_stopped(watched: Watched, stop: asyncio.Event) -> None:
+async def _until_stopped(watched: Started, stop: asyncio.Event) -> None:
     """Return when asked to stop; raises where NATS has ended a connection for good: the user is no longer let in."""
     services = [service for service in watched.values() if service]
     ended = await _first(stop.wait(), *(service.bus.connection.ended.wait() for service in services))

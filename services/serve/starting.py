@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping
 from gurney import telemetry
 from gurney.clock import monotonic
 from gurney.errors import Unavailable
-from gurney.watch import Watched
+from gurney.service import Service
 from services.serve.composition import Build
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
 
+#: The services of a process; None: it does not serve yet, or no more.
+Started = dict[str, Service | None]
+
 _log = telemetry.log("serve")
 
 
-async def start_all(builds: Mapping[str, Build], watched: Watched, patience_s: float) -> None:
+async def start_all(builds: Mapping[str, Build], watched: Started, patience_s: float) -> None:
     """Start services side by side; `watched` gets each that serves. Raises the first fault; the rest is stopped."""
     tasks = [asyncio.create_task(_start(name, build, watched, patience_s)) for name, build in builds.items()]
     try:
@@ -28,7 +31,7 @@ async def start_all(builds: Mapping[str, Build], watched: Watched, patience_s: f
         raise
 
 
-async def stop_all(watched: Watched) -> None:
+async def stop_all(watched: Started) -> None:
     """Stop what serves, the last in the order of starting first: each finishes what it has begun."""
     for name in reversed(watched):
         service, watched[name] = watched[name], None
@@ -36,7 +39,7 @@ async def stop_all(watched: Watched) -> None:
             await service.__aexit__(None, None, None)
 
 
-async def _start(name: str, build: Build, watched: Watched, patience_s: float) -> None:
+async def _start(name: str, build: Build, watched: Started, patience_s: float) -> None:
     """Try until it serves; raises what is no matter of time at once, and what is after `patience_s`."""
     deadline = monotonic() + patience_s
     told = ""

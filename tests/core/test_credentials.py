@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gurney.credentials import USERS, generate, password_file, signed_on
+from gurney.credentials import USERS, client_tokens, generate, password_file, signed_on
 from gurney.errors import Invalid
+from gurney.facade import FacadeSettings
+from gurney.model.access import Role
 from gurney.settings import SECRETS_DIR, Settings
+from services.inference_server.settings import InferenceServerSettings
+from services.mis.settings import MisSettings
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -80,3 +84,24 @@ def test_each_service_signs_on_as_itself(tmp_path: Path) -> None:
     assert signed_on(own, "job") is own
     stranger = Settings(secrets_dir=tmp_path, node="n2")
     assert signed_on(stranger, "agent").nats_user is None
+
+
+@pytest.mark.parametrize(("name", "facade"), [("inference-server", InferenceServerSettings), ("mis", MisSettings)])
+def test_a_facade_and_the_edge_read_the_same_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, facade: type[FacadeSettings]
+) -> None:
+    """The token that was made for a façade is what it sends, and what the edge knows as its own."""
+    generate(tmp_path)
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
+    monkeypatch.setenv("GURNEY_MIS_MAP_URN", "urn:oci:x")
+    secret = facade.load().token.get_secret_value()
+    assert secret.startswith("gurney_")
+    known = client_tokens(Settings(client_tokens={name: Role.DEVELOPER}))
+    assert known == {name: (secret, Role.DEVELOPER)}
+
+
+def test_a_client_without_its_token_is_told(tmp_path: Path) -> None:
+    """A token that was promised and lies nowhere is a clear error, not a client that nobody knows."""
+    for folder in (tmp_path, None):
+        with pytest.raises(Invalid, match="client_tokens: GURNEY_SECRETS_DIR has no file gurney_a_b_token"):
+            client_tokens(Settings(client_tokens={"a-b": Role.DEVELOPER}, secrets_dir=folder))

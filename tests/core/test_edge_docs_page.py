@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from gurney.docs_page import PAGE
 from services.edge import openapi
 from services.edge.routes import ROUTES
-from services.edge.views.descriptions import PAGE
 
 NODE = shutil.which("node")
 API: dict[str, Any] = json.loads(json.dumps(openapi.document(ROUTES)))
@@ -33,6 +33,7 @@ globalThis.sessionStorage = { getItem: () => null, setItem: () => null };
 globalThis.document = {
   createElement: (tag) => new Node_(tag),
   getElementById: (id) => known[id] ??= new Node_(id),
+  querySelector: (selector) => new Node_(selector),
 };
 globalThis.fetch = async () => ({ json: async () => given.api });
 function read(node, depth) {

@@ -18,7 +18,9 @@ COMPOSE = ROOT / "compose"
 #: A loaded machine makes all images and starts all containers within it.
 PATIENCE_S = 420
 FAULTS = 400
-PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT")
+PRIVATE = "SITE_INFERENCE_SERVER_PRIVATE_PORT"
+VERSION_2 = "SITE_INFERENCE_SERVER_V2_PORT"
+PORTS = ("SITE_PORT", "SITE_JAEGER_PORT", "SITE_PROMETHEUS_PORT", PRIVATE, VERSION_2)
 
 Json = dict[str, Any]
 
@@ -55,7 +57,7 @@ class OneServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sh(COMPOSE / "reset", "all", "--yes", **self.environment)
+        sh(COMPOSE / "reset", "all", "--yes", "--stopped", **self.environment)
         sh("docker", "run", "--rm", "--user=0:0", "--network=none", f"--volume={self.folder}:/folder",
            "--entrypoint=python", "gurney", "-Ic", "import shutil; shutil.rmtree('/folder/data')")  # fmt: skip
 
@@ -67,16 +69,21 @@ class OneServer:
         kept = [line for line in self.file.read_text().splitlines() if line.partition("=")[0] not in values]
         self.file.write_text("".join(f"{line}\n" for line in [*kept, *(f"{k}={v}" for k, v in values.items())]))
 
-    def prepare(self) -> Self:
-        """Set it up with free ports."""
+    def prepare(self, **more: str) -> Self:
+        """Set it up with free ports, and further settings."""
         done(self.setup("--host", "localhost", "--data", str(self.data)))
         ports = {name: str(free_port()) for name in PORTS}
+        self.use("compose.yaml")
         self.configure(COMPOSE_PROJECT_NAME=self.project, SITE_WEBHOOK_PRIVATE="all", SITE_BIND="127.0.0.1", **ports)
+        self.configure(**more)
         return self
 
+    def use(self, *files: str) -> None:
+        """Say which files of `compose/` make it up."""
+        self.configure(COMPOSE_FILE=os.pathsep.join(str(COMPOSE / file) for file in files))
+
     def compose(self, *command: str) -> subprocess.CompletedProcess[str]:
-        file = COMPOSE / "compose.yaml"
-        return sh("docker", "compose", "--env-file", self.file, "--file", file, *command, **self.environment)
+        return sh("docker", "compose", "--env-file", self.file, *command, **self.environment)
 
     def up(self) -> Self:
         """Start what does not run; return when all of it is healthy."""
@@ -85,8 +92,8 @@ class OneServer:
         assert result.returncode == 0, f"{result.stderr[-2000:]}{logs}"
         return self
 
-    def reset(self, what: str) -> str:
-        return done(sh(COMPOSE / "reset", what, "--yes", **self.environment))
+    def reset(self, what: str, *options: str) -> str:
+        return done(sh(COMPOSE / "reset", what, "--yes", *options, **self.environment))
 
     def runs(self) -> list[str]:
         """Return the containers that its agent has made."""
@@ -119,10 +126,12 @@ class OneServer:
     def url(self) -> str:
         return f"https://localhost:{self.port('SITE_PORT')}"
 
-    def fetch(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, bytes]:
+    def fetch(
+        self, method: str, path: str, body: bytes | None = None, *, port: str = "SITE_PORT", **headers: str
+    ) -> tuple[int, str, bytes]:
         """Return status, content type and body of an answer over TLS; only this server's certificate is trusted."""
         trust = ssl.create_default_context(cafile=self.data / "tls.crt")
-        with closing(HTTPSConnection("localhost", self.port("SITE_PORT"), timeout=90, context=trust)) as connection:
+        with closing(HTTPSConnection("localhost", self.port(port), timeout=90, context=trust)) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.getheader("Content-Type", ""), answer.read()
@@ -136,8 +145,8 @@ class OneServer:
         assert status < FAULTS, (method, path, status, text)
         return json.loads(text) if said.startswith("application/json") else text
 
-    def tells(self, port: str, path: str) -> Any:
-        """Return what Jaeger or Prometheus says on this host."""
-        with closing(HTTPConnection("127.0.0.1", self.port(port), timeout=10)) as connection:
-            connection.request("GET", path)
+    def tells(self, port: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
+        """Return what is said on this host's loopback address: by Jaeger, Prometheus or a private listener."""
+        with closing(HTTPConnection("127.0.0.1", self.port(port), timeout=90)) as connection:
+            connection.request(method, path, body, headers)
             return json.load(connection.getresponse())

@@ -68,7 +68,7 @@ from gurney.testing.nats import NatsServer
 from services.edge import middleware
 from services.edge import waiting as waits
 from services.edge.__main__ import build
-from services.edge.auth import Authenticator, ensure_admin_token
+from services.edge.auth import ADMIN, Authenticator, ensure_token
 from services.edge.call import Call, Edge, Route
 from services.edge.parse import MAX_JSON
 from services.edge.repository import TOKENS
@@ -186,6 +186,23 @@ async def client(settings: Settings, owners: Owners) -> AsyncIterator[Client]:
     await documents.close()
 
 
+async def test_a_client_has_his_token_from_the_first_request_on(
+    settings: Settings, owners: Owners, tmp_path: Path
+) -> None:
+    """The token in a client's file has his role, and a second start makes no second one of it."""
+    del owners
+    told = settings.model_copy(update={"client_tokens": {"mis": Role.DEVELOPER}, "secrets_dir": tmp_path})
+    await asyncio.to_thread((tmp_path / "gurney_mis_token").write_text, "gurney_mine\n")
+    documents = SqliteDocuments(settings.data / "documents.db", sync="normal")
+    for _ in range(2):
+        edge = await asyncio.to_thread(build, told, documents=documents, admin_token=SECRET)
+        async with edge, ClientSession() as session:
+            me = await Client(session, edge.url).with_token("gurney_mine")("GET", "/v1/whoami")
+            assert (me.json["subject"], me.json["role"]) == ("mis", "developer")
+    assert sorted(each.subject for each in await documents.find(TOKENS, Query())) == ["admin", "mis"]
+    await documents.close()
+
+
 async def token_of(client: Client, role: str, **more: Any) -> Client:
     """Return a client whose token has a role."""
     made = await client("POST", "/v1/tokens", {"subject": role, "role": role} | more)
@@ -285,7 +302,7 @@ async def test_deleted_token_is_refused_at_once(client: Client) -> None:
 async def test_token_deleted_while_it_is_looked_up_is_not_remembered(tmp_path: Path) -> None:
     """A lookup that was under way when its token was deleted does not bring it back for the next request."""
     documents = LateDocuments(tmp_path / "documents.db", sync="normal")
-    await ensure_admin_token(documents, SECRET)
+    await ensure_token(documents, SECRET, ADMIN, Role.ADMINISTRATOR)
     authenticator = Authenticator(documents)
     first = asyncio.create_task(authenticator.caller(f"Bearer {SECRET}"))
     await documents.asked.wait()
