@@ -173,4 +173,8 @@ async def stream(
         if isinstance(error, Unavailable):
             raise Refused(away, TOLD.get(away, str(error))) from error
         raise
+    except ConnectionError:
+        if not response.prepared:
+            raise
+        # The client has gone, as one does that only asks whether there is an output.
     return response
