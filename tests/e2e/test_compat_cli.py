@@ -35,7 +35,6 @@ class Facade:
 
     public: str
     private: str
-    log: Path
 
 
 @asynccontextmanager
@@ -57,7 +56,8 @@ async def serving(api: Api, data: Path, **changes: str) -> AsyncIterator[Facade]
     child = Child([GURNEY, "serve", "inference-server"], log, environment)
     await asyncio.to_thread(lambda: child.start().until(lambda: "private, on" in log.read_text(), READY_WITHIN_S))
     try:
-        yield Facade(*(f"http://127.0.0.1:{port}" for port in ports), log)
+        public, private = (f"http://127.0.0.1:{port}" for port in ports)
+        yield Facade(public, private)
     finally:
         await asyncio.to_thread(child.stop)
         assert re.findall("Traceback|request failed", log.read_text()) == []
@@ -146,6 +146,10 @@ async def test_what_a_code_means(compat: Compat, facade: Facade, tmp_path: Path)
     assert done.stderr == "gurney: it has failed, and there is no output (552)\n"
     assert "(552)" in line_of(await compat("get-task", uid, "-o", tmp_path / "out", code=1))
     assert not (tmp_path / "out").exists()
+    (source / "run.sh").write_text("true")
+    done = await compat("post-task", "shell", source, "--json", "--wait", "-o", tmp_path / "nothing")
+    assert (json.loads(done.stdout)["state"], json.loads(done.stdout)["files"]) == ("finished", 0)
+    assert done.stderr == f"task {json.loads(done.stdout)['uid']}\n"
     (source / "run.sh").write_text("sleep 60")
     uid = (await compat("post-task", "shell", source)).stdout.strip()
     assert "pending: it waits, or runs (551)" in line_of(await compat("get-task", uid, code=PENDING))
