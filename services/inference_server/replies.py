@@ -15,7 +15,7 @@ from services.inference_server.machine import Seen
 
 #: Its own status codes; they have no reason phrase.
 MODEL_NOT_FOUND, ALIVE, FAILED, NO_OUTPUT, NOT_FOUND = 550, 551, 552, 553, 554
-UNPROCESSABLE, AWAY = 422, 503
+NO_TOKEN, UNPROCESSABLE, AWAY = 400, 422, 503
 TOLD = {
     ALIVE: "Task pending",
     FAILED: "Task failed",
