@@ -183,7 +183,7 @@ def test_what_is_tried_is_sent_as_the_listener_takes_it(
     api: str, route: str, fill: list[str | None], wanted: dict[str, Any]
 ) -> None:
     """A file goes as the part of its name, what is left empty does not go, and a token where there is one."""
-    page = opened(FACADE[api], route=route, fill=fill, token="secret" if api == "v2" else None)
+    page = opened(FACADE[api], route=route, fill=fill, token="secret")
     (sent,) = page["sent"]
     assert {key: value for key, value in sent.items() if value is not None} == wanted
 
