@@ -56,6 +56,8 @@ def _operation(route: Route) -> Json:
         "responses": answers,
         "security": [{"token": []}] if route.needs_token else [],
     }
+    if route.needs_token:
+        operation["description"] = "Needs X-Token."
     if route.file != "none":
         schema = {"type": "object", "properties": {route.part: {"type": "string", "format": "binary"}}}
         content = {"multipart/form-data": {"schema": schema}}

@@ -162,6 +162,8 @@ def test_the_page_of_a_listener(listener: str) -> None:
     assert ("tar_file (file)" if listener == "v2" else "zip_file (file)") in posted
     assert "550 Model not found" in posted
     assert "container_tag (query, string)" in of(shown, "POST", "/api/models/")
+    assert "Needs no token." in posted
+    assert ("Needs X-Token." in of(shown, "POST", "/api/models/")) == (listener == "v2")
 
 
 @pytest.mark.parametrize(

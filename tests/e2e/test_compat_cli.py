@@ -3,7 +3,11 @@
 import asyncio
 import io
 import json
+import os
 import re
+import shutil
+import ssl
+import subprocess
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +17,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import BodyPartReader, web
+from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from gurney.testing.child import Child, free_port
@@ -234,3 +240,46 @@ async def test_models_move_to_another_server(
         assert zips[0] == zips[1]
         assert zipfile.ZipFile(io.BytesIO(zips[0])).read("model.pt") == (content / "model.pt").read_bytes()
     assert "cannot reach" in line_of(await compat(*copy, "--to", "http://127.0.0.1:9", code=1))
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+async def test_a_large_folder_goes_by_https_and_is_never_in_memory(server: Server, tmp_path: Path) -> None:
+    """The certificate counts that SSL_CERT_FILE names, and whatever the size, the command needs little memory."""
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate))  # fmt: skip
+    await asyncio.to_thread(subprocess.run, made, capture_output=True, check=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    received = []
+
+    async def take(request: web.Request) -> web.Response:
+        part = await (await request.multipart()).next()
+        assert isinstance(part, BodyPartReader)
+        received.append(0)
+        while chunk := await part.read_chunk(1 << 20):
+            received[-1] += len(chunk)
+        return web.json_response("uid")
+
+    app = web.Application()
+    app.router.add_post("/api/tasks/", take)
+    large = 300 << 20
+    with (tmp_path / "series.dcm").open("wb") as file:
+        file.truncate(large)
+    site = TestServer(app, scheme="https", host="localhost")
+    await site.start_server(ssl=tls)
+    async with site:
+        there = CommandLine(server, None)
+        command = ("compat", "inference-server", "post-task", "spleen", tmp_path / "series.dcm")
+        there.environment["GURNEY_INFERENCE_SERVER_URL"] = f"https://localhost:{site.port}"
+        assert "certificate verify failed" in line_of(await there(*command, code=1))
+        there.environment["SSL_CERT_FILE"] = str(certificate)
+        process = there.start(*command)
+        _, status, used = await asyncio.to_thread(os.wait4, process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, "uid\n", "")
+    assert large < received[-1] < large + (1 << 20)
+    assert used.ru_maxrss < 150 << 10, "KiB"
