@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
+from pydantic_settings import BaseSettings
+
 from gurney.errors import GurneyError
 from gurney.settings import Settings
 from gurney.streams import STREAMS
 from gurney.subjects import NOTICES, OPERATIONS, SUBJECTS
 from services.edge.routes import ROUTES
+from services.inference_server.settings import PREFIX, InferenceServerSettings
 from services.job.machine import TRANSITIONS
 
 
@@ -64,12 +67,25 @@ def errors() -> str:
 
 def settings() -> str:
     """Settings by their environment variables."""
+    return _settings(Settings, "GURNEY_")
+
+
+def inference_server_settings() -> str:
+    """Settings of the façade for InferenceServer's clients."""
+    return _settings(InferenceServerSettings, PREFIX)
+
+
+def _settings(kind: type[BaseSettings], prefix: str) -> str:
     rows = []
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default_factory else f"`{getattr(field.default, 'value', field.default)}`"
+    for name, field in kind.model_fields.items():
+        default = "" if field.default_factory or field.is_required() else f"`{_default(field.default)}`"
         meaning = " ".join((field.description or "").split())
-        rows.append((f"`GURNEY_{name.upper()}`", "" if "secret" in name else default, meaning))
+        rows.append((f"`{prefix}{name.upper()}`", "" if "secret" in name else default, meaning))
     return table(("variable", "default", "meaning"), rows)
+
+
+def _default(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else getattr(value, "value", value)
 
 
 def job_states() -> str:

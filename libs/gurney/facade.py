@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gurney import telemetry
 from gurney.client import AsyncClient
@@ -36,6 +36,8 @@ _log = telemetry.log("facade")
 
 class FacadeSettings(BaseSettings):
     """What every façade is told: variables that begin with its prefix, secrets in the folder of secrets, too."""
+
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     server: str = Field(default="http://127.0.0.1:8350", pattern=r"^https?://[^/?#@]+/?$")
     """Where Gurney listens."""

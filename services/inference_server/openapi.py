@@ -1,12 +1,12 @@
 """What a listener says of itself: an OpenAPI 3.1 document, made of its routes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from gurney.client.http import Json
 from services.inference_server.call import Route
-from services.inference_server.replies import TOLD, UNPROCESSABLE
+from services.inference_server.replies import MODEL_NOT_FOUND, NO_TOKEN, NOT_FOUND, TOLD, UNPROCESSABLE
 from services.inference_server.settings import Listener
 from services.inference_server.stock import MEDIA
 
@@ -42,8 +42,9 @@ def document(listener: Listener, routes: Sequence[Route]) -> Json:
 def _operation(route: Route) -> Json:
     media = MEDIA[route.format] if route.sends_archive else "application/json"
     answers = {"200": {"description": "OK", "content": {media: {}}}}
-    if route.sends_archive:
-        answers |= {str(status): {"description": text} for status, text in TOLD.items()}
+    answers |= {str(status): {"description": text} for status, text in _refusals(route).items()}
+    if route.needs_token:
+        answers |= {str(NO_TOKEN): {"description": "X-Token is missing, or wrong"}}
     if route.query.model_fields or route.file != "none":
         answers |= {str(UNPROCESSABLE): {"description": "Something is missing, or wrong"}}
     noun = route.view.__module__.rpartition(".")[2]
@@ -55,11 +56,23 @@ def _operation(route: Route) -> Json:
         "responses": answers,
         "security": [{"token": []}] if route.needs_token else [],
     }
+    if route.needs_token:
+        operation["description"] = "Needs X-Token."
     if route.file != "none":
         schema = {"type": "object", "properties": {route.part: {"type": "string", "format": "binary"}}}
         content = {"multipart/form-data": {"schema": schema}}
         operation["requestBody"] = {"required": route.file == "needed", "content": content}
     return operation
+
+
+def _refusals(route: Route) -> Mapping[int, str]:
+    """Return the codes of its own that a route may answer with."""
+    if route.sends_archive and route.view.__name__.endswith("output"):
+        return TOLD if route.format == "zip" else {status: TOLD[status] for status in TOLD if status != NOT_FOUND}
+    if route.method == "POST" and route.path == "/api/tasks/":
+        return {MODEL_NOT_FOUND: "Model not found"}
+    is_about_one = "{" in route.path or (route.method != "POST" and route.query.model_fields)
+    return {NOT_FOUND: "Not found"} if is_about_one else {}
 
 
 def _path_parameters(route: Route) -> list[Json]:

@@ -15,7 +15,7 @@ from services.inference_server.machine import Seen
 
 #: Its own status codes; they have no reason phrase.
 MODEL_NOT_FOUND, ALIVE, FAILED, NO_OUTPUT, NOT_FOUND = 550, 551, 552, 553, 554
-UNPROCESSABLE, AWAY = 422, 503
+NO_TOKEN, UNPROCESSABLE, AWAY = 400, 422, 503
 TOLD = {
     ALIVE: "Task pending",
     FAILED: "Task failed",
@@ -163,17 +163,18 @@ async def stream(
             async for chunk in incoming.chunks:
                 await response.write(chunk)
             await response.write_eof()
-    except ConnectionError:  # the client has gone
+    except ConnectionError:  # the client has gone, as one does that only asks whether there is an output
         if not response.prepared:
             raise
     except GurneyError as error:
-        if response.prepared:
-            if request.transport is not None:
-                request.transport.abort()  # the status is out: only a broken connection tells the client
-            return response
-        if isinstance(error, NotFound):
-            raise absent from error
-        if isinstance(error, Unavailable):
-            raise Refused(away, TOLD.get(away, str(error))) from error
-        raise
+        match error:
+            case _ if response.prepared:
+                if request.transport is not None:
+                    request.transport.abort()  # the status is out: only a broken connection tells the client
+            case NotFound():
+                raise absent from error
+            case Unavailable():
+                raise Refused(away, TOLD.get(away, str(error))) from error
+            case _:
+                raise
     return response

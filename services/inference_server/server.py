@@ -15,7 +15,16 @@ from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
 from services.inference_server import openapi
 from services.inference_server.call import Call, Route, Server
 from services.inference_server.patience import patiently
-from services.inference_server.replies import AWAY, NOT_FOUND, UNPROCESSABLE, Refused, faults_of, missing, refused
+from services.inference_server.replies import (
+    AWAY,
+    NO_TOKEN,
+    NOT_FOUND,
+    UNPROCESSABLE,
+    Refused,
+    faults_of,
+    missing,
+    refused,
+)
 from services.inference_server.routes import POST_MODEL, PRIVATE, PUBLIC, VERSION_2
 from services.inference_server.settings import Listener
 from services.inference_server.uploads import posted
@@ -36,7 +45,7 @@ NEAR = tuple(
     )
 )
 TOKEN = "X-Token"  # noqa: S105  # the header's name
-FOREIGN, FAULT, NO_TOKEN = 403, 500, 400
+FOREIGN, FAULT = 403, 500
 _STATUS = ((NotFound, NOT_FOUND), (Conflict, 409), (Unavailable, AWAY))
 UNKNOWN = "unknown"
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,12 +15,25 @@ from gurney.subjects import OPERATIONS, SUBJECTS
 from services.edge import asyncapi, openapi
 from services.edge.call import Route
 from services.edge.routes import ROUTES
+from services.inference_server import openapi as facade
+from services.inference_server.call import Route as FacadeRoute
+from services.inference_server.routes import PRIVATE, PUBLIC, VERSION_2
+from services.inference_server.settings import Listener
 
 API: dict[str, Any] = json.loads(json.dumps(openapi.document(ROUTES)))
 EVENTS_API: dict[str, Any] = json.loads(json.dumps(asyncapi.document()))
-OPERATIONS_OF_API = [
-    (path, method, operation) for path, methods in API["paths"].items() for method, operation in methods.items()
-]
+FACADE_ROUTES: dict[Listener, Sequence[FacadeRoute]] = {"public": PUBLIC, "private": PRIVATE, "v2": VERSION_2}
+FACADE: dict[Listener, dict[str, Any]] = {
+    listener: json.loads(json.dumps(facade.document(listener, routes))) for listener, routes in FACADE_ROUTES.items()
+}
+
+
+def operations(api: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return path, method and operation of all that a document has."""
+    return [(path, method, each) for path, methods in api["paths"].items() for method, each in methods.items()]
+
+
+OPERATIONS_OF_API = operations(API)
 
 
 def references(node: Any) -> Iterator[str]:
@@ -53,7 +66,7 @@ def test_every_versioned_route_needs_a_token() -> None:
         assert not route.roles or Role.ADMINISTRATOR in route.roles, route.path
 
 
-@pytest.mark.parametrize("document", [API, EVENTS_API], ids=["openapi", "asyncapi"])
+@pytest.mark.parametrize("document", [API, EVENTS_API, *FACADE.values()], ids=["openapi", "asyncapi", *FACADE])
 def test_references_resolve(document: dict[str, Any]) -> None:
     """Every reference of a document leads somewhere within it."""
     assert [each for each in references(document) if not resolves(document, each)] == []
@@ -66,7 +79,31 @@ def test_openapi_has_every_route() -> None:
     assert {"title", "version"} <= set(API["info"])
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS_OF_API, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("listener", FACADE)
+def test_a_listener_describes_what_it_serves(listener: Listener) -> None:
+    """Each route of the façade for InferenceServer is an operation, with the codes and the token that it has."""
+    api, routes = FACADE[listener], FACADE_ROUTES[listener]
+    found = {(method.upper(), path): each for path, method, each in operations(api)}
+    wanted = {(each.method, re.sub(r":[^}]*", "", each.path)): each for each in routes}
+    assert set(found) == set(wanted)
+    for key, operation in found.items():
+        assert bool(operation["security"]) == ("400" in operation["responses"]) == wanted[key].needs_token
+        part = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+        assert (part is not None) == (wanted[key].file != "none")
+        assert part is None or set(part["schema"]["properties"]) == {wanted[key].part}
+    assert bool(api["components"]["securitySchemes"]) == (listener == "v2")
+    fetched = found["GET", "/api/tasks/outputs/" if listener == "v2" else "/api/tasks/{uid}"]["responses"]
+    assert ({"551", "552", "553"} <= set(fetched)) == (listener != "private")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "operation"),
+    [
+        pytest.param(*each, id=f"{name}-{each[1]}-{each[0]}")
+        for name, api in [("edge", API), *FACADE.items()]
+        for each in operations(api)
+    ],
+)
 def test_operation_obeys_openapi(path: str, method: str, operation: dict[str, Any]) -> None:
     """An operation declares each path parameter once, describes each response, and bodies have content."""
     named = [(each["in"], each["name"]) for each in operation["parameters"]]
@@ -78,12 +115,13 @@ def test_operation_obeys_openapi(path: str, method: str, operation: dict[str, An
     assert all(each["description"] for each in operation["responses"].values())
     assert "requestBody" not in operation or operation["requestBody"]["content"]
     assert method in {"get", "put", "post", "delete", "patch", "head"}
-    assert ("401" in operation["responses"]) >= bool(operation["security"])
+    assert bool({"400", "401"} & set(operation["responses"])) >= bool(operation["security"])
 
 
-def test_operation_ids_are_unique() -> None:
+@pytest.mark.parametrize("api", [API, *FACADE.values()], ids=["edge", *FACADE])
+def test_operation_ids_are_unique(api: dict[str, Any]) -> None:
     """A generator of clients gets a name of its own for each operation."""
-    ids = Counter(operation["operationId"] for _, _, operation in OPERATIONS_OF_API)
+    ids = Counter(operation["operationId"] for _, _, operation in operations(api))
     assert [name for name, count in ids.items() if count > 1] == []
 
 

@@ -12,6 +12,7 @@ from gurney.model.job import JobState
 from gurney.settings import Settings
 from gurney.subjects import OPERATIONS, SUBJECTS
 from services.edge.routes import ROUTES
+from services.inference_server.settings import PREFIX, InferenceServerSettings
 
 ROOT = Path(__file__).parents[2]
 ADRS = sorted((ROOT / "docs" / "adr").glob("*.md"))
@@ -65,7 +66,8 @@ def test_fragments_make_a_change_log() -> None:
 
 def test_generated_tables_are_current() -> None:
     """The tables of subjects, routes, errors, settings and states say what the code says (`scripts/docs`)."""
-    pages = [f"docs/{name}.md" for name in ("subjects", "rest", "errors", "settings", "job-states")]
+    names = ("subjects", "rest", "errors", "settings", "job-states", "migrate/inference-server")
+    pages = [f"docs/{name}.md" for name in names]
     command = [str(Path(sys.executable).with_name("cog")), "--check", *pages]
     told = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, check=False
@@ -78,6 +80,7 @@ def test_every_subject_setting_route_and_state_has_its_line() -> None:
     wanted = {
         "subjects": [subject.template for subject in SUBJECTS] + [operation.subject for operation in OPERATIONS],
         "settings": [f"GURNEY_{name.upper()}" for name in Settings.model_fields],
+        "migrate/inference-server": [f"{PREFIX}{name.upper()}" for name in InferenceServerSettings.model_fields],
         "rest": [f"{route.method} {route.path}" for route in ROUTES],
         "job-states": [state.value for state in JobState],
     }

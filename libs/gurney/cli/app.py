@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from gurney.cli import access, jobs, payloads, run
+from gurney.cli import access, compat, jobs, payloads, run
 from gurney.cli import maps as map_commands
 from gurney.cli.connect import default_data
 from gurney.cli.credentials import credentials
@@ -112,6 +112,7 @@ def _settings(given: dict[str, Any]) -> "Settings":
 for group in (map_commands.app, payloads.app, jobs.app, access.handlers, access.nodes, access.tokens):
     app.command(group)
 app.command(run.run)
+app.command(compat.app)
 app.command(simulate)
 app.command(credentials)
 app.command(access.events)

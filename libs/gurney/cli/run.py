@@ -58,7 +58,7 @@ async def run(
         raise Invalid(f"there is no {', '.join(missing)}")
     count, total = await asyncio.to_thread(to_upload, paths)
     if output:
-        await asyncio.to_thread(_check_output, output)
+        await asyncio.to_thread(check_output, output)
     async with server.client() as gurney, _root():
         ready = await _ready(gurney, map)
         payload = await _upload(gurney, paths, total, quiet=server.json)
@@ -82,7 +82,7 @@ async def _root() -> AsyncIterator[None]:
         yield
 
 
-def _check_output(folder: Path) -> None:
+def check_output(folder: Path) -> None:
     """Make the folder and try to write there: what is wrong is told now, not after the run."""
     folder.mkdir(parents=True, exist_ok=True)
     try:

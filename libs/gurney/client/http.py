@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +22,8 @@ Moved = Callable[[int], None]
 CHUNK = 1 << 20
 #: What of a path a span's name shows.
 _NOUNS = frozenset(
-    {"maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results", "run"}
+    {"v1", "maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results", "run"}
+    | {"api", "models", "tasks", "zips"}  # of InferenceServer
 )
 _JOB_AT = 3
 
@@ -55,10 +56,16 @@ def file_path(path: str) -> str:
 
 
 class Http:
-    """One server and one token."""
+    """One server and one token; `error_of`: how a server that is not Gurney refuses."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        error_of: Callable[[aiohttp.ClientResponse, bytes], GurneyError] | None = None,
+    ) -> None:
         self.base = url.rstrip("/")
+        self._error_of = error_of or _error
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -77,9 +84,15 @@ class Http:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        answers: Collection[int] = (),
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request and yield its response; raises the error that the server told."""
+        """Send a request and yield its response; raises the error that the server told, unless `answers` has it."""
         if self._session is None:
             raise RuntimeError("the client is not open: use it as a context")
         url = URL(self.base + path, encoded=True)
@@ -91,8 +104,8 @@ class Http:
             async with self._session.request(method, url, headers=headers, **options) as response:
                 span.note("http.response.status_code", response.status)
                 span.about(response.headers.get("Location", "").rpartition("/")[2])
-                if response.status >= 400:  # noqa: PLR2004  # HTTP's border between success and error
-                    raise _error(response, await response.read())
+                if response.status >= 400 and response.status not in answers:  # noqa: PLR2004  # HTTP's border
+                    raise self._error_of(response, await response.read())
                 yield response
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise Invalid(f"{self.base} is no URL of a server, such as http://127.0.0.1:8350") from None
@@ -100,6 +113,8 @@ class Http:
             fault = error
             if isinstance(error.__cause__, OSError) and error.__cause__.filename:
                 raise error.__cause__ from None  # a local file that could not be read, not the server
+            if isinstance(error.__cause__, GurneyError):
+                raise error.__cause__ from None  # so is one that changed while it was sent
             raise Unavailable(f"cannot reach {self.base}: {error}") from error
         except aiohttp.ClientPayloadError as error:
             fault = error
@@ -149,7 +164,7 @@ def _span(method: str, url: URL) -> tracing.Span:
     job = url.raw_parts[3] if url.raw_parts[1:3] == ("v1", "jobs") and len(url.raw_parts) > _JOB_AT else None
     attributes = {"http.request.method": method, "server.address": url.host or ""}
     return tracing.span(
-        f"{method} /v1/{'/'.join(nouns)}", tracing.CLIENT, service="client", about=job, attributes=attributes
+        f"{method} /{'/'.join(nouns)}", tracing.CLIENT, service="client", about=job, attributes=attributes
     )
 
 
@@ -171,7 +186,7 @@ def filters(**values: Any) -> list[tuple[str, str]]:
     return params
 
 
-async def chunks_of(path: str, moved: Moved | None) -> AsyncIterator[bytes]:
+async def chunks_of(path: str, moved: Moved | None) -> AsyncGenerator[bytes, None]:
     """Yield a local file's bytes, read off the loop."""
     file = await asyncio.to_thread(open, path, "rb")
     try:
