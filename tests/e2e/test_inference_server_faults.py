@@ -15,7 +15,7 @@ from gurney.testing.child import Child
 from gurney.testing.stack import Stack
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
-from tests.e2e.inference_server import InferenceServer
+from tests.e2e.inference_server import InferenceServer, waits
 from tests.e2e.kill_stack import ENVIRONMENT
 from tests.e2e.test_runs import packed, unpacked
 
@@ -161,6 +161,33 @@ async def test_posts_and_polls_while_parts_are_killed(facade: InferenceServer, s
     print(f"{len(clients)} tasks, killed: {dict(killed)}, told: {dict(sum((c.codes for c in clients), Counter()))}")
     assert [client.faults for client in clients if client.faults] == []
     await clean(facade, None)
+
+
+@pytest.mark.req("INF-09")
+async def test_several_processes_serve_the_same(facade: InferenceServer, stack: Stack, tmp_path: Path) -> None:
+    """What is posted to one is told by the other, in numbers of its own, also when the first is killed meanwhile."""
+    (tmp_path / "other").mkdir()
+    changes = {name: facade.environment[name] for name in ("GURNEY_MONGO_URL", "GURNEY_INFERENCE_SERVER_TOKEN")}
+    other = await asyncio.to_thread(InferenceServer, stack, tmp_path / "other", **changes)
+    await asyncio.to_thread(other.start)
+    try:
+        first, second = [await each.task(MODEL, packed(COPY)) for each in (facade, other)]
+        waiting = await facade.task(MODEL, packed(waits(tmp_path / "gate", COPY)))
+        await asyncio.to_thread(facade.child.kill)
+        for uid in (first, second):
+            assert "out/a.dcm" in unpacked((await other.output(uid)).must(200).body)
+        await other.until(waiting, 2)
+        await asyncio.to_thread((tmp_path / "gate").touch)
+        (await other.output(waiting)).must(200)
+        tasks = (await other.private("GET", "/api/tasks/")).must(200).json
+        assert sorted(task["uid"] for task in tasks) == sorted([first, second, waiting])
+        assert len({task["id"] for task in tasks}) == len(tasks)
+        (await other.private("DELETE", f"/api/tasks/{first}")).must(200)
+        await asyncio.to_thread(facade.start)
+        (await facade.public("GET", f"/api/tasks/{first}")).must(554)
+        (await facade.public("GET", f"/api/tasks/{second}")).must(200)
+    finally:
+        await asyncio.to_thread(other.child.stop)
 
 
 async def clean(facade: InferenceServer, count: int | None) -> None:
