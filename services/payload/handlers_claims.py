@@ -24,7 +24,7 @@ from gurney.model.payload import (
 from services.payload import machine
 from services.payload.desk import Desk
 from services.payload.effects import conflicted, drop_claims, payload_event
-from services.payload.holds import delete_unclaimed, end_outlived
+from services.payload.holds import end_outlived, let_go
 from services.payload.repository import CLAIMS, PAYLOADS
 
 
@@ -120,7 +120,9 @@ class ClaimHandlers:
 
     async def finalize(self, asked: FinalizeInput) -> Empty:
         await self._drop(machine.claim_id(asked.payload, asked.job, "input"))
-        await delete_unclaimed(self._desk, await self._desk.repository.payload(asked.payload))
+        payload = await self._desk.repository.payload(asked.payload)
+        if payload is not None:
+            await let_go(self._desk, payload)
         return Empty()
 
     async def drop(self, asked: DropJob) -> Empty:
@@ -130,7 +132,7 @@ class ClaimHandlers:
             if payload.state is PayloadState.DRAFT:
                 await self._desk.deletion.doom(payload)
             else:
-                await delete_unclaimed(self._desk, payload)
+                await let_go(self._desk, payload)
             if asked.wait:
                 await self._desk.deletion.finish(payload.id)
         await self._desk.files.clear(asked.job)

@@ -102,6 +102,11 @@ def doom(payload: Payload) -> Payload:
     return payload.next(doomed=True)
 
 
+def released(payload: Payload) -> Payload:
+    """Note that the payload is to go with its last claim, whoever has that."""
+    return payload if payload.released else payload.next(released=True)
+
+
 def touched(payload: Payload, now: datetime) -> Payload:
     """Return the payload with the time of its last change; one of concurrent changes is enough to say it."""
     return payload.next(updated_at=now) if payload.updated_at < now else payload

@@ -210,9 +210,11 @@ async def unsettled(api: Api) -> list[str]:
 
 
 async def those_of(api: Api, payloads: set[str]) -> list[str]:
-    """Return those payloads that are still there, with what holds them."""
+    """Return payloads that are still there, and not just for an hour by a claim of a job that never came to be."""
     found = [each for each in await api.all("/v1/payloads") if each["id"] in payloads]
-    return [f"{each['id']} {each['labels']} {each['claims']} claims, held by {each['held_by']}" for each in found]
+    jobs = {job["id"] for job in await api.all("/v1/jobs")}
+    left = [each for each in found if not each["held_by"] or jobs.intersection(each["held_by"])]
+    return [f"{each['id']} {each['labels']} {each['claims']} claims, held by {each['held_by']}" for each in left]
 
 
 async def until_none(look: Callable[[], Awaitable[list[str]]]) -> list[str]:

@@ -710,6 +710,24 @@ async def test_a_claim_that_is_restored_too_late_holds_nothing(house: House) -> 
         await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))
 
 
+async def test_a_claim_of_no_job_keeps_no_input_for_ever(house: House) -> None:
+    """What a finalized job had goes when the claim is swept of a job that never came to be; without it, it stays."""
+    jobs = [new_id("job") for _ in range(3)]
+    house.jobs.live.update(jobs[:2])
+    kept, gone = await house.create(), await house.create()
+    for made, own in ((gone, jobs[0]), (kept, jobs[1])):
+        await house.upload(made.id, {"a": b"1"})
+        await house.claim(made.id, own)
+        await house.claim(made.id, jobs[2])
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=jobs[0], payload=gone.id))
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))).held_by == (jobs[2],)
+    house.time.pass_(minutes=70)
+    await house.sweep()
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=kept.id))).held_by == (jobs[1],)
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))
+
+
 async def test_a_draft_is_no_input(house: House) -> None:
     """Clients may read a draft by id, but neither change it nor run jobs on it; only `state=draft` lists it."""
     made, job = await house.create(), new_id("job")

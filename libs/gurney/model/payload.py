@@ -18,7 +18,7 @@ class PayloadState(StrEnum):
 
 
 class Payload(Owned):
-    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run", "doomed", "transient"})
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"idempotency", "run", "doomed", "transient", "released"})
 
     name: str | None = None
     labels: Labels = {}
@@ -35,6 +35,8 @@ class Payload(Owned):
     doomed: bool = False
     #: Made for one job, by who waits for its end: it goes when no job claims it, also when none ever did.
     transient: bool = False
+    #: A job that had it was finalized while another claimed it: it goes with its last claim, also where that is swept.
+    released: bool = False
     updated_at: Timestamp
     # Derived when asked for, never stored:
     files: int = 0
