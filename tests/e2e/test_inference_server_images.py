@@ -119,7 +119,7 @@ async def test_an_image_that_cannot_be_had_fails_its_tasks(
     tags: dict[str, Any] = {"absent": f"{registry.address}/absent:1", "away": "127.0.0.1:9/away:1"}
     model = await inference.model(tags.get(tag, "e2e-inference-without:1"))
     uid = await inference.task(model, packed())
-    statuses = []
+    statuses: list[int] = []
     async with asyncio.timeout(work.PATIENCE_S):
         while not statuses or statuses[-1] == ALIVE:
             statuses.append((await inference.public("GET", f"/api/tasks/{uid}")).status)
