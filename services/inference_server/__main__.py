@@ -21,6 +21,9 @@ from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock
 from services.inference_server.tasks import Tasks
 
+#: Most bytes of a request's first line: in its query a model has its description.
+LINE = 1 << 20
+
 
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Raises what it cannot start for."""
@@ -52,7 +55,8 @@ async def _serve(mine: InferenceServerSettings, settings: Settings, stop: asynci
         stack.push_async_callback(_ended, keeping)
         for listener in mine.listeners:
             host, port = getattr(mine, f"{listener}_host"), getattr(mine, f"{listener}_port")
-            found = await stack.enter_async_context(facade.listening(application(server, listener), host, port))
+            listening = facade.listening(application(server, listener), host, port, max_line_size=LINE)
+            found = await stack.enter_async_context(listening)
             facade.say(f"Gurney serves inference-server, {listener}, on http://{found[0]}:{found[1]}")
         await stop.wait()
 
