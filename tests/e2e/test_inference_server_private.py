@@ -264,7 +264,7 @@ async def test_a_uid_can_be_given(inference: InferenceServer) -> None:
     query = {"model_human_readable_id": await inference.model(), "uid": "Müller's 1st + last"}
     made = (await inference.private("POST", "/api/tasks/", params=query, data=form(packed("true")))).must(200).json
     assert made.keys() == TASK_KEYS
-    assert (made["uid"], made["status"]) == (query["uid"], PENDING)
+    assert made["uid"] == query["uid"]
     path = "/api/tasks/M%C3%BCller's%201st%20+%20last"
     async with asyncio.timeout(work.PATIENCE_S):
         while (answer := await inference.public("GET", path)).status == ALIVE:
@@ -343,6 +343,28 @@ async def test_a_running_task_is_not_deleted(inference: InferenceServer, tmp_pat
     assert unpacked((await inference.output(uid)).must(200).body) == {"a": b"out\n"}
     assert (await inference.private("DELETE", f"/api/tasks/{uid}")).must(200).json["status"] == FINISHED
     (await inference.private("DELETE", f"/api/tasks/{uid}")).must(UNKNOWN)
+
+
+# --- at once ---
+
+
+async def test_of_two_at_once_one_has_the_name(inference: InferenceServer, native: Api) -> None:
+    """One uid is one task, one readable id one model, however many are posted at once; of the others nothing stays."""
+    name = await inference.model()
+    query = {"model_human_readable_id": name, "uid": "one"}
+    posts = [inference.private("POST", "/api/tasks/", params=query, data=form(packed("true"))) for _ in range(6)]
+    assert sorted(answer.status for answer in await asyncio.gather(*posts)) == [200, *[409] * 5]
+    (await inference.output("one")).must(200)
+    content = len(await native.all("/v1/payloads"))
+    asked = {"container_tag": SHELL, "human_readable_id": "one", "model_available": "1", "use_gpu": "0"}
+    posts = [inference.private("POST", "/api/models/", params=asked, data=form(packed())) for _ in range(6)]
+    assert sorted(answer.status for answer in await asyncio.gather(*posts)) == [200, *[409] * 5]
+    models = [
+        each for each in (await inference.public("GET", "/api/models/")).json if each["human_readable_id"] == "one"
+    ]
+    assert len(models) == 1
+    assert len(await native.all("/v1/payloads")) <= content + 2
+    assert len(await native.all("/v1/jobs?label=inference-server.model%3D" + name)) == 1
 
 
 # --- models ---
