@@ -143,6 +143,7 @@ async def test_a_model_and_its_task(compat: Compat, facade: Facade, tmp_path: Pa
 
 
 @pytest.mark.req("INF-02", "INF-07")
+@pytest.mark.slow
 async def test_what_a_code_means(compat: Compat, facade: Facade, tmp_path: Path) -> None:
     """Each has a line and an exit code; only an output is a success."""
     await compat("post-model", SHELL, "shell", "--no-gpu")
@@ -169,6 +170,7 @@ async def test_what_a_code_means(compat: Compat, facade: Facade, tmp_path: Path)
     assert "no such model (550)" in line_of(await compat("post-task", "liver", source, code=1))
 
 
+@pytest.mark.slow
 async def test_who_only_asks_fetches_nothing(compat: Compat, facade: Facade, tmp_path: Path) -> None:
     """A large output is told of without being fetched, and the server takes that calmly."""
     await compat("post-model", SHELL, "shell", "--no-gpu")
@@ -182,6 +184,7 @@ async def test_who_only_asks_fetches_nothing(compat: Compat, facade: Facade, tmp
 
 
 @pytest.mark.req("INF-07", "INF-12")
+@pytest.mark.slow
 async def test_what_is_refused(compat: Compat, facade: Facade, api: Api, server: Server, tmp_path: Path) -> None:
     """One line says why, and nothing was sent where it could be known before."""
     source = folder(tmp_path, "true")
@@ -200,6 +203,7 @@ async def test_what_is_refused(compat: Compat, facade: Facade, api: Api, server:
 
 
 @pytest.mark.req("INF-01", "INF-10")
+@pytest.mark.slow
 async def test_models_move_to_another_server(
     compat: Compat, facade: Facade, api: Api, server: Server, tmp_path: Path
 ) -> None:
