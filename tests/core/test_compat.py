@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import BodyPartReader, web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from gurney.cli.models_copied import copied
-from gurney.client.http import Incoming, Json
+from gurney.client.http import Incoming, Json, _span
 from gurney.client.inference_server import InferenceServer, State
 from gurney.client.zips import outgoing, received, unpacked
 from gurney.errors import Conflict, Forbidden, GurneyError, IntegrityError, Invalid, NotFound, TooLarge, Unavailable
@@ -235,6 +236,19 @@ async def test_a_listener_that_is_the_wrong_one_is_told() -> None:
                 pass
         with pytest.raises(Invalid, match="does not answer as InferenceServer"):
             await server.models()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/api/tasks/secret-uid", "GET /api/tasks"),
+        ("/api/models/zips/uid?uid=uid", "GET /api/models/zips"),
+        ("/v1/jobs/job_x/results/Mueller.dcm", "GET /v1/jobs/results"),
+    ],
+)
+def test_a_span_tells_the_nouns_of_a_path_alone(path: str, name: str) -> None:
+    """What else stands there may be a patient's, or all that is needed to fetch an output."""
+    assert _span("GET", URL(f"http://there{path}", encoded=True))._name == name
 
 
 # --- zips ---

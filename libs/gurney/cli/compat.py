@@ -148,6 +148,8 @@ async def get_task(uid: Uid, *, output: Output = None, wait: Flag = False, liste
 
     Parameters
     ----------
+    uid
+        As `post-task` prints it. Where it begins with -o, put it last, behind --.
     output
         Where its output goes: a file whose name ends in .zip, or else a folder, into which it is unpacked.
     wait

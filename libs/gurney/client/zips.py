@@ -46,11 +46,12 @@ def _zip_size(path: Path) -> int:
 
 async def _exactly(path: Path, size: int, moved: Moved | None) -> AsyncGenerator[bytes, None]:
     left = size
-    async for chunk in chunks_of(str(path), moved):
-        left -= len(chunk)
-        if left < 0:
-            break
-        yield chunk
+    async with aclosing(chunks_of(str(path), moved)) as chunks:
+        async for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                break
+            yield chunk
     if left:
         raise IntegrityError(f"{path} is not of the {size} bytes any more that it had")
 
