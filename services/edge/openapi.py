@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document, made of the table of routes and the models."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
@@ -12,10 +11,10 @@ from pydantic.json_schema import models_json_schema
 
 from gurney.model.access import Role
 from gurney.model.base import Document
+from gurney.openapi import Json, given, path_parameters
 from services.edge.call import JSON, Route
 from services.edge.problems import PROBLEM
 
-Json = dict[str, Any]
 Mode = Literal["validation", "serialization"]
 
 REF = "#/components/schemas/"
@@ -26,11 +25,10 @@ ABOUT = (
     "payload and put files into it (POST /v1/payloads), submit (POST /v1/jobs). Events and NATS subjects: "
     "/asyncapi.json."
 )
-WHICH = (
+ACCESS = (
     "Token (the embedded server keeps an administrator's in the file `token` of its data folder); it stays in this tab"
 )
 
-_PART = re.compile(r"\{(\w+)\}")
 
 PROBLEM_SCHEMA: Json = {
     "type": "object",
@@ -73,7 +71,7 @@ def document(routes: Sequence[Route]) -> Json:
         "paths": paths,
         "components": {
             "schemas": schemas.used_by(paths),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": WHICH}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": ACCESS}},
         },
     }
 
@@ -153,7 +151,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
         "operationId": f"{noun}_{route.view.__name__}" + ("_head" if route.method == "HEAD" else ""),
         "tags": [noun],
         "summary": route.summary,
-        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)],
+        "parameters": [*path_parameters(route.path), *_query_parameters(route, schemas), *_header_parameters(route)],
         "responses": {str(status): _response(route, status, schemas) for status in route.statuses},
         "security": [{"token": []}] if route.roles else [],
     }
@@ -182,29 +180,13 @@ def _response(route: Route, status: int, schemas: _Schemas) -> Json:
     return response
 
 
-def _path_parameters(route: Route) -> list[Json]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PART.findall(route.path)
-    ]
-
-
 def _query_parameters(route: Route, schemas: _Schemas) -> list[Json]:
     if route.query is None:
         return []
     return [
-        {"name": name, "in": "query", "required": False, "schema": _given(schema)}
+        {"name": name, "in": "query", "required": False, "schema": given(schema)}
         for name, schema in schemas.properties(route.query).items()
     ]
-
-
-def _given(schema: Json) -> Json:
-    """Return the schema of a parameter that is given: there is no null in a query."""
-    kept = {key: value for key, value in schema.items() if key not in {"anyOf", "title"} and value is not None}
-    for choice in schema.get("anyOf", ()):
-        if choice != {"type": "null"}:
-            kept |= choice
-    return kept
 
 
 def _header_parameters(route: Route) -> list[Json]:

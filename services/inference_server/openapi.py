@@ -1,10 +1,9 @@
 """What a listener says of itself: an OpenAPI 3.1 document, made of its routes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from gurney.client.http import Json
+from gurney.openapi import Json, given, path, path_parameters
 from services.inference_server.call import Route
 from services.inference_server.replies import MODEL_NOT_FOUND, NO_TOKEN, NOT_FOUND, TOLD, UNPROCESSABLE
 from services.inference_server.settings import Listener
@@ -15,14 +14,13 @@ ABOUT: dict[Listener, str] = {
     "private": "All of models and tasks. For the loopback device and private networks only.",
     "v2": "Version 2.0: tar archives. Models, and tasks by their number, need the header X-Token.",
 }
-_PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 
 def document(listener: Listener, routes: Sequence[Route]) -> Json:
     """Return the document of these routes."""
     paths: dict[str, Json] = {}
     for route in routes:
-        paths.setdefault(_PART.sub(r"{\1}", route.path), {})[route.method.lower()] = _operation(route)
+        paths.setdefault(path(route.path), {})[route.method.lower()] = _operation(route)
     scheme = {"type": "apiKey", "in": "header", "name": "X-Token", "description": "X-Token; it stays in this tab"}
     guarded = any(route.needs_token for route in routes)
     return {
@@ -52,7 +50,7 @@ def _operation(route: Route) -> Json:
         "operationId": f"{noun}_{route.view.__name__}",
         "tags": ["models" if "models" in route.path else "tasks"],
         "summary": route.does,
-        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "parameters": [*path_parameters(route.path), *_query_parameters(route)],
         "responses": answers,
         "security": [{"token": []}] if route.needs_token else [],
     }
@@ -75,26 +73,10 @@ def _refusals(route: Route) -> Mapping[int, str]:
     return {NOT_FOUND: "Not found"} if is_about_one else {}
 
 
-def _path_parameters(route: Route) -> list[Json]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PART.findall(route.path)
-    ]
-
-
 def _query_parameters(route: Route) -> list[Json]:
     schema = route.query.model_json_schema()
     needed = schema.get("required", ())
     return [
-        {"name": name, "in": "query", "required": name in needed, "schema": _given(each)}
+        {"name": name, "in": "query", "required": name in needed, "schema": given(each)}
         for name, each in schema.get("properties", {}).items()
     ]
-
-
-def _given(schema: Json) -> Json:
-    """Return the schema of a parameter that is given: there is no null in a query."""
-    kept = {key: value for key, value in schema.items() if key not in {"anyOf", "title"} and value is not None}
-    for choice in schema.get("anyOf", ()):
-        if choice != {"type": "null"}:
-            kept |= choice
-    return kept

@@ -56,7 +56,7 @@ async def tar_stream(entries: AsyncIterable[Entry]) -> AsyncGenerator[bytes, Non
         sink.write(_tar_header(entry))
         if not is_folder(entry.path):
             async with entry.open() as chunks:
-                async for chunk in _exactly(entry, chunks):
+                async for chunk in exactly(entry.path, entry.size, chunks):
                     sink.write(chunk)
                     if sink.held >= _YIELD:
                         yield sink.take()
@@ -99,7 +99,7 @@ async def _zip_entry(archive: zipfile.ZipFile, sink: _Sink, entry: Entry) -> Asy
     info.file_size = entry.size
     with archive.open(info, "w") as member:
         async with entry.open() as chunks:
-            async for chunk in _exactly(entry, chunks):
+            async for chunk in exactly(entry.path, entry.size, chunks):
                 if len(chunk) > _INLINE:
                     await hop(member.write, chunk)
                 else:
@@ -108,15 +108,16 @@ async def _zip_entry(archive: zipfile.ZipFile, sink: _Sink, entry: Entry) -> Asy
                     yield sink.take()
 
 
-async def _exactly(entry: Entry, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    left = entry.size
+async def exactly(name: str, size: int, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield bytes that are so many; raises `IntegrityError` as soon as there are more, and where there are fewer."""
+    left = size
     async for chunk in chunks:
         left -= len(chunk)
         if left < 0:
             break
         yield chunk
     if left:
-        raise IntegrityError(f"{entry.path} is not of the {entry.size} bytes that were announced")
+        raise IntegrityError(f"{name} is not of the {size} bytes that were announced")
 
 
 def _tar_header(entry: Entry) -> bytes:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from gurney.archive import Entry, Limits, unpack, zip_stream
+from gurney.archive import Entry, Limits, exactly, unpack, zip_stream
 from gurney.client.http import Incoming, Moved, chunks_of
 from gurney.client.payloads import local_files
 from gurney.errors import IntegrityError, Invalid
@@ -45,15 +45,9 @@ def _zip_size(path: Path) -> int:
 
 
 async def _exactly(path: Path, size: int, moved: Moved | None) -> AsyncGenerator[bytes, None]:
-    left = size
     async with aclosing(chunks_of(str(path), moved)) as chunks:
-        async for chunk in chunks:
-            left -= len(chunk)
-            if left < 0:
-                break
+        async for chunk in exactly(str(path), size, chunks):
             yield chunk
-    if left:
-        raise IntegrityError(f"{path} is not of the {size} bytes any more that it had")
 
 
 def _entries(paths: Sequence[Path], moved: Moved | None) -> Sequence[Entry]:
