@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gurney import docs_page, telemetry
 from gurney.clock import monotonic
-from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
+from gurney.errors import Conflict, GurneyError, NotFound, TooLarge, Unavailable
 from services.inference_server import openapi
 from services.inference_server.call import Call, Route, Server
 from services.inference_server.patience import patiently
@@ -46,7 +46,7 @@ NEAR = tuple(
 )
 TOKEN = "X-Token"  # noqa: S105  # the header's name
 FOREIGN, FAULT = 403, 500
-_STATUS = ((NotFound, NOT_FOUND), (Conflict, 409), (Unavailable, AWAY))
+_STATUS = ((NotFound, NOT_FOUND), (Conflict, 409), (TooLarge, 413), (Unavailable, AWAY))
 UNKNOWN = "unknown"
 
 _log = telemetry.log("inference-server")

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gurney import clock
+from gurney import clock, telemetry
 from gurney.client import AsyncClient
 from gurney.client.http import Incoming, Json
-from gurney.errors import Conflict, NotFound, Unavailable
+from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
 from gurney.ids import new_asker, new_secret
 from gurney.store import Store
 from services.inference_server import machine, repository
@@ -24,6 +24,8 @@ from services.inference_server.stock import KIND, Stock
 RUNS = "Task is running"
 #: Jobs that are asked for at once.
 PAGE = 1000
+
+_log = telemetry.log("inference-server")
 
 
 class Tasks:
@@ -83,11 +85,12 @@ class Tasks:
             return machine.seen(task, None)
         try:
             job = await promptly(self._gurney.jobs.get(task.job))
-        except Unavailable:
-            return machine.seen(task, None)
         except NotFound:  # somebody has deleted it: so will this be
             self._keeper.soon(task.id)
             raise
+        except GurneyError as error:
+            _log.info("nobody tells of a job", task=task.number, reason=error.code)
+            return machine.seen(task, None)
         if job["state"] in machine.TERMINAL:
             self._keeper.soon(task.id)
         return machine.seen(task, job)

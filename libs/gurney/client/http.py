@@ -20,6 +20,8 @@ Json = dict[str, Any]
 Moved = Callable[[int], None]
 
 CHUNK = 1 << 20
+#: What a proxy says where nobody behind it answers.
+PROXY_ALONE = frozenset({502, 503, 504})
 #: What of a path a span's name shows.
 _NOUNS = frozenset(
     {"v1", "maps", "payloads", "files", "archive", "jobs", "cancel", "finalize", "logs", "events", "results", "run"}
@@ -215,7 +217,8 @@ def _error(response: aiohttp.ClientResponse, body: bytes) -> GurneyError:
             retry_after_s=response.headers.get("Retry-After"),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return GurneyError(f"{response.method} {response.url.path}: {response.status} {response.reason}")
+        kind = Unavailable if response.status in PROXY_ALONE else GurneyError
+        return kind(f"{response.method} {response.url.path}: {response.status} {response.reason}")
     error = from_body(told)
     if isinstance(error, RunFailed):
         error.job, error.reason, error.exit_code = (problem.get(name) for name in ("job", "reason", "exit_code"))
