@@ -25,6 +25,8 @@ from services.inference_server.tasks import Tasks
 
 #: A question that any database answers at once.
 ONE = Query(sort=("id",), limit=1)
+#: Most bytes of a request's first line: in its query a model has its description.
+LINE = 1 << 20
 
 
 def serve(settings: Settings) -> int:
@@ -58,7 +60,8 @@ async def _serve(mine: InferenceServerSettings, settings: Settings) -> None:
         stack.push_async_callback(_ended, keeping)
         for listener in mine.listeners:
             host, port = getattr(mine, f"{listener}_host"), getattr(mine, f"{listener}_port")
-            found = await stack.enter_async_context(facade.listening(application(server, listener), host, port))
+            listening = facade.listening(application(server, listener), host, port, max_line_size=LINE)
+            found = await stack.enter_async_context(listening)
             facade.say(f"Gurney serves inference-server, {listener}, on http://{found[0]}:{found[1]}")
         await watched.serve(
             {"documents": partial(documents.find, COUNTERS, ONE), "gurney": partial(facade.answers, gurney)}

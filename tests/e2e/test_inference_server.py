@@ -302,6 +302,16 @@ async def test_a_tag_that_nobody_has_fails_its_tasks(inference: InferenceServer)
     (await inference.output(uid)).must(FAILED)
 
 
+@pytest.mark.req("INF-10")
+async def test_a_description_may_be_a_page(inference: InferenceServer) -> None:
+    """Parameters stand in the first line of a request, which is as long as that takes."""
+    for text in ("long " * 10_000, "ä" * 20_000):
+        name = await inference.model(description=text)
+        assert (await inference.private("GET", f"/api/models/human_readable_id/{name}")).must(200).json[
+            "description"
+        ] == text
+
+
 # --- deletion, and what is seen of it all ---
 
 
