@@ -345,6 +345,28 @@ async def test_a_running_task_is_not_deleted(inference: InferenceServer, tmp_pat
     (await inference.private("DELETE", f"/api/tasks/{uid}")).must(UNKNOWN)
 
 
+# --- at once ---
+
+
+async def test_of_two_at_once_one_has_the_name(inference: InferenceServer, native: Api) -> None:
+    """One uid is one task, one readable id one model, however many are posted at once; of the others nothing stays."""
+    name = await inference.model()
+    query = {"model_human_readable_id": name, "uid": "one"}
+    posts = [inference.private("POST", "/api/tasks/", params=query, data=form(packed("true"))) for _ in range(6)]
+    assert sorted(answer.status for answer in await asyncio.gather(*posts)) == [200, *[409] * 5]
+    (await inference.output("one")).must(200)
+    content = len(await native.all("/v1/payloads"))
+    asked = {"container_tag": SHELL, "human_readable_id": "one", "model_available": "1", "use_gpu": "0"}
+    posts = [inference.private("POST", "/api/models/", params=asked, data=form(packed())) for _ in range(6)]
+    assert sorted(answer.status for answer in await asyncio.gather(*posts)) == [200, *[409] * 5]
+    models = [
+        each for each in (await inference.public("GET", "/api/models/")).json if each["human_readable_id"] == "one"
+    ]
+    assert len(models) == 1
+    assert len(await native.all("/v1/payloads")) <= content + 2
+    assert len(await native.all("/v1/jobs?label=inference-server.model%3D" + name)) == 1
+
+
 # --- models ---
 
 NAMES = ["a/b", "/", "a//b/", "two words", "100 % ?#&+=;", "Müller", "a\\b", "%2F", "..", "a/../b", "'\"", "x" * 1000]

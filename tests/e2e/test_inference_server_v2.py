@@ -1,6 +1,8 @@
 """Clients of InferenceServer's version 2.0, against Gurney."""
 
 import asyncio
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,37 @@ async def test_a_task_is_deleted(inference: InferenceServer, tmp_path: Path) -> 
         assert answer.reason == ""
     (await inference.ask("v2", "GET", f"/api/tasks/outputs/?uid={running['uid']}")).must(500)
     (await inference.v2("GET", f"/api/tasks/?task_id={running['id']}")).must(UNKNOWN)
+
+
+def odd(name: str, kind: bytes, target: str = "") -> bytes:
+    """Return a tar with a script and one entry of another kind."""
+    out = io.BytesIO(packed("true"))
+    with tarfile.open(fileobj=out, mode="a") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, target
+        archive.addfile(entry)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(odd("link", tarfile.SYMTYPE, "/etc/passwd"), id="a link"),
+        pytest.param(odd("link", tarfile.LNKTYPE, "run.sh"), id="a hard link"),
+        pytest.param(odd("device", tarfile.CHRTYPE), id="a device"),
+        pytest.param(odd("pipe", tarfile.FIFOTYPE), id="a pipe"),
+        pytest.param(odd("../escaped", tarfile.REGTYPE), id="up"),
+        pytest.param(odd("/tmp/escaped", tarfile.REGTYPE), id="absolute"),
+        pytest.param(packed("true")[:700], id="cut"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+async def test_a_bad_tar_is_a_task_that_fails(inference: InferenceServer, body: bytes) -> None:
+    """It is taken, and ends as 552 without a run."""
+    made = (await posted(inference, await inference.model(), body)).must(200).json
+    (await output(inference, made["uid"])).must(FAILED)
+    told = (await inference.v2("GET", f"/api/tasks/?task_id={made['id']}")).must(200).json
+    assert (told["status"], told["datetime_dispatched"]) == (0, None)
 
 
 async def test_models(inference: InferenceServer) -> None:
