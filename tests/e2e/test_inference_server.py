@@ -269,8 +269,12 @@ async def paper(tmp_path: Path, maps: Path) -> AsyncIterator[InferenceServer]:
 
     def begin() -> tuple[EmbeddedProcess, InferenceServer]:
         server = EmbeddedProcess(tmp_path / "server", maps, ENVIRONMENT | {"GURNEY_GPUS": "1x16Gi"}).start()
-        process = InferenceServer(server, tmp_path)
-        process.start()
+        try:
+            process = InferenceServer(server, tmp_path)
+            process.start()
+        except BaseException:
+            server.stop()
+            raise
         return server, process
 
     server, process = await asyncio.to_thread(begin)
