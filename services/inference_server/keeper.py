@@ -5,6 +5,7 @@ Several processes may do so side by side, and the same.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -28,7 +29,7 @@ ROUND_S, WATCH_S = 2.0, 10.0
 OVERLAP_S, WHOLE_S = 10.0, 600.0
 #: Seconds between two times that a process says that it lives; after what silence it is dead, and is forgotten.
 LIVES_S, DEAD, FORGOTTEN = 10.0, timedelta(seconds=30), timedelta(days=1)
-#: Steps that are taken at once.
+#: Steps that are taken at once, and tasks of one model that are submitted at once.
 WIDTH = 16
 
 _log = telemetry.log("inference-server")
@@ -46,6 +47,9 @@ class Keeper:
         self._gate = asyncio.Semaphore(WIDTH)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tending: dict[str, asyncio.Task[None]] = {}
+        #: Tasks that are being submitted, by model: they may wait for its image.
+        self._submitting: Counter[str] = Counter()
+        self._looked_at: dict[Todo, Task | None] = {}
         self._steady_since: datetime | None = None
         self._watched_until: datetime | None = None
         self._watched_whole = 0.0
@@ -86,8 +90,11 @@ class Keeper:
     # --- rounds ---
 
     async def _do_owed(self) -> None:
+        """Look at some in each round, where there are more then at those behind them: nobody waits for all others."""
         for todo in (Todo.SUBMIT, Todo.STOP, Todo.REMOVE):
-            for task in await repository.owed(self._store, todo):
+            found = await repository.owed(self._store, todo, self._looked_at.get(todo))
+            self._looked_at[todo] = found[-1] if len(found) == repository.BATCH else None
+            for task in found:
                 self.soon(task.id)
 
     async def _sweep(self) -> None:
@@ -142,8 +149,14 @@ class Keeper:
 
     async def _step(self, task: Task) -> None:
         match task.todo:
+            case Todo.SUBMIT if self._submitting[task.model] < WIDTH:
+                self._submitting[task.model] += 1
+                try:
+                    await self._steps.submit(task, self.lock(task.id))
+                finally:
+                    self._submitting[task.model] -= 1
             case Todo.SUBMIT:
-                await self._steps.submit(task, self.lock(task.id))
+                pass  # in a round to come
             case Todo.WATCH:
                 await self._gated(self._steps.settle, task)
             case Todo.STOP:

@@ -100,7 +100,12 @@ async def tasks(store: Store) -> AsyncIterator[Task]:
                 yield task
         if len(found) < BATCH:
             return
-        after = (rfc3339(found[-1].created_at), found[-1].id)
+        after = _place(found[-1])
+
+
+def _place(task: Task) -> tuple[str, str]:
+    """Return where a task stands in the order of lists."""
+    return rfc3339(task.created_at), task.id
 
 
 async def task_of(store: Store, uid: str) -> Task:
@@ -151,9 +156,10 @@ async def task_of_job(store: Store, job: str) -> Task | None:
     return await store.documents.by_key(TASKS, f"job:{job}")
 
 
-async def owed(store: Store, todo: Todo) -> list[Task]:
-    """Return tasks to which this is owed, longest waiting first."""
-    return await store.find(TASKS, Where("todo", "=", todo), limit=BATCH)
+async def owed(store: Store, todo: Todo, after: Task | None = None) -> list[Task]:
+    """Return up to `BATCH` tasks to which this is owed, longest waiting first, those behind `after`."""
+    where, last = (Where("todo", "=", todo),), _place(after) if after else None
+    return await store.documents.find(TASKS, Query(where, descending=False, limit=BATCH, after=last))
 
 
 async def lives(store: Store, poster: str, now: datetime) -> None:

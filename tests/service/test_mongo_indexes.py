@@ -303,6 +303,7 @@ def of_inference_server(store: Store) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "tasks", drained(inference_server.tasks(store))
     for todo in Todo:
         yield "owed", inference_server.owed(store, todo)
+        yield "owed", inference_server.owed(store, todo, next(some_tasks()))
 
 
 async def drained(items: AsyncIterator[Any]) -> int:
