@@ -16,8 +16,9 @@ from gurney.store import Store
 from services.inference_server.call import Server
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
+from services.inference_server.near import is_near
 from services.inference_server.repository import ALL, COUNTERS
-from services.inference_server.server import application, is_near
+from services.inference_server.server import application
 from services.inference_server.settings import PREFIX, InferenceServerSettings
 from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock

@@ -1,7 +1,6 @@
 """The listeners: each an application of its own with its routes, its welcome and its pages."""
 
 import asyncio
-import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import compare_digest
 
@@ -14,6 +13,7 @@ from gurney.clock import monotonic
 from gurney.errors import Conflict, GurneyError, NotFound, TooLarge, Unavailable
 from services.inference_server import openapi
 from services.inference_server.call import Call, Route, Server
+from services.inference_server.near import foreign
 from services.inference_server.patience import patiently
 from services.inference_server.replies import (
     AWAY,
@@ -36,16 +36,8 @@ WELCOME: dict[Listener, str] = {
     "private": "Hello world - this is the private API",
     "v2": "Hello world - this is the API of version 2.0",
 }
-#: What `ipaddress` takes for private has more, such as Teredo's addresses, behind which is anybody.
-NEAR = tuple(
-    ipaddress.ip_network(each)
-    for each in (
-        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
-        *("::1/128", "fc00::/7", "fe80::/10"),
-    )
-)
 TOKEN = "X-Token"  # noqa: S105  # the header's name
-FOREIGN, FAULT = 403, 500
+FORBIDDEN, FAULT = 403, 500
 _STATUS = ((NotFound, NOT_FOUND), (Conflict, 409), (TooLarge, 413), (Unavailable, AWAY))
 UNKNOWN = "unknown"
 
@@ -91,16 +83,6 @@ def routes_of(server: Server, listener: Listener) -> Sequence[Route]:
         case "public" if server.settings.allow_public_post_model:
             return PUBLIC
     return [route for route in PUBLIC if route is not POST_MODEL]
-
-
-def is_near(address: str | None) -> bool:
-    """Tell whether an address is of the loopback device, of a private network (RFC 1918, RFC 4193) or of a link."""
-    try:
-        found = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return False
-    plain = getattr(found, "ipv4_mapped", None) or found
-    return any(plain in network for network in NEAR)
 
 
 class _Moved(web.HTTPTemporaryRedirect):
@@ -171,22 +153,9 @@ def _observed(listener: Listener) -> Middleware:
     return observed
 
 
-def _foreign(request: web.Request) -> str | None:
-    """Say why the private listener does not answer; None where it does.
-
-    A browser also sends what pages of other sites ask, from where somebody near looks at them.
-    """
-    if not is_near(request.remote):
-        return "the private API answers private networks only"
-    origin = request.headers.get("Origin")
-    if origin is not None and origin.rpartition("/")[2] != request.host:
-        return "the private API is not for pages of other sites"
-    return None
-
-
 async def _answered(request: web.Request, handler: Handler, listener: Listener) -> web.StreamResponse:
-    if listener == "private" and (why := _foreign(request)):
-        return refused(FOREIGN, why)
+    if listener == "private" and (why := foreign(request)):
+        return refused(FORBIDDEN, why)
     try:
         return await handler(request)
     except _Moved:

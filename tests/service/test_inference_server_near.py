@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from services.inference_server.server import _answered, is_near
+from services.inference_server.near import foreign, is_near
+from services.inference_server.server import _answered
 from services.inference_server.settings import Listener
 
 GURNEY = Path(sys.executable).parent / "gurney"
@@ -64,6 +65,28 @@ async def test_the_private_listener_answers_no_foreigner(listener: Listener, sta
         return web.Response()
 
     assert (await _answered(asked, view, listener)).status == status
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "answered"),
+    [
+        ("127.0.0.1:7000", {"Origin": "http://127.0.0.1:7000"}, True),
+        ("localhost:7000", {"Sec-Fetch-Site": "none"}, True),
+        ("inference-server:7000", {"Origin": "http://inference-server:7000"}, True),
+        ("old.example.org:7000", {}, True),
+        ("[::1]:7000", {"Sec-Fetch-Site": "same-origin"}, True),
+        ("127.0.0.1:7000", {"Origin": "http://evil.example"}, False),
+        ("127.0.0.1:7000", {"Origin": "null"}, False),
+        ("evil.example:7000", {"Origin": "http://evil.example:7000"}, False),
+        ("evil.example:7000", {"Sec-Fetch-Site": "same-origin"}, False),
+    ],
+)
+def test_a_browser_is_answered_where_no_page_of_others_asks(
+    host: str, headers: dict[str, str], *, answered: bool
+) -> None:
+    """Neither for a page of another site, nor for one whose name leads here by now; programs may use any name."""
+    asked = make_mocked_request("GET", "/api/tasks/", headers={"Host": host, **headers}).clone(remote="127.0.0.1")
+    assert (foreign(asked) is None) is answered
 
 
 @pytest.mark.parametrize(
