@@ -14,16 +14,18 @@ from tests.e2e.conftest import ENVIRONMENT
 from tests.e2e.inference_server import (
     ALIVE,
     FAILED,
+    KEPT,
     NO_MODEL,
     SHELL,
     UNKNOWN,
     InferenceServer,
     Listener,
     form,
+    packed,
     waits,
 )
 from tests.e2e.servers import Server
-from tests.e2e.test_runs import MARK, packed, unpacked
+from tests.e2e.zips import unpacked
 
 pytestmark = [pytest.mark.timeout(180)]
 
@@ -69,8 +71,8 @@ async def test_a_zip_goes_in_and_a_zip_comes_out(inference: InferenceServer) -> 
         answer = (await inference.public("GET", f"/api/tasks/{uid}")).must(200)
         assert answer.headers["Content-Type"] == "application/zip"
         assert unpacked(answer.body) == {
-            "out/a.dcm": MARK.encode(),
-            f"out/{MARK}/Müller.dcm": (MARK * 9).encode(),
+            "out/a.dcm": KEPT.encode(),
+            f"out/{KEPT}/Müller.dcm": (KEPT * 9).encode(),
             "empty/inner/": b"",
         }
 

@@ -9,9 +9,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.e2e.inference_server import ALIVE, InferenceServer, form, waits
+from tests.e2e.inference_server import ALIVE, InferenceServer, form, packed, waits
 from tests.e2e.servers import Server
-from tests.e2e.test_runs import packed
 
 pytestmark = [pytest.mark.timeout(180)]
 

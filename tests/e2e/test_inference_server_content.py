@@ -8,10 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gurney.testing.embedded import EmbeddedProcess
-from tests.e2e.inference_server import InferenceServer
+from tests.e2e.inference_server import InferenceServer, packed
 from tests.e2e.servers import Server
 from tests.e2e.test_inference_server_images import SHELL, server  # noqa: F401  # a server that has the images
-from tests.e2e.test_runs import packed, unpacked
+from tests.e2e.zips import unpacked
 
 pytestmark = [pytest.mark.needs("docker"), pytest.mark.needs("registry"), pytest.mark.timeout(180)]
 

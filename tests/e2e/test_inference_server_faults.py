@@ -15,9 +15,9 @@ from gurney.testing.child import Child
 from gurney.testing.stack import Stack
 from tests.e2e.api import Api
 from tests.e2e.applications import make_maps
-from tests.e2e.inference_server import InferenceServer, waits
+from tests.e2e.inference_server import InferenceServer, packed, waits
 from tests.e2e.kill_stack import ENVIRONMENT
-from tests.e2e.test_runs import packed, unpacked
+from tests.e2e.zips import unpacked
 
 PENDING, FAILED = 551, 552
 #: Seconds between two polls of a client, and for which a part stays away.

@@ -10,9 +10,8 @@ from gurney.testing.stack import Stack
 from tests.e2e import work
 from tests.e2e.api import Api, Json
 from tests.e2e.applications import make_maps
-from tests.e2e.inference_server import InferenceServer, waits
+from tests.e2e.inference_server import InferenceServer, packed, waits
 from tests.e2e.kill_stack import ENVIRONMENT
-from tests.e2e.test_runs import packed
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("mongo", "minio")]
 

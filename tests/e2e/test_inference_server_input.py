@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.e2e.api import Api
-from tests.e2e.inference_server import FAILED, SHELL, UNKNOWN, InferenceServer, form, tarred
-from tests.e2e.test_runs import packed, unpacked
+from tests.e2e.inference_server import FAILED, SHELL, UNKNOWN, InferenceServer, form, packed, tarred
+from tests.e2e.zips import unpacked
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.req("INF-02")]
 

@@ -28,9 +28,10 @@ from tests.e2e.inference_server import (
     InferenceServer,
     Reply,
     form,
+    packed,
     waits,
 )
-from tests.e2e.test_runs import packed, unpacked
+from tests.e2e.zips import unpacked
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.req("INF-11")]
 

@@ -17,7 +17,8 @@ from gurney.testing.child import Child, free_port
 from tests.e2e import work
 from tests.e2e.api import Api, Json
 from tests.e2e.servers import Server
-from tests.e2e.test_runs import MARK, SLEEP, jobs, nothing_stays, packed, unmarked, unpacked
+from tests.e2e.test_runs import SLEEP, jobs, nothing_stays, unmarked
+from tests.e2e.zips import MARK, packed, unpacked
 
 GURNEY = Path(sys.executable).parent / "gurney"
 CONFIGURATION, TEMPORARY = 78, 75

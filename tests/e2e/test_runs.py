@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,13 @@ from tests.e2e import work
 from tests.e2e.api import Answer, Api, Json
 from tests.e2e.conftest import ENVIRONMENT
 from tests.e2e.servers import Server
+from tests.e2e.zips import COPY, MARK, packed, unpacked
 
 ZIP = "application/zip"
-#: In the content of every file that goes in or comes out, in the names of some, and in the log.
-MARK = "ZZMARKZZ"
-_COPY = f"""
-echo "{MARK} in the log"
-cp -r "$HOLOSCAN_INPUT_PATH/in" "$HOLOSCAN_OUTPUT_PATH/out"
-mkdir -p "$HOLOSCAN_OUTPUT_PATH/empty/inner"
-"""
 SLEEP = f"""
 echo "{MARK}"; echo "{MARK}" > "$HOLOSCAN_OUTPUT_PATH/half"
 sleep 60
 """
-
-
-def packed(script: str = _COPY, files: Mapping[str, str] | None = None) -> bytes:
-    """Return a zip with a script and what it works on."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("run.sh", script)
-        for path, content in (files or {"in/a.dcm": MARK, f"in/{MARK}/Müller.dcm": MARK * 9}).items():
-            archive.writestr(path, content)
-    return out.getvalue()
-
-
-def unpacked(body: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 async def run(api: Api, body: bytes, query: str = "", ref: str = "shell", **headers: str) -> Answer:
@@ -130,7 +109,7 @@ async def test_a_zip_goes_in_and_the_results_come_out(runner: Api, server: Serve
 
 async def test_the_data_are_gone_when_the_answer_ends(runner: Api) -> None:
     """Who has read the last byte finds no payload any more, without waiting."""
-    for script in (_COPY, "exit 3"):
+    for script in (COPY, "exit 3"):
         await run(runner, packed(script))
         assert (await runner.get("/v1/payloads")).items == []
         assert all(job["finalized_at"] and not job["results"] for job in (await runner.get("/v1/jobs")).items)
@@ -147,7 +126,7 @@ async def test_it_takes_what_a_job_takes(runner: Api) -> None:
 
 async def test_a_client_may_not_wait(runner: Api) -> None:
     """With respond-async it is a job as any other, whose data stay."""
-    body = packed(_COPY.replace(MARK, "kept"), {"in/a.dcm": "kept"})
+    body = packed(COPY.replace(MARK, "kept"), {"in/a.dcm": "kept"})
     answer = (await run(runner, body, Prefer="respond-async")).must(202)
     assert (answer.headers["Location"], answer.headers["Preference-Applied"]) == (
         f"/v1/jobs/{answer.json['id']}",
