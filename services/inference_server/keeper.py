@@ -18,6 +18,7 @@ from gurney.tasks import Together
 from services.inference_server import machine, repository
 from services.inference_server.documents import Task, Todo
 from services.inference_server.models import Models
+from services.inference_server.posting import Posting
 from services.inference_server.repository import POSTERS, TASKS
 from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND
@@ -35,14 +36,12 @@ _log = telemetry.log("inference-server")
 
 
 class Keeper:
-    """`me`: the process, as others know it."""
-
-    def __init__(self, store: Store, gurney: AsyncClient, models: Models, steps: Steps, *, me: str) -> None:
+    def __init__(self, store: Store, gurney: AsyncClient, models: Models, steps: Steps, *, posting: Posting) -> None:
         self._store = store
         self._gurney = gurney
         self._models = models
         self._steps = steps
-        self._me = me
+        self._posting = posting
         self._gate = asyncio.Semaphore(WIDTH)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tending: dict[str, asyncio.Task[None]] = {}
@@ -91,9 +90,9 @@ class Keeper:
                 self.soon(task.id)
 
     async def _sweep(self) -> None:
-        """Say that this process lives; what was being posted by one that died goes: nobody knows of it."""
+        """Say that this process lives; what was being posted by one that died, or gave it up, goes."""
         now = clock.now()
-        await repository.lives(self._store, self._me, now)
+        await repository.lives(self._store, self._posting.me, now)
         # Where the database was away nobody could say so: then all get their time.
         self._steady_since = self._steady_since or now
         if now - self._steady_since < DEAD:
@@ -101,7 +100,7 @@ class Keeper:
         living = await repository.posters(self._store, now - DEAD)
         await self._models.sweep(living)
         for task in await repository.owed(self._store, Todo.POST):
-            if task.poster not in living:
+            if self._posting.given_up(task, living):
                 with contextlib.suppress(RevisionConflict):
                     await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), now))
         for dead in await repository.dead_posters(self._store, now - FORGOTTEN):

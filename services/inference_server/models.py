@@ -11,12 +11,13 @@ from weakref import WeakValueDictionary
 from gurney import clock, telemetry
 from gurney.client import AsyncClient
 from gurney.client.http import Json
-from gurney.errors import Conflict, GurneyError, KeyTaken, MapNotReady, NameTaken, NotFound
+from gurney.errors import Conflict, GurneyError, KeyTaken, MapNotReady, NameTaken, NotFound, RevisionConflict
 from gurney.ids import digest_of, new_secret
 from gurney.store import Store
 from services.inference_server import repository
 from services.inference_server.documents import Format, Model
 from services.inference_server.patience import patiently
+from services.inference_server.posting import Posting
 from services.inference_server.repository import MODELS, Numbers
 from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.stock import Stock, labels_of
@@ -33,14 +34,13 @@ _log = telemetry.log("inference-server")
 
 class Models:
     def __init__(
-        self, store: Store, gurney: AsyncClient, stock: Stock, settings: InferenceServerSettings, *, me: str
+        self, store: Store, gurney: AsyncClient, stock: Stock, settings: InferenceServerSettings, *, posting: Posting
     ) -> None:
-        """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._settings = settings
-        self._me = me
+        self._posting = posting
         self._numbers = Numbers(store, "models")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -50,25 +50,30 @@ class Models:
             id=digest_of(new_secret()),
             number=await self._numbers.next(),
             format=format,
-            poster=self._me,
+            poster=self._posting.me,
             created_at=clock.now(),
             **asked,
         )
-        try:
-            await self._store.insert(MODELS, model)
-        except KeyTaken as taken:
-            raise NameTaken(f"there is a model {model.human_readable_id[:100]!r} already") from taken
-        begun = model
-        try:
-            if archive is not None:
-                content = await patiently(lambda: self._stock.unpack(begun, archive, "content"))
-                model = model.but(content=content)
-                model = model.but(upload=await self._stock.keep(model, archive, "archive"))
-            found = await self._registered(model, f"{model.label}-map")
-            return await self._store.replace(MODELS, model.next(map=found["id"]))
-        except BaseException:
-            await asyncio.shield(self._undo(begun, model))
-            raise
+        with self._posting.of(model):
+            try:
+                await self._store.insert(MODELS, model)
+            except KeyTaken as taken:
+                raise NameTaken(f"there is a model {model.human_readable_id[:100]!r} already") from taken
+            try:
+                return await self._made(model, archive)
+            except BaseException:
+                await asyncio.shield(self._undo(model))
+                raise
+
+    async def _made(self, begun: Model, archive: Path | None) -> Model:
+        """Make what a model needs that is being posted, and store it."""
+        model = begun
+        if archive is not None:
+            content = await patiently(lambda: self._stock.unpack(begun, archive, "content"))
+            model = model.but(content=content)
+            model = model.but(upload=await self._stock.keep(model, archive, "archive"))
+        found = await self._registered(model, f"{model.label}-map")
+        return await self._store.replace(MODELS, model.next(map=found["id"]))
 
     async def usable(self, model: Model) -> str:
         """Return the MAP that a task of the model runs; raises `MapNotReady` where no image can be had.
@@ -148,17 +153,18 @@ class Models:
     async def sweep(self, living: Collection[str]) -> None:
         """Undo what nobody is posting any more; `living`: the processes that may be."""
         for model in await repository.half_posted(self._store):
-            if model.poster not in living:
-                await self._undo(model, model)
+            if self._posting.given_up(model, living):
+                with contextlib.suppress(RevisionConflict):  # it was posted after all
+                    await self._undo(await self._store.replace(MODELS, model.next(poster="")))
 
-    async def _undo(self, begun: Model, model: Model) -> None:
+    async def _undo(self, model: Model) -> None:
         """Let go what was made of a model; where Gurney is away, the sweep does the same later."""
         try:
             async for found in self._gurney.maps.list(label=labels_of(model)):
                 await self._gurney.maps.delete(found["id"])
             async for payload in self._gurney.payloads.list(label=labels_of(model)):
                 await self._stock.drop(payload["id"])
-            await self._store.remove(MODELS, begun)
+            await self._store.remove(MODELS, model)
         except GurneyError as error:
             _log.warning("a model that was not posted goes later", model=model.number, error=error)
 

@@ -1,6 +1,5 @@
 """Tasks, as clients ask for them."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 from gurney import clock, telemetry
 from gurney.client import AsyncClient
 from gurney.client.http import Incoming, Json
-from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
+from gurney.errors import Conflict, GurneyError, NotFound, RevisionConflict, Unavailable
 from gurney.ids import new_asker, new_secret
 from gurney.store import Store
 from services.inference_server import machine, repository
@@ -17,6 +16,7 @@ from services.inference_server.documents import Format, Model, Numbered, Status,
 from services.inference_server.keeper import Keeper
 from services.inference_server.machine import Seen
 from services.inference_server.patience import patiently, promptly
+from services.inference_server.posting import Posting
 from services.inference_server.repository import TASKS, Numbers
 from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND, Stock
@@ -30,15 +30,14 @@ _log = telemetry.log("inference-server")
 
 class Tasks:
     def __init__(
-        self, store: Store, gurney: AsyncClient, stock: Stock, steps: Steps, keeper: Keeper, *, me: str
+        self, store: Store, gurney: AsyncClient, stock: Stock, steps: Steps, keeper: Keeper, *, posting: Posting
     ) -> None:
-        """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._steps = steps
         self._keeper = keeper
-        self._me = me
+        self._posting = posting
         self._numbers = Numbers(store, "tasks")
 
     async def post(self, model: Model, format: Format, archive: Path, uid: str | None = None) -> Task:  # noqa: A002
@@ -47,28 +46,25 @@ class Tasks:
             id=uid or new_secret(),
             number=await self._numbers.next(),
             format=format,
-            poster=self._me,
+            poster=self._posting.me,
             model=model.id,
             model_human_readable_id=model.human_readable_id,
             todo=Todo.POST,
             created_at=clock.now(),
         )
-        await repository.insert(self._store, task)
-        try:
+        with self._posting.of(task):  # what is given up is swept: by then Gurney makes nothing of it any more
+            await repository.insert(self._store, task)
             after = await self._steps.submission(task, model, archive)
             kept = await self._stock.keep(task, archive, "archive")  # while the job runs
             after = after.but(upload=kept)
-            await repository.replace(self._store, after)
-        except BaseException:
-            await asyncio.shield(self._undo(task))
-            raise
+            try:
+                await repository.replace(self._store, after)
+            except RevisionConflict:
+                await self._store.update(TASKS, task.id, lambda swept: (swept.next(todo=Todo.REMOVE), ()))
+                raise Unavailable("the task was taken for given up", retry_after_s=1) from None
         if after.todo is not Todo.WATCH:
             self._keeper.soon(task.id)
         return after
-
-    async def _undo(self, task: Task) -> None:
-        """Leave a task to the sweep, which comes in seconds: until then Gurney may still be making something of it."""
-        await repository.replace(self._store, task.next(poster=""))
 
     # --- what is told ---
 
