@@ -23,6 +23,7 @@ from gurney.errors import (
     NotFound,
     RevisionConflict,
     TooLarge,
+    Unavailable,
     UnsupportedType,
 )
 from gurney.spool import spooled
@@ -102,14 +103,32 @@ class Steps:
     async def submit(self, task: Task, lock: asyncio.Lock) -> None:
         """Make the task's job. Only that is done under its lock: nobody waits for an image to delete a task."""
         try:
+            if (made := await self._made(task)) is not None:
+                await self._store.replace(TASKS, machine.submitted(task, made))
+                return
             task, model, map_id = await self.prepare(task)
             async with lock:
                 await self._require_same(task)
-                await self._store.replace(TASKS, machine.submitted(task, await self._job(task, model, map_id)))
+                job = await self._on_current(task, model, map_id)
+                await self._store.replace(TASKS, machine.submitted(task, job))
         except RevisionConflict:
             raise
         except _FINAL as error:
             await self._store.replace(TASKS, _failed(task, error))
+
+    async def _made(self, task: Task) -> str | None:
+        """Return the job whose answer was lost: with other settings by now, or another MAP, a second would be made."""
+        job = await anext(self._gurney.jobs.list(label=labels_of(task)), None)
+        return None if job is None else str(job["id"])
+
+    async def _on_current(self, task: Task, model: Model, map_id: str) -> str:
+        """Submit the job; raises `Unavailable` where another task has had the MAP registered anew in this moment."""
+        try:
+            return await self._job(task, model, map_id)
+        except MapNotReady as error:
+            if (await self._gurney.maps.get(map_id))["state"] == "unregistered":
+                raise Unavailable(f"{map_id} has been registered anew") from error
+            raise
 
     @asynccontextmanager
     async def _posted(self, task: Task) -> AsyncIterator[Path]:

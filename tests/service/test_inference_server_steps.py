@@ -1,0 +1,94 @@
+"""Steps of InferenceServer's tasks over real documents, and a Gurney that answers what a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gurney import clock, facade
+from gurney.client import AsyncClient
+from gurney.client.http import Json
+from gurney.documents.sqlite import SqliteDocuments
+from gurney.errors import Unavailable
+from gurney.store import Store
+from services.inference_server.documents import Model, Task, Todo
+from services.inference_server.models import Models
+from services.inference_server.posting import Posting
+from services.inference_server.repository import ALL, MODELS, TASKS
+from services.inference_server.settings import InferenceServerSettings
+from services.inference_server.steps import Steps
+from services.inference_server.stock import Stock
+
+NO_JOBS: Json = {"items": [], "next_cursor": None}
+NOT_READY: Json = {"code": "map_not_ready", "detail": "the MAP is unregistered", "status": 409}
+
+
+class Gurney:
+    """A server; `answers`: what it says, one after another, to a method and a path."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Iterator[Json]] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        told = next(self.answers[f"{request.method} {request.path}"])
+        return web.json_response(told, status=told.get("status", 200))
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store in which there is a model, and a task whose job is to be made."""
+    documents = SqliteDocuments(tmp_path / "documents", sync="normal")
+    await documents.open(ALL)
+    store = Store(documents, None)
+    now = clock.now()
+    await store.insert(
+        MODELS, Model(id="m", number=1, human_readable_id="m", container_tag="m", map="map_1", created_at=now)
+    )
+    await store.insert(
+        TASKS,
+        Task(id="t", number=1, model="m", model_human_readable_id="m", input="pay_1", todo=Todo.SUBMIT, created_at=now),
+    )
+    yield store
+    await documents.close()
+
+
+@pytest.fixture
+def gurney() -> Gurney:
+    return Gurney()
+
+
+@pytest.fixture
+async def steps(store: Store, gurney: Gurney) -> AsyncIterator[Steps]:
+    """The steps, by a client of that server."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", gurney.answer)
+    settings = InferenceServerSettings(token="t")
+    async with (
+        facade.listening(app, "127.0.0.1", 0) as (host, port),
+        AsyncClient(f"http://{host}:{port}", "t") as client,
+    ):
+        stock = Stock(client)
+        models = Models(store, client, stock, settings, posting=Posting("me"))
+        yield Steps(store, client, stock, models, settings)
+
+
+async def test_a_job_whose_answer_was_lost_is_found(store: Store, gurney: Gurney, steps: Steps) -> None:
+    """Whatever was said meanwhile of the model or of what its tasks get, no second job is made."""
+    gurney.answers = {"GET /v1/jobs": iter([{"items": [{"id": "job_1"}], "next_cursor": None}])}
+    await steps.submit(await store.get(TASKS, "t"), asyncio.Lock())
+    found = await store.get(TASKS, "t")
+    assert (found.todo, found.job) == (Todo.WATCH, "job_1")
+
+
+async def test_a_map_that_has_just_been_replaced_fails_no_task(store: Store, gurney: Gurney, steps: Steps) -> None:
+    """Where another task has had the image registered anew in this moment, the task is tried again."""
+    gurney.answers = {
+        "GET /v1/jobs": iter([NO_JOBS]),
+        "GET /v1/maps/map_1": iter([{"id": "map_1", "state": "ready"}, {"id": "map_1", "state": "unregistered"}]),
+        "POST /v1/jobs": iter([NOT_READY]),
+    }
+    with pytest.raises(Unavailable):
+        await steps.submit(await store.get(TASKS, "t"), asyncio.Lock())
+    assert (await store.get(TASKS, "t")).todo is Todo.SUBMIT
