@@ -160,7 +160,8 @@ class Steps:
         """Keep what has become of a job that has ended; its input goes."""
         try:
             job = await self._gurney.jobs.get(task.job or "")
-        except NotFound:  # somebody has deleted it
+        except NotFound:  # somebody has deleted it, unless nothing of ours is to be seen, as with another's token
+            await self._gurney.payloads.get(task.upload or "")
             await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
             return
         if job["state"] in machine.TERMINAL:

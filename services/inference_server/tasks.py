@@ -138,7 +138,11 @@ class Tasks:
             before.add(task.output)
             return machine.said(task, Status.FINISHED, clock.now(), kept)
 
-        after = await self._changed(uid, said)
+        try:
+            after = await self._changed(uid, said)
+        except NotFound:  # it has been deleted meanwhile, perhaps with all that it had
+            await self._stock.drop(kept)
+            raise
         for output in before - {kept}:
             await self._stock.drop(output)
         return after

@@ -11,7 +11,7 @@ from gurney import clock, facade
 from gurney.client import AsyncClient
 from gurney.client.http import Json
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import Unavailable
+from gurney.errors import NotFound, Unavailable
 from gurney.store import Store
 from services.inference_server.documents import Model, Task, Todo
 from services.inference_server.models import Models
@@ -22,6 +22,7 @@ from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock
 
 NO_JOBS: Json = {"items": [], "next_cursor": None}
+GONE: Json = {"code": "not_found", "detail": "there is none", "status": 404}
 NOT_READY: Json = {"code": "map_not_ready", "detail": "the MAP is unregistered", "status": 409}
 
 
@@ -92,3 +93,19 @@ async def test_a_map_that_has_just_been_replaced_fails_no_task(store: Store, gur
     with pytest.raises(Unavailable):
         await steps.submit(await store.get(TASKS, "t"), asyncio.Lock())
     assert (await store.get(TASKS, "t")).todo is Todo.SUBMIT
+
+
+async def test_who_sees_nothing_of_a_task_does_not_believe_that_it_was_deleted(
+    store: Store, gurney: Gurney, steps: Steps
+) -> None:
+    """With another's token, or another server, tasks stay as they are; where only its job has gone, so does one."""
+    task = await store.replace(TASKS, (await store.get(TASKS, "t")).next(todo=Todo.WATCH, job="job_1", upload="pay_2"))
+    gurney.answers = {
+        "GET /v1/jobs/job_1": iter([GONE, GONE]),
+        "GET /v1/payloads/pay_2": iter([GONE, {"id": "pay_2"}]),
+    }
+    with pytest.raises(NotFound):
+        await steps.settle(task)
+    assert await store.get(TASKS, "t") == task
+    await steps.settle(task)
+    assert (await store.get(TASKS, "t")).is_deleted

@@ -10,7 +10,7 @@ from aiohttp import web
 from gurney import clock, facade
 from gurney.client import AsyncClient
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import Internal, Unavailable
+from gurney.errors import Internal, NotFound, Unavailable
 from gurney.store import Store
 from services.inference_server import machine, patience, repository
 from services.inference_server.documents import Counter, Model, Numbered, Status, Task, Todo
@@ -70,6 +70,25 @@ class Swept(Stock):
             await self._store.replace(TASKS, gone)
             await self._store.replace(TASKS, machine.removed(gone))
         return part
+
+
+class Deleted(Stock):
+    """A stock that takes so long that a task is deleted meanwhile, with all that it has."""
+
+    def __init__(self, gurney: AsyncClient, store: Store) -> None:
+        super().__init__(gurney)
+        self._store = store
+        self.kept: set[str | None] = set()
+
+    async def keep(self, thing: Numbered, archive: Path, part: str) -> str:
+        del archive
+        task = await self._store.get(TASKS, thing.id)
+        await self._store.replace(TASKS, machine.removed(task).but(is_deleted=True))
+        self.kept.add(part)
+        return part
+
+    async def drop(self, payload: str | None) -> None:
+        self.kept.discard(payload)
 
 
 @asynccontextmanager
@@ -178,3 +197,13 @@ async def test_a_number_that_is_taken_tells_nobody_s_uid(documents: Meddled, tas
     with pytest.raises(Internal) as refused:
         await tasks.post(MODEL, "zip", Path("archive"))
     assert UID not in str(refused.value)
+
+
+async def test_an_output_of_a_task_that_is_deleted_meanwhile_goes(documents: Meddled) -> None:
+    """Nobody else would find it: the task has been removed by then."""
+    store = Store(documents, None)
+    async with AsyncClient("http://127.0.0.1:9", "t") as gurney:
+        stock = Deleted(gurney, store)
+        with pytest.raises(NotFound):
+            await asking(store, gurney, stock).post_output(UID, Path("archive"))
+    assert stock.kept == set()
