@@ -29,6 +29,8 @@ ROUND_S, WATCH_S = 2.0, 10.0
 OVERLAP_S, WHOLE_S = 10.0, 600.0
 #: Seconds between two times that a process says that it lives; after what silence it is dead, and is forgotten.
 LIVES_S, DEAD, FORGOTTEN = 10.0, timedelta(seconds=30), timedelta(days=1)
+#: Seconds after which a round, or a step, is given up: a host that was switched off ends no connection.
+ANSWERS_S = 300.0
 #: Steps that are taken at once.
 WIDTH = 16
 
@@ -65,10 +67,11 @@ class Keeper:
     async def _rounds(self, make: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:
             try:
-                await make()
-            except GurneyError as error:
+                async with asyncio.timeout(ANSWERS_S):
+                    await make()
+            except (GurneyError, TimeoutError) as error:
                 self._steady_since = None
-                _log.info("round is made again", reason=error.code)
+                _log.info("round is made again", reason=getattr(error, "code", "timeout"))
             except Exception:
                 _log.exception("round failed and is made again")
             await asyncio.sleep(pause_s)
@@ -156,5 +159,5 @@ class Keeper:
 
     async def _gated(self, step: Callable[[Task], Awaitable[None]], task: Task) -> None:
         """Take a step, not too many at once: clients are not to wait for it."""
-        async with self._gate:
+        async with self._gate, asyncio.timeout(ANSWERS_S):
             await step(task)

@@ -103,16 +103,17 @@ class Models:
         except asyncio.CancelledError:
             await asyncio.shield(self._unregister(made["id"]))
             raise
-        if found["state"] != "ready":
-            await self._unregister(found["id"])
-            raise _unusable(found)
         before = await self._known(model.map)
-        if before is not None and (before["state"], before["digest"]) == ("ready", found["digest"]):
+        is_ready, was_ready = found["state"] == "ready", before is not None and before["state"] == "ready"
+        if before is not None and was_ready and (not is_ready or before["digest"] == found["digest"]):
             await self._unregister(found["id"])
-            return str(before["id"])
-        await self._store.update(MODELS, model.id, lambda document: (document.next(map=found["id"]), ()))
-        await self._unregister(model.map)
-        return str(found["id"])
+        else:  # also one that is no better: its age tells when to try again
+            await self._store.update(MODELS, model.id, lambda document: (document.next(map=found["id"]), ()))
+            await self._unregister(model.map)
+            before = found
+        if not is_ready:
+            raise _unusable(found)
+        return str(before["id"])
 
     async def _known(self, ref: str | None) -> Json | None:
         with contextlib.suppress(NotFound):

@@ -11,9 +11,11 @@ from gurney import clock, facade
 from gurney.client import AsyncClient
 from gurney.client.http import Json
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import NotFound, Unavailable
+from gurney.errors import MapNotReady, NotFound, Unavailable
 from gurney.store import Store
+from services.inference_server import keeper
 from services.inference_server.documents import Model, Task, Todo
+from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
 from services.inference_server.posting import Posting
 from services.inference_server.repository import ALL, MODELS, TASKS
@@ -21,6 +23,7 @@ from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.steps import Steps
 from services.inference_server.stock import Stock
 
+SILENCE: Json = {}
 NO_JOBS: Json = {"items": [], "next_cursor": None}
 GONE: Json = {"code": "not_found", "detail": "there is none", "status": 404}
 NOT_READY: Json = {"code": "map_not_ready", "detail": "the MAP is unregistered", "status": 409}
@@ -34,6 +37,8 @@ class Gurney:
 
     async def answer(self, request: web.Request) -> web.Response:
         told = next(self.answers[f"{request.method} {request.path}"])
+        if told is SILENCE:
+            await asyncio.Event().wait()
         return web.json_response(told, status=told.get("status", 200))
 
 
@@ -61,18 +66,29 @@ def gurney() -> Gurney:
 
 
 @pytest.fixture
-async def steps(store: Store, gurney: Gurney) -> AsyncIterator[Steps]:
-    """The steps, by a client of that server."""
+async def client(gurney: Gurney) -> AsyncIterator[AsyncClient]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", gurney.answer)
-    settings = InferenceServerSettings(token="t")
     async with (
-        facade.listening(app, "127.0.0.1", 0) as (host, port),
+        facade.listening(app, "127.0.0.1", 0, handler_cancellation=True) as (host, port),
         AsyncClient(f"http://{host}:{port}", "t") as client,
     ):
-        stock = Stock(client)
-        models = Models(store, client, stock, settings, posting=Posting("me"))
-        yield Steps(store, client, stock, models, settings)
+        yield client
+
+
+@pytest.fixture
+def models(store: Store, client: AsyncClient) -> Models:
+    return Models(store, client, Stock(client), InferenceServerSettings(token="t"), posting=Posting("me"))
+
+
+@pytest.fixture
+def steps(store: Store, client: AsyncClient, models: Models) -> Steps:
+    return Steps(store, client, Stock(client), models, InferenceServerSettings(token="t"))
+
+
+@pytest.fixture
+def tending(store: Store, client: AsyncClient, models: Models, steps: Steps) -> Keeper:
+    return Keeper(store, client, models, steps, posting=Posting("me"))
 
 
 async def test_a_job_whose_answer_was_lost_is_found(store: Store, gurney: Gurney, steps: Steps) -> None:
@@ -109,3 +125,50 @@ async def test_who_sees_nothing_of_a_task_does_not_believe_that_it_was_deleted(
     assert await store.get(TASKS, "t") == task
     await steps.settle(task)
     assert (await store.get(TASKS, "t")).is_deleted
+
+
+async def test_an_image_that_cannot_be_had_is_not_tried_with_every_task(
+    store: Store, gurney: Gurney, models: Models
+) -> None:
+    """The registry is asked once more, not again for the next task in the same seconds, and one MAP is left."""
+    model, now = await store.get(MODELS, "m"), clock.rfc3339(clock.now())
+    old, new = [
+        {"id": ref, "urn": "m", "state": "invalid", "digest": None, "reason": None, "created_at": at}
+        for ref, at in (("map_1", "2026-01-01T00:00:00Z"), ("map_2", now))
+    ]
+    gurney.answers = {
+        "GET /v1/maps/map_1": iter([old, old]),
+        "POST /v1/maps": iter([new]),
+        "GET /v1/maps/map_2": iter([new, new]),
+        "DELETE /v1/maps/map_1": iter([{"id": "map_1"}]),
+    }
+    for _ in range(2):
+        with pytest.raises(MapNotReady):
+            await models.usable(model)
+    assert (await store.get(MODELS, "m")).map == "map_2"
+
+
+async def test_a_server_that_falls_silent_is_asked_again(
+    store: Store, gurney: Gurney, tending: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its host was switched off no connection ends: a round is given up after a while, and made again."""
+    monkeypatch.setattr(keeper, "ANSWERS_S", 0.05)
+    monkeypatch.setattr(keeper, "WATCH_S", 0.01)
+    monkeypatch.setattr(keeper, "ROUND_S", 60.0)
+    asked_again = asyncio.Event()
+
+    def answers() -> Iterator[Json]:
+        yield SILENCE
+        asked_again.set()
+        while True:
+            yield NO_JOBS
+
+    gurney.answers = {"GET /v1/jobs": answers()}
+    await store.replace(TASKS, (await store.get(TASKS, "t")).next(todo=Todo.NOTHING))
+    running = asyncio.create_task(tending.run())
+    try:
+        async with asyncio.timeout(10):
+            await asked_again.wait()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
