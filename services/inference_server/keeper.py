@@ -122,7 +122,7 @@ class Keeper:
             since = waiting[0].created_at if waiting else now
             self._watched_whole = began
         after = clock.rfc3339(since - timedelta(seconds=OVERLAP_S))
-        with telemetry.span("watch", telemetry.INTERNAL, quiet=True):  # every 2 s: nobody wants a trace of that
+        with telemetry.span("watch", telemetry.INTERNAL, quiet=True):  # every 10 s: nobody wants a trace of that
             ended = [job["id"] async for job in self._gurney.jobs.list(label={KIND: "task"}, completed_after=after)]
         for job in ended:
             task = await repository.task_of_job(self._store, job)

@@ -28,6 +28,8 @@ FOLDER_MAPS = "urn:gurney:dir:"
 HARDENING = {"mode": "compatible", "reason": "models of InferenceServer may write into their root file system"}
 #: Seconds in which a MAP that proved unusable is not tried again.
 ANEW_S = 10.0
+#: Seconds between two looks at an image that is being pulled, which may take an hour.
+POLL_S = 0.25
 
 _log = telemetry.log("inference-server")
 
@@ -83,7 +85,7 @@ class Models:
         async with self._locks.setdefault(model.id, asyncio.Lock()):
             model = await repository.model_of(self._store, model.id)
             with contextlib.suppress(NotFound):
-                found = await patiently(lambda: self._gurney.maps.settled(model.map or ""))
+                found = await patiently(lambda: self._gurney.maps.settled(model.map or "", poll_s=POLL_S))
                 if found["state"] == "ready":
                     return str(found["id"])
                 if found["state"] == "invalid" and _age_s(found) < ANEW_S:
@@ -99,7 +101,7 @@ class Models:
         """Register the model's MAP once more; one whose image is the same goes again."""
         made = await self._registered(model, None)
         try:
-            found = await patiently(lambda: self._gurney.maps.settled(made["id"]))
+            found = await patiently(lambda: self._gurney.maps.settled(made["id"], poll_s=POLL_S))
         except asyncio.CancelledError:
             await asyncio.shield(self._unregister(made["id"]))
             raise

@@ -1,5 +1,6 @@
 """Tasks, as clients ask for them."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from services.inference_server.stock import KIND, Stock
 RUNS = "Task is running"
 #: Jobs that are asked for at once.
 PAGE = 1000
+#: Archives on their way out at once: who reads slowly leaves connections to Gurney, 256, to all else.
+READERS = 128
 
 _log = telemetry.log("inference-server")
 
@@ -39,6 +42,7 @@ class Tasks:
         self._keeper = keeper
         self._posting = posting
         self._numbers = Numbers(store, "tasks")
+        self._readers = asyncio.Semaphore(READERS)
 
     async def post(self, model: Model, format: Format, archive: Path, uid: str | None = None) -> Task:  # noqa: A002
         """Store a task; when it is answered, nothing of it can get lost. Raises `Conflict` where the uid is taken."""
@@ -109,17 +113,17 @@ class Tasks:
         """Yield what was posted, as it was; raises `NotFound`, `Unavailable`."""
         if thing.upload is None:
             raise NotFound("nothing was posted")
-        async with self._stock.reading(thing.upload) as incoming:
+        async with self._readers, self._stock.reading(thing.upload) as incoming:
             yield incoming
 
     @asynccontextmanager
     async def output(self, task: Task, format: Format) -> AsyncIterator[Incoming]:  # noqa: A002
         """Yield the output of a task that has one; raises `NotFound`, `Unavailable`."""
         if task.output is not None:
-            async with self._stock.reading(task.output) as incoming:
+            async with self._readers, self._stock.reading(task.output) as incoming:
                 yield incoming
         else:
-            async with self._gurney.jobs.results(task.job or "", tar=format == "tar") as incoming:
+            async with self._readers, self._gurney.jobs.results(task.job or "", tar=format == "tar") as incoming:
                 yield incoming
 
     # --- what is said ---

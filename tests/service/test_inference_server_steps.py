@@ -13,7 +13,7 @@ from gurney.client.http import Json
 from gurney.documents.sqlite import SqliteDocuments
 from gurney.errors import MapNotReady, NotFound, Unavailable
 from gurney.store import Store
-from services.inference_server import keeper
+from services.inference_server import keeper, tasks
 from services.inference_server.documents import Model, Task, Todo
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
@@ -172,3 +172,33 @@ async def test_a_server_that_falls_silent_is_asked_again(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+def one_reader(
+    store: Store, client: AsyncClient, steps: Steps, tending: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> tasks.Tasks:
+    """What clients ask, where one of them may read an output at a time."""
+    monkeypatch.setattr(tasks, "READERS", 1)
+    return tasks.Tasks(store, client, Stock(client), steps, tending, posting=Posting("me"))
+
+
+async def test_who_reads_slowly_leaves_connections_to_others(
+    store: Store, gurney: Gurney, client: AsyncClient, one_reader: tasks.Tasks
+) -> None:
+    """So many outputs are on their way at once, and no more; whoever asks something else is answered."""
+    gurney.answers = {"GET /v1/jobs/job_1/results": iter([NO_JOBS, NO_JOBS]), "GET /v1/jobs": iter([NO_JOBS] * 5)}
+    task = (await store.get(TASKS, "t")).but(job="job_1")
+    order: list[str] = []
+
+    async def second() -> None:
+        async with one_reader.output(task, "zip"):
+            order.append("second")
+
+    async with one_reader.output(task, "zip"):
+        later = asyncio.create_task(second())
+        for _ in range(5):
+            order += [job["id"] async for job in client.jobs.list()]
+        order.append("first")
+    await later
+    assert order == ["first", "second"]
