@@ -181,15 +181,13 @@ class Tasks:
         ref = task.job
         try:
             job = await patiently(lambda: self._gurney.jobs.get(ref))
-            if job["state"] in machine.TERMINAL or (job["state"] == "running" and not also_running):
+            if job["state"] in machine.TERMINAL:
+                return job
+            if job["state"] == "running" and not also_running and not job["cancel_requested_at"]:
                 return job
             job = await patiently(lambda: self._steps.stopped(ref))
         except NotFound:
             return None
-        if also_running:
-            return job
-        if job["started_at"]:
-            raise Conflict(RUNS)  # it had begun when it was stopped
-        if job["state"] not in machine.TERMINAL:
+        if not also_running and job["state"] not in machine.TERMINAL:
             raise Unavailable("its job has not stopped yet", retry_after_s=1)
-        return job
+        return job  # also where it began in this moment: who is told that it runs would find it failed

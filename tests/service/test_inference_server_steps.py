@@ -87,8 +87,14 @@ def steps(store: Store, client: AsyncClient, models: Models) -> Steps:
 
 
 @pytest.fixture
-def tending(store: Store, client: AsyncClient, models: Models, steps: Steps) -> Keeper:
-    return Keeper(store, client, models, steps, posting=Posting("me"))
+async def tending(store: Store, client: AsyncClient, models: Models, steps: Steps) -> AsyncIterator[Keeper]:
+    """What does what is owed; in the end it ends what it has begun."""
+    keeper = Keeper(store, client, models, steps, posting=Posting("me"))
+    yield keeper
+    ending = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
 
 
 async def test_a_job_whose_answer_was_lost_is_found(store: Store, gurney: Gurney, steps: Steps) -> None:
@@ -202,3 +208,21 @@ async def test_who_reads_slowly_leaves_connections_to_others(
         order.append("first")
     await later
     assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("begun", ["canceled", "succeeded"])
+async def test_a_task_that_begins_while_it_is_deleted_is_deleted(
+    store: Store, gurney: Gurney, one_reader: tasks.Tasks, begun: str
+) -> None:
+    """Nobody is told that a task runs whose job he has just had stopped."""
+    at = clock.rfc3339(clock.now())
+    job = {"id": "job_1", "reason": None, "started_at": None, "stopped_at": None, "cancel_requested_at": None}
+    running = job | {"state": "running", "started_at": at, "cancel_requested_at": at}
+    gurney.answers = {
+        "GET /v1/jobs/job_1": iter([job | {"state": "scheduled"}, running, running, running | {"state": begun}]),
+        "POST /v1/jobs/job_1/cancel": iter([running, running]),
+    }
+    await store.replace(TASKS, (await store.get(TASKS, "t")).next(todo=Todo.WATCH, job="job_1"))
+    with pytest.raises(Unavailable):
+        await one_reader.delete("t", also_running=False)
+    assert (await one_reader.delete("t", also_running=False)).task.is_deleted
