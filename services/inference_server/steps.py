@@ -81,9 +81,18 @@ class Steps:
         if task.input is None:
             async with self._gate, self._posted(task) as archive:
                 made = await self._stock.unpack(task, archive, "input")
-            task = await self._store.replace(TASKS, task.next(input=made))
+            task = await self._unpacked(task, made)
         find = self._models.pulled if model.pull_on_every_run else self._models.usable
         return task, model, await self._found(task, find(model))
+
+    async def _unpacked(self, task: Task, made: str) -> Task:
+        """Note the input that was made; where another process has removed the task, nobody else would find it."""
+        try:
+            return await self._store.replace(TASKS, task.next(input=made))
+        except RevisionConflict:
+            if (await self._store.get(TASKS, task.id)).todo is Todo.NOTHING:
+                await self._stock.drop(made)
+            raise
 
     async def _found(self, task: Task, find: Coroutine[Any, Any, str]) -> str:
         """Return the MAP; raises `RevisionConflict` where somebody changes the task while its image is waited for."""

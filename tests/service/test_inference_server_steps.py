@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ from aiohttp import web
 
 from gurney import clock, facade
 from gurney.client import AsyncClient
-from gurney.client.http import Json
+from gurney.client.http import Incoming, Json
 from gurney.documents.sqlite import SqliteDocuments
-from gurney.errors import MapNotReady, NotFound, Unavailable
+from gurney.errors import MapNotReady, NotFound, RevisionConflict, Unavailable
 from gurney.store import Store
-from services.inference_server import keeper, tasks
-from services.inference_server.documents import Model, Task, Todo
+from services.inference_server import keeper, machine, tasks
+from services.inference_server.documents import Model, Numbered, Task, Todo
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
 from services.inference_server.posting import Posting
@@ -40,6 +41,33 @@ class Gurney:
         if told is SILENCE:
             await asyncio.Event().wait()
         return web.json_response(told, status=told.get("status", 200))
+
+
+class Removed(Stock):
+    """A stock that takes so long to unpack that another process removes the task meanwhile."""
+
+    def __init__(self, client: AsyncClient, store: Store) -> None:
+        super().__init__(client)
+        self._store = store
+        self.kept: set[str | None] = set()
+
+    @asynccontextmanager
+    async def reading(self, payload: str) -> AsyncIterator[Incoming]:
+        del payload
+
+        async def nothing() -> AsyncIterator[bytes]:
+            yield b""
+
+        yield Incoming(nothing(), None)
+
+    async def unpack(self, thing: Numbered, archive: Path, part: str) -> str:
+        del archive
+        await self._store.replace(TASKS, machine.removed(await self._store.get(TASKS, thing.id)))
+        self.kept.add(part)
+        return part
+
+    async def drop(self, payload: str | None) -> None:
+        self.kept.discard(payload)
 
 
 @pytest.fixture
@@ -226,3 +254,15 @@ async def test_a_task_that_begins_while_it_is_deleted_is_deleted(
     with pytest.raises(Unavailable):
         await one_reader.delete("t", also_running=False)
     assert (await one_reader.delete("t", also_running=False)).task.is_deleted
+
+
+async def test_an_input_that_is_unpacked_while_its_task_is_removed_goes(
+    store: Store, client: AsyncClient, models: Models, tmp_path: Path
+) -> None:
+    """Another process has looked for what the task had before the input was there."""
+    task = await store.replace(TASKS, (await store.get(TASKS, "t")).next(input=None, upload="pay_2"))
+    stock = Removed(client, store)
+    steps = Steps(store, client, stock, models, InferenceServerSettings(token="t", data=tmp_path / "data"))
+    with pytest.raises(RevisionConflict):
+        await steps.prepare(task)
+    assert stock.kept == set()
