@@ -17,6 +17,7 @@ from services.inference_server.call import Server
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
 from services.inference_server.near import is_near
+from services.inference_server.posting import Posting
 from services.inference_server.repository import ALL, COUNTERS
 from services.inference_server.server import application
 from services.inference_server.settings import PREFIX, InferenceServerSettings
@@ -50,11 +51,11 @@ async def _serve(mine: InferenceServerSettings, settings: Settings) -> None:
         watched = await stack.enter_async_context(facade.watched(settings, "inference-server"))
         await facade.once_there(lambda: documents.open(ALL), settings.start_timeout)
         store, stock = Store(documents, None), Stock(gurney)
-        me = new_asker()
-        models = Models(store, gurney, stock, mine, me=me)
+        posting = Posting(new_asker())
+        models = Models(store, gurney, stock, mine, posting=posting)
         steps = Steps(store, gurney, stock, models, mine)
-        keeper = Keeper(store, gurney, models, steps, me=me)
-        tasks = Tasks(store, gurney, stock, steps, keeper, me=me)
+        keeper = Keeper(store, gurney, models, steps, posting=posting)
+        tasks = Tasks(store, gurney, stock, steps, keeper, posting=posting)
         server = Server(mine, settings.max_upload, store, models, tasks)
         await facade.once_there(gurney.whoami, settings.start_timeout)
         keeping = asyncio.create_task(keeper.run())

@@ -19,16 +19,21 @@ from gurney.tasks import Together
 from services.inference_server import machine, repository
 from services.inference_server.documents import Task, Todo
 from services.inference_server.models import Models
+from services.inference_server.posting import Posting
 from services.inference_server.repository import POSTERS, TASKS
 from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND
 
 #: Seconds between two rounds, and between two looks at jobs that have ended.
 ROUND_S, WATCH_S = 2.0, 10.0
-#: Seconds of jobs' ends that are looked at once more, and after which all are: an end may be told late.
-OVERLAP_S, WHOLE_S = 10.0, 600.0
+#: Seconds of jobs' ends that are looked at once more.
+OVERLAP_S = 10.0
+#: Seconds between two looks at some of the tasks themselves whose jobs live: whatever was missed, by whatever clock.
+LOOK_S = 60.0
 #: Seconds between two times that a process says that it lives; after what silence it is dead, and is forgotten.
 LIVES_S, DEAD, FORGOTTEN = 10.0, timedelta(seconds=30), timedelta(days=1)
+#: Seconds after which a round, or a step, is given up: a host that was switched off ends no connection.
+ANSWERS_S = 300.0
 #: Steps that are taken at once, and tasks of one model that are submitted at once.
 WIDTH = 16
 
@@ -36,14 +41,12 @@ _log = telemetry.log("inference-server")
 
 
 class Keeper:
-    """`me`: the process, as others know it."""
-
-    def __init__(self, store: Store, gurney: AsyncClient, models: Models, steps: Steps, *, me: str) -> None:
+    def __init__(self, store: Store, gurney: AsyncClient, models: Models, steps: Steps, *, posting: Posting) -> None:
         self._store = store
         self._gurney = gurney
         self._models = models
         self._steps = steps
-        self._me = me
+        self._posting = posting
         self._gate = asyncio.Semaphore(WIDTH)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tending: dict[str, asyncio.Task[None]] = {}
@@ -52,11 +55,10 @@ class Keeper:
         self._looked_at: dict[Todo, Task | None] = {}
         self._steady_since: datetime | None = None
         self._watched_until: datetime | None = None
-        self._watched_whole = 0.0
 
     async def run(self) -> None:
         """Make rounds until cancelled."""
-        rounds = [(self._do_owed, ROUND_S), (self._watch, WATCH_S), (self._sweep, LIVES_S)]
+        rounds = [(self._do_owed, ROUND_S), (self._watch, WATCH_S), (self._look, LOOK_S), (self._sweep, LIVES_S)]
         try:
             async with Together() as group:
                 for make, pause_s in rounds:
@@ -70,10 +72,11 @@ class Keeper:
     async def _rounds(self, make: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:
             try:
-                await make()
-            except GurneyError as error:
+                async with asyncio.timeout(ANSWERS_S):
+                    await make()
+            except (GurneyError, TimeoutError) as error:
                 self._steady_since = None
-                _log.info("round is made again", reason=error.code)
+                _log.info("round is made again", reason=getattr(error, "code", "timeout"))
             except Exception:
                 _log.exception("round failed and is made again")
             await asyncio.sleep(pause_s)
@@ -90,17 +93,23 @@ class Keeper:
     # --- rounds ---
 
     async def _do_owed(self) -> None:
-        """Look at some in each round, where there are more then at those behind them: nobody waits for all others."""
         for todo in (Todo.SUBMIT, Todo.STOP, Todo.REMOVE):
-            found = await repository.owed(self._store, todo, self._looked_at.get(todo))
-            self._looked_at[todo] = found[-1] if len(found) == repository.BATCH else None
-            for task in found:
-                self.soon(task.id)
+            await self._do_some(todo)
+
+    async def _look(self) -> None:
+        await self._do_some(Todo.WATCH)
+
+    async def _do_some(self, todo: Todo) -> None:
+        """Look at some in each round, where there are more then at those behind them: nobody waits for all others."""
+        found = await repository.owed(self._store, todo, self._looked_at.get(todo))
+        self._looked_at[todo] = found[-1] if len(found) == repository.BATCH else None
+        for task in found:
+            self.soon(task.id)
 
     async def _sweep(self) -> None:
-        """Say that this process lives; what was being posted by one that died goes: nobody knows of it."""
+        """Say that this process lives; what was being posted by one that died, or gave it up, goes."""
         now = clock.now()
-        await repository.lives(self._store, self._me, now)
+        await repository.lives(self._store, self._posting.me, now)
         # Where the database was away nobody could say so: then all get their time.
         self._steady_since = self._steady_since or now
         if now - self._steady_since < DEAD:
@@ -108,7 +117,7 @@ class Keeper:
         living = await repository.posters(self._store, now - DEAD)
         await self._models.sweep(living)
         for task in await repository.owed(self._store, Todo.POST):
-            if task.poster not in living:
+            if self._posting.given_up(task, living):
                 with contextlib.suppress(RevisionConflict):
                     await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), now))
         for dead in await repository.dead_posters(self._store, now - FORGOTTEN):
@@ -116,18 +125,16 @@ class Keeper:
                 await self._store.remove(POSTERS, dead)
 
     async def _watch(self) -> None:
-        """Settle tasks whose jobs have ended since the last look, and now and then since the oldest was posted.
+        """Settle tasks whose jobs have ended since the last look, at the first since the oldest was posted.
 
         Those that somebody polls are settled at once.
         """
-        now, began = clock.now(), clock.monotonic()
-        since = self._watched_until
-        if since is None or began - self._watched_whole >= WHOLE_S:
+        now, since = clock.now(), self._watched_until
+        if since is None:
             waiting = await repository.owed(self._store, Todo.WATCH)
             since = waiting[0].created_at if waiting else now
-            self._watched_whole = began
         after = clock.rfc3339(since - timedelta(seconds=OVERLAP_S))
-        with telemetry.span("watch", telemetry.INTERNAL, quiet=True):  # every 2 s: nobody wants a trace of that
+        with telemetry.span("watch", telemetry.INTERNAL, quiet=True):  # every 10 s: nobody wants a trace of that
             ended = [job["id"] async for job in self._gurney.jobs.list(label={KIND: "task"}, completed_after=after)]
         for job in ended:
             task = await repository.task_of_job(self._store, job)
@@ -170,5 +177,5 @@ class Keeper:
 
     async def _gated(self, step: Callable[[Task], Awaitable[None]], task: Task) -> None:
         """Take a step, not too many at once: clients are not to wait for it."""
-        async with self._gate:
+        async with self._gate, asyncio.timeout(ANSWERS_S):
             await step(task)

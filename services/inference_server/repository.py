@@ -7,7 +7,7 @@ from typing import Any
 
 from gurney.clock import rfc3339
 from gurney.documents.port import Collection, Query, Where
-from gurney.errors import Conflict, NotFound, RevisionConflict
+from gurney.errors import Conflict, Internal, KeyTaken, NotFound, RevisionConflict
 from gurney.store import Store
 from services.inference_server.documents import Counter, Model, Poster, Task, Todo
 from services.inference_server.patience import patiently
@@ -134,20 +134,25 @@ async def insert(store: Store, task: Task) -> None:
             found = await store.documents.get(TASKS, task.id)
             if found is None or found.number != task.number:  # else the answer was lost the first time
                 raise Conflict("there is a task with this uid already") from None
+        except KeyTaken:  # it would tell the uid of another's task
+            raise Internal(f"there is a task {task.number} already: the counters are older than the tasks") from None
 
     await patiently(once)
 
 
 async def replace(store: Store, task: Task) -> None:
-    """Store the next revision of a task that is ours alone; a database that is away is waited for."""
+    """Store the next revision of a task that is ours alone; a database that is away is waited for.
+
+    Raises `RevisionConflict` where it is not ours any more: for others we were silent for too long, and they swept it.
+    """
 
     async def once() -> None:
         try:
             await store.replace(TASKS, task)
         except RevisionConflict:
             found = await store.documents.get(TASKS, task.id)
-            if found is None or found.revision < task.revision:
-                raise
+            if found is None or found.is_deleted or found.revision < task.revision:
+                raise  # else the answer was lost the first time
 
     await patiently(once)
 

@@ -23,6 +23,7 @@ from gurney.errors import (
     NotFound,
     RevisionConflict,
     TooLarge,
+    Unavailable,
     UnsupportedType,
 )
 from gurney.spool import spooled
@@ -80,9 +81,18 @@ class Steps:
         if task.input is None:
             async with self._gate, self._posted(task) as archive:
                 made = await self._stock.unpack(task, archive, "input")
-            task = await self._store.replace(TASKS, task.next(input=made))
+            task = await self._unpacked(task, made)
         find = self._models.pulled if model.pull_on_every_run else self._models.usable
         return task, model, await self._found(task, find(model))
+
+    async def _unpacked(self, task: Task, made: str) -> Task:
+        """Note the input that was made; where another process has removed the task, nobody else would find it."""
+        try:
+            return await self._store.replace(TASKS, task.next(input=made))
+        except RevisionConflict:
+            if (await self._store.get(TASKS, task.id)).todo is Todo.NOTHING:
+                await self._stock.drop(made)
+            raise
 
     async def _found(self, task: Task, find: Coroutine[Any, Any, str]) -> str:
         """Return the MAP; raises `RevisionConflict` where somebody changes the task while its image is waited for."""
@@ -102,14 +112,32 @@ class Steps:
     async def submit(self, task: Task, lock: asyncio.Lock) -> None:
         """Make the task's job. Only that is done under its lock: nobody waits for an image to delete a task."""
         try:
+            if (made := await self._made(task)) is not None:
+                await self._store.replace(TASKS, machine.submitted(task, made))
+                return
             task, model, map_id = await self.prepare(task)
             async with lock:
                 await self._require_same(task)
-                await self._store.replace(TASKS, machine.submitted(task, await self._job(task, model, map_id)))
+                job = await self._on_current(task, model, map_id)
+                await self._store.replace(TASKS, machine.submitted(task, job))
         except RevisionConflict:
             raise
         except _FINAL as error:
             await self._store.replace(TASKS, _failed(task, error))
+
+    async def _made(self, task: Task) -> str | None:
+        """Return the job whose answer was lost: with other settings by now, or another MAP, a second would be made."""
+        job = await anext(self._gurney.jobs.list(label=labels_of(task)), None)
+        return None if job is None else str(job["id"])
+
+    async def _on_current(self, task: Task, model: Model, map_id: str) -> str:
+        """Submit the job; raises `Unavailable` where another task has had the MAP registered anew in this moment."""
+        try:
+            return await self._job(task, model, map_id)
+        except MapNotReady as error:
+            if (await self._gurney.maps.get(map_id))["state"] == "unregistered":
+                raise Unavailable(f"{map_id} has been registered anew") from error
+            raise
 
     @asynccontextmanager
     async def _posted(self, task: Task) -> AsyncIterator[Path]:
@@ -141,7 +169,8 @@ class Steps:
         """Keep what has become of a job that has ended; its input goes."""
         try:
             job = await self._gurney.jobs.get(task.job or "")
-        except NotFound:  # somebody has deleted it
+        except NotFound:  # somebody has deleted it, unless nothing of ours is to be seen, as with another's token
+            await self._gurney.payloads.get(task.upload or "")
             await self._store.replace(TASKS, machine.deleted(machine.seen(task, None), clock.now()))
             return
         if job["state"] in machine.TERMINAL:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gurney import clock, telemetry
 from gurney.client import AsyncClient
 from gurney.client.http import Incoming, Json
-from gurney.errors import Conflict, GurneyError, NotFound, Unavailable
+from gurney.errors import Conflict, GurneyError, NotFound, RevisionConflict, Unavailable
 from gurney.ids import new_asker, new_secret
 from gurney.store import Store
 from services.inference_server import machine, repository
@@ -17,6 +17,7 @@ from services.inference_server.documents import Format, Model, Numbered, Status,
 from services.inference_server.keeper import Keeper
 from services.inference_server.machine import Seen
 from services.inference_server.patience import patiently, promptly
+from services.inference_server.posting import Posting
 from services.inference_server.repository import TASKS, Numbers
 from services.inference_server.steps import Steps
 from services.inference_server.stock import KIND, Stock
@@ -24,22 +25,24 @@ from services.inference_server.stock import KIND, Stock
 RUNS = "Task is running"
 #: Jobs that are asked for at once.
 PAGE = 1000
+#: Archives on their way out at once: who reads slowly leaves connections to Gurney, 256, to all else.
+READERS = 128
 
 _log = telemetry.log("inference-server")
 
 
 class Tasks:
     def __init__(
-        self, store: Store, gurney: AsyncClient, stock: Stock, steps: Steps, keeper: Keeper, *, me: str
+        self, store: Store, gurney: AsyncClient, stock: Stock, steps: Steps, keeper: Keeper, *, posting: Posting
     ) -> None:
-        """`me`: the process, as others know it."""
         self._store = store
         self._gurney = gurney
         self._stock = stock
         self._steps = steps
         self._keeper = keeper
-        self._me = me
+        self._posting = posting
         self._numbers = Numbers(store, "tasks")
+        self._readers = asyncio.Semaphore(READERS)
 
     async def post(self, model: Model, format: Format, archive: Path, uid: str | None = None) -> Task:  # noqa: A002
         """Store a task; when it is answered, nothing of it can get lost. Raises `Conflict` where the uid is taken."""
@@ -47,28 +50,25 @@ class Tasks:
             id=uid or new_secret(),
             number=await self._numbers.next(),
             format=format,
-            poster=self._me,
+            poster=self._posting.me,
             model=model.id,
             model_human_readable_id=model.human_readable_id,
             todo=Todo.POST,
             created_at=clock.now(),
         )
-        await repository.insert(self._store, task)
-        try:
+        with self._posting.of(task):  # what is given up is swept: by then Gurney makes nothing of it any more
+            await repository.insert(self._store, task)
             after = await self._steps.submission(task, model, archive)
             kept = await self._stock.keep(task, archive, "archive")  # while the job runs
             after = after.but(upload=kept)
-            await repository.replace(self._store, after)
-        except BaseException:
-            await asyncio.shield(self._undo(task))
-            raise
+            try:
+                await repository.replace(self._store, after)
+            except RevisionConflict:
+                await self._store.update(TASKS, task.id, lambda swept: (swept.next(todo=Todo.REMOVE), ()))
+                raise Unavailable("the task was taken for given up", retry_after_s=1) from None
         if after.todo is not Todo.WATCH:
             self._keeper.soon(task.id)
         return after
-
-    async def _undo(self, task: Task) -> None:
-        """Leave a task to the sweep, which comes in seconds: until then Gurney may still be making something of it."""
-        await repository.replace(self._store, task.next(poster=""))
 
     # --- what is told ---
 
@@ -113,17 +113,17 @@ class Tasks:
         """Yield what was posted, as it was; raises `NotFound`, `Unavailable`."""
         if thing.upload is None:
             raise NotFound("nothing was posted")
-        async with self._stock.reading(thing.upload) as incoming:
+        async with self._readers, self._stock.reading(thing.upload) as incoming:
             yield incoming
 
     @asynccontextmanager
     async def output(self, task: Task, format: Format) -> AsyncIterator[Incoming]:  # noqa: A002
         """Yield the output of a task that has one; raises `NotFound`, `Unavailable`."""
         if task.output is not None:
-            async with self._stock.reading(task.output) as incoming:
+            async with self._readers, self._stock.reading(task.output) as incoming:
                 yield incoming
         else:
-            async with self._gurney.jobs.results(task.job or "", tar=format == "tar") as incoming:
+            async with self._readers, self._gurney.jobs.results(task.job or "", tar=format == "tar") as incoming:
                 yield incoming
 
     # --- what is said ---
@@ -142,7 +142,11 @@ class Tasks:
             before.add(task.output)
             return machine.said(task, Status.FINISHED, clock.now(), kept)
 
-        after = await self._changed(uid, said)
+        try:
+            after = await self._changed(uid, said)
+        except NotFound:  # it has been deleted meanwhile, perhaps with all that it had
+            await self._stock.drop(kept)
+            raise
         for output in before - {kept}:
             await self._stock.drop(output)
         return after
@@ -177,15 +181,13 @@ class Tasks:
         ref = task.job
         try:
             job = await patiently(lambda: self._gurney.jobs.get(ref))
-            if job["state"] in machine.TERMINAL or (job["state"] == "running" and not also_running):
+            if job["state"] in machine.TERMINAL:
+                return job
+            if job["state"] == "running" and not also_running and not job["cancel_requested_at"]:
                 return job
             job = await patiently(lambda: self._steps.stopped(ref))
         except NotFound:
             return None
-        if also_running:
-            return job
-        if job["started_at"]:
-            raise Conflict(RUNS)  # it had begun when it was stopped
-        if job["state"] not in machine.TERMINAL:
+        if not also_running and job["state"] not in machine.TERMINAL:
             raise Unavailable("its job has not stopped yet", retry_after_s=1)
-        return job
+        return job  # also where it began in this moment: who is told that it runs would find it failed

@@ -24,7 +24,7 @@ from gurney.model.payload import (
 from services.payload import machine
 from services.payload.desk import Desk
 from services.payload.effects import conflicted, drop_claims, payload_event
-from services.payload.holds import end_outlived, let_go
+from services.payload.holds import end_outlived, let_go, let_go_released
 from services.payload.repository import CLAIMS, PAYLOADS
 
 
@@ -68,6 +68,7 @@ class ClaimHandlers:
 
     async def release(self, asked: ReleaseClaim) -> Empty:
         await self._drop(machine.claim_id(asked.payload, asked.job, asked.kind))
+        await let_go_released(self._desk, {asked.payload})
         return Empty()
 
     # --- a job ends ---
@@ -126,8 +127,10 @@ class ClaimHandlers:
         return Empty()
 
     async def drop(self, asked: DropJob) -> Empty:
-        """Let go of everything that a deleted job had; its input stays."""
-        await drop_claims(self._desk.store, await self._desk.repository.claims_of(asked.job))
+        """Let go of everything that a deleted job had; its input stays, unless it was to go with its last claim."""
+        claims = await self._desk.repository.claims_of(asked.job)
+        await drop_claims(self._desk.store, claims)
+        await let_go_released(self._desk, {claim.payload for claim in claims if claim.kind == "input"})
         for payload in await self._desk.repository.of_job(asked.job):
             if payload.state is PayloadState.DRAFT:
                 await self._desk.deletion.doom(payload)

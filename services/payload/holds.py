@@ -1,7 +1,7 @@
 """What becomes of holding claims whose jobs no longer need them, and of payloads that nobody claims any more."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gurney.errors import NotFound, PayloadInUse
 from gurney.model.payload import Claim, Payload
@@ -27,6 +27,13 @@ async def end_outlived(desk: Desk, claims: Sequence[Claim]) -> None:
                 await let_go(desk, payload)
         elif claim.job in alive.ended and await desk.store.documents.get(CLAIMS, claim.id):
             await update(desk.store, CLAIMS, claim.id, machine.end_hold)
+
+
+async def let_go_released(desk: Desk, payloads: Collection[str]) -> None:
+    """Let payloads go that were to go with their last claim, which may just have gone."""
+    for payload in await desk.store.documents.get_many(PAYLOADS, sorted(payloads)):
+        if payload.released:
+            await let_go(desk, payload)
 
 
 async def let_go(desk: Desk, payload: Payload) -> None:

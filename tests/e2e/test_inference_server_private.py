@@ -12,6 +12,7 @@ from gurney.documents.sqlite import SqliteDocuments
 from gurney.store import Store
 from services.inference_server.documents import Status, Task, Todo
 from services.inference_server.models import Models
+from services.inference_server.posting import Posting
 from services.inference_server.repository import ALL, TASKS
 from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.steps import Steps
@@ -300,7 +301,9 @@ async def test_who_stops_a_task_lets_no_output_go(api: Api, tmp_path: Path) -> N
         output = await stock.keep(task, archive, "output-1")
         await stock.unpack(task, archive, "input")
         await store.insert(TASKS, task)
-        await Steps(store, gurney, stock, Models(store, gurney, stock, settings, me="me"), settings).stop(task)
+        await Steps(store, gurney, stock, Models(store, gurney, stock, settings, posting=Posting("me")), settings).stop(
+            task
+        )
     assert (await store.get(TASKS, task.id)).todo is Todo.NOTHING
     assert [each["id"] for each in await api.all("/v1/payloads")] == [output]
     await documents.close()

@@ -16,6 +16,7 @@ from services.inference_server import keeper, repository
 from services.inference_server.documents import Task, Todo
 from services.inference_server.keeper import Keeper
 from services.inference_server.models import Models
+from services.inference_server.posting import Posting
 from services.inference_server.repository import ALL, TASKS
 from services.inference_server.settings import InferenceServerSettings
 from services.inference_server.steps import Steps
@@ -52,9 +53,10 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await documents.open(ALL)
     async with AsyncClient("http://127.0.0.1:9", "t") as gurney:
         store, stock = Store(documents, None), Stock(gurney)
-        models = Models(store, gurney, stock, InferenceServerSettings(token="t"), me="me")
+        posting = Posting("me")
+        models = Models(store, gurney, stock, InferenceServerSettings(token="t"), posting=posting)
         steps = Waiting(store, gurney, stock, models)
-        yield Scene(store, steps, Keeper(store, gurney, models, steps, me="me"))
+        yield Scene(store, steps, Keeper(store, gurney, models, steps, posting=posting))
     await documents.close()
 
 

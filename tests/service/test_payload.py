@@ -728,6 +728,28 @@ async def test_a_claim_of_no_job_keeps_no_input_for_ever(house: House) -> None:
         await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))
 
 
+@pytest.mark.parametrize("how", ["release", "drop"])
+async def test_what_a_finalized_job_had_goes_with_its_last_claim(house: House, how: str) -> None:
+    """Also where that is of a job that was given up, or is deleted; without a finalized job, it stays."""
+    jobs = [new_id("job") for _ in range(2)]
+    house.jobs.live.update(jobs)
+    kept, gone = await house.create(), await house.create()
+    for made in (kept, gone):
+        await house.upload(made.id, {"a": b"1"})
+        await house.claim(made.id, jobs[1])
+    await house.claim(gone.id, jobs[0])
+    await house.ask(s.PAYLOAD_FINALIZE, FinalizeInput(job=jobs[0], payload=gone.id))
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))).held_by == (jobs[1],)
+    if how == "drop":
+        await house.ask(s.PAYLOAD_DROP, DropJob(job=jobs[1]))
+    else:
+        for made in (kept, gone):
+            await house.ask(s.PAYLOAD_RELEASE, ReleaseClaim(payload=made.id, job=jobs[1]))
+    assert (await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=kept.id))).claims == 0
+    with pytest.raises(NotFound):
+        await house.ask(s.PAYLOAD_GET, Ref(caller=ANN, ref=gone.id))
+
+
 async def test_a_draft_is_no_input(house: House) -> None:
     """Clients may read a draft by id, but neither change it nor run jobs on it; only `state=draft` lists it."""
     made, job = await house.create(), new_id("job")

@@ -131,7 +131,10 @@ class Http:
         """Send a request and return its JSON, None where there is no body."""
         async with self.stream(method, path, **options) as response:
             body = await response.read()
-            return json.loads(body) if body else None
+            try:
+                return json.loads(body) if body else None
+            except ValueError as error:
+                raise GurneyError(f"{method}: the answer of {self.base} is no JSON: something else answers") from error
 
     async def pages(self, path: str, params: list[tuple[str, str]]) -> AsyncIterator[Json]:
         """Yield the items of a list, page after page."""
