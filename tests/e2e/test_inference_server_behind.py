@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from tests.e2e.inference_server import ALIVE, InferenceServer, form, packed, waits
 from tests.e2e.servers import Server
 
-pytestmark = [pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
 HOP = {"Host", "Content-Length", "Transfer-Encoding"}
 PROBLEM = '{"code": "internal", "title": "Internal error", "status": 500}'

@@ -12,7 +12,7 @@ from tests.e2e.api import Api
 from tests.e2e.inference_server import FAILED, SHELL, UNKNOWN, InferenceServer, form, packed, tarred
 from tests.e2e.zips import unpacked
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.req("INF-02")]
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180), pytest.mark.req("INF-02")]
 
 MIB = 1024**2
 

@@ -23,7 +23,7 @@ from tests.e2e.inference_server import (
     waits,
 )
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.req("INF-09")]
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180), pytest.mark.req("INF-09")]
 
 TASK_KEYS = {
     "id",

@@ -23,7 +23,7 @@ from tests.e2e.test_mis import (  # noqa: F401  # each is a test here, too
     test_the_path_without_its_slash_leads_there,
 )
 
-pytestmark = [pytest.mark.needs("docker"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs("docker"), pytest.mark.timeout(300), pytest.mark.embedded]
 
 IMAGE = "e2e-mis:1"
 
