@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from aiohttp import web
+from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
+from aiohttp.http_exceptions import BadHttpMessage
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -26,6 +27,8 @@ from gurney.watch import Checks, WatchServer, checked
 
 #: Seconds between two tries to reach Gurney at the start.
 PAUSE_S = 0.5
+#: What a multipart body that breaks off, or is none, may raise.
+BROKEN = (ValueError, BadHttpMessage, ClientPayloadError, ConnectionError)
 #: Seconds that an open request gets at the end.
 SHUTDOWN_S = 10.0
 
@@ -147,6 +150,20 @@ async def listening(app: web.Application, host: str, port: int, **options: Any) 
         yield runner.addresses[0][:2]
     finally:
         await runner.cleanup()
+
+
+async def file_part(request: web.Request, name: str) -> tuple[MultipartReader, BodyPartReader] | None:
+    """Return the file of this name in a multipart body, to be read, and the body's reader; None where there is none."""
+    if not request.content_type.startswith("multipart/"):
+        return None
+    try:
+        reader = await request.multipart()
+        async for part in reader:
+            if isinstance(part, BodyPartReader) and part.name == name and part.filename is not None:
+                return reader, part
+    except BROKEN:
+        return None
+    return None
 
 
 @contextlib.contextmanager

@@ -4,40 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
-from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp import BodyPartReader, MultipartReader, web
 
+from gurney.facade import BROKEN, file_part
 from gurney.spool import spooled
 from services.inference_server.replies import Refused, fault
 
 CHUNK = 1 << 18
-#: What a body that breaks off, or is none, may raise.
-BROKEN = (ValueError, BadHttpMessage, ClientPayloadError, ConnectionError)
 TOO_LARGE = 413
 
 
 @asynccontextmanager
 async def posted(request: web.Request, name: str, folder: Path, most: int) -> AsyncIterator[Path | None]:
     """Yield the file of this name; None where there is none. Raises `Refused`."""
-    found = await _part(request, name)
+    found = await file_part(request, name)
     if found is None:
         yield None
     else:
         async with spooled(folder, _chunks(*found, name, most)) as archive:
             yield archive
-
-
-async def _part(request: web.Request, name: str) -> tuple[MultipartReader, BodyPartReader] | None:
-    if not request.content_type.startswith("multipart/"):
-        return None
-    try:
-        reader = await request.multipart()
-        async for part in reader:
-            if isinstance(part, BodyPartReader) and part.name == name and part.filename is not None:
-                return reader, part
-    except BROKEN:
-        return None
-    return None
 
 
 async def _chunks(reader: MultipartReader, part: BodyPartReader, name: str, most: int) -> AsyncIterator[bytes]:

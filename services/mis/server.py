@@ -9,6 +9,7 @@ from aiohttp import BodyPartReader, hdrs, web
 from gurney import telemetry
 from gurney.client import AsyncClient
 from gurney.errors import GurneyError, Invalid, RunFailed, RunTimedOut, TooLarge
+from gurney.facade import file_part
 from services.mis.settings import MisSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,10 +63,11 @@ class Mis:
             self._is_busy = False
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
-        part = await _file_of(request)
-        if part is None:
+        found = await file_part(request, FIELD)
+        if found is None:
             missing = {"loc": ["body", FIELD], "msg": "field required", "type": "value_error.missing"}
             return web.json_response({"detail": [missing]}, status=422)
+        _, part = found
         sent = _Sent(part)
         response = web.StreamResponse(
             headers={
@@ -132,19 +134,6 @@ class _Sent:
         except Exception:
             self.is_broken = True
             raise
-
-
-async def _file_of(request: web.Request) -> BodyPartReader | None:
-    """Return the part with the zip; None where there is none that is a file."""
-    if not request.content_type.startswith("multipart/"):
-        return None
-    try:
-        async for part in await request.multipart():
-            if isinstance(part, BodyPartReader) and part.name == FIELD and part.filename is not None:
-                return part
-    except ValueError:
-        return None
-    return None
 
 
 @web.middleware
